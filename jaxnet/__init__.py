@@ -1,0 +1,37 @@
+"""jaxnet: the tutorial "Learning PyTorch with Examples" in JAX, proven equal to NumPy and PyTorch.
+
+The modules are the API, and are imported on first use: `import jaxnet` alone brings no framework.
+
+    from jaxnet import data, net, optimizers, train
+"""
+
+import importlib
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "cli",
+    "config",
+    "data",
+    "flax_net",
+    "net",
+    "numpy_net",
+    "optimizers",
+    "plots",
+    "runs",
+    "spec",
+    "tables",
+    "torch_net",
+    "train",
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _MODULES:
+        return importlib.import_module(f"jaxnet.{name}")
+    raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

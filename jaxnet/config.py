@@ -1,0 +1,109 @@
+"""What defines a training run: plain options, checked when made, in the groups of --help."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from jaxnet.spec import ACTIVATIONS, Spec, check_choice
+
+TASKS = ("auto", "classification", "regression")
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
+SCHEDULES = ("constant", "cosine", "warmup")
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The table and how it is read."""
+
+    data: str | None = None
+    """A .csv, .csv.gz, .tsv, .parquet or .npz file; without it, the handwritten digits."""
+    target: str | None = None
+    """The column to predict."""
+    task: str = "auto"
+    """auto, classification or regression; auto says what it chose and why."""
+    categorical: tuple[str, ...] = ()
+    """Columns of numbers to be taken as categories (text always is)."""
+    drop: tuple[str, ...] = ()
+    """Columns to leave out."""
+    validation: float = 0.2
+    """The share of the rows held out for validation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """The network between the columns and the target."""
+
+    hidden: tuple[int, ...] = (128,)
+    """The sizes of the hidden layers."""
+    activation: str = "relu"
+    """relu, my_relu, tanh, gelu or silu."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How it is trained."""
+
+    optimizer: str = "adam"
+    """sgd, momentum, nesterov, adam, adamw, rmsprop or adagrad, as in torch.optim."""
+    learning_rate: float = 1e-3
+    """The learning rate, or the highest of a schedule."""
+    weight_decay: float | None = None
+    """L2 added to the gradient (decoupled for adamw); by default torch's: 0, for adamw 0.01."""
+    schedule: str = "cosine"
+    """constant, cosine (to 0 at the end) or warmup (cosine after a rise over a tenth of the steps).
+    """
+    batch_size: int | None = None
+    """Rows per step; by default 32, or all of a smaller table."""
+    epochs: int = 50
+    """Passes over the training rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where and how it is run."""
+
+    seed: int = 0
+    """Of the split, the initial weights and the order of the rows."""
+    dtype: str = "float32"
+    """float32 or float64."""
+    device: str = "auto"
+    """auto, cpu or gpu."""
+    out: str | None = None
+    """The run's folder, which must not hold a run; by default the next free runs/NAME-1, -2, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions):
+    """One training run: all the options above. Raises: ValueError naming the wrong option."""
+
+    def __post_init__(self):
+        if (self.data is None) != (self.target is None):
+            raise ValueError(
+                "`data` and `target` must be given together, or neither for the digits"
+            )
+        if self.target in self.drop:
+            raise ValueError(f"`drop` must not hold the target {self.target!r}")
+        check_choice("task", self.task, TASKS)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("activation", self.activation, ACTIVATIONS)
+        if self.hidden:
+            Spec(sizes=(1, *self.hidden))
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(
+                f"`learning_rate` must be a finite number above 0, got {self.learning_rate}"
+            )
+        decay = self.weight_decay
+        if decay is not None and not (math.isfinite(decay) and decay >= 0):
+            raise ValueError(f"`weight_decay` must be a finite number of at least 0, got {decay}")
+        if not 0 < self.validation < 1:
+            raise ValueError(f"`validation` must be a share between 0 and 1, got {self.validation}")
+        if self.seed < 0:
+            raise ValueError(f"`seed` must be at least 0, got {self.seed}")

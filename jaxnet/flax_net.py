@@ -1,0 +1,152 @@
+"""The network as Flax nnx modules, to and from the dictionary of parameters.
+
+A module is split once, and its state is then trained like any other parameters:
+
+    graphdef, params = nnx.split(module)
+    step = train.make_step(flax_net.loss(graphdef), optimizer)
+
+so a step costs what the pure functions cost. `nnx.update(module, state.params)` writes the result
+back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+
+from jaxnet.spec import MAX_REPEATS, Batch, Spec, check_forward, check_loss, check_params
+
+
+def clamp(x: jax.Array) -> jax.Array:
+    """max(x, 0) with the derivative 1 at 0, as the tutorial's clamp(min=0): `my_relu`."""
+    return jnp.where(x < 0, 0, x)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nnx.relu,
+    "my_relu": clamp,
+    "tanh": nnx.tanh,
+    "gelu": partial(
+        nnx.gelu, approximate=False
+    ),  # torch's default; nnx's is the tanh approximation
+    "silu": nnx.silu,
+}
+
+
+def _cross_entropy(y_pred, y):
+    # A class out of range makes the loss NaN: values cannot raise under jit.
+    in_range = (y >= 0) & (y < y_pred.shape[1])
+    losses = optax.softmax_cross_entropy_with_integer_labels(y_pred, jnp.where(in_range, y, 0))
+    return jnp.where(in_range, losses, jnp.nan).mean()
+
+
+LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "sum_squares": lambda y_pred, y: optax.squared_error(y_pred, y).sum(),
+    "mean_squares": lambda y_pred, y: optax.squared_error(y_pred, y).mean(),
+    "cross_entropy": _cross_entropy,
+}
+
+
+def linear(d_in: int, d_out: int, *, bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
+    """An nnx.Linear drawn as `Spec.init` draws (as torch, with a bias); nnx's own differs."""
+
+    def uniform(key, shape, dtype, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -(d_in**-0.5), d_in**-0.5)
+
+    kernel_init = uniform if bias else nnx.initializers.normal(1.0)
+    return nnx.Linear(
+        d_in, d_out, use_bias=bias, kernel_init=kernel_init, bias_init=uniform, rngs=rngs
+    )
+
+
+def sequential(spec: Spec, *, rngs: nnx.Rngs) -> nnx.Sequential:
+    """The network of `spec` as an nnx.Sequential: Linear, activation, Linear, ..."""
+    layers: list[Callable] = []
+    for d_in, d_out in pairwise(spec.sizes):
+        layers += [linear(d_in, d_out, bias=spec.bias, rngs=rngs), ACTIVATIONS[spec.activation]]
+    return nnx.Sequential(*layers[:-1])
+
+
+class TwoLayerNet(nnx.Module):
+    """The tutorial's module: linear1, clamp, linear2. Calls map (N, d_in) to (N, d_out)."""
+
+    def __init__(self, d_in: int, hidden: int, d_out: int, *, rngs: nnx.Rngs):
+        self.linear1 = linear(d_in, hidden, rngs=rngs)
+        self.linear2 = linear(hidden, d_out, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.linear2(clamp(self.linear1(x)))
+
+
+class DynamicNet(nnx.Module):
+    """The tutorial's dynamic network: the middle layer is applied `repeats` times."""
+
+    def __init__(self, d_in: int, hidden: int, d_out: int, *, rngs: nnx.Rngs):
+        self.input_linear = linear(d_in, hidden, rngs=rngs)
+        self.middle_linear = linear(hidden, hidden, rngs=rngs)
+        self.output_linear = linear(hidden, d_out, rngs=rngs)
+
+    def __call__(self, x: jax.Array, repeats: Any) -> jax.Array:
+        """x (N, d_in); repeats: an integer (), 0..3, may be traced (out of range gives NaN)."""
+        h = clamp(self.input_linear(x))
+        for i in range(MAX_REPEATS):
+            h = lax.cond(i < repeats, lambda h: clamp(self.middle_linear(h)), lambda h: h, h)
+        in_range = (repeats >= 0) & (repeats <= MAX_REPEATS)
+        return self.output_linear(jnp.where(in_range, h, jnp.nan))
+
+
+def loss(graphdef: nnx.GraphDef, *, loss: str = "sum_squares") -> Callable[[Any, Batch], jax.Array]:
+    """Return loss(params, batch) -> scalar for one of this file's modules, split by nnx.split."""
+
+    def module_loss(params, batch):
+        module = nnx.merge(graphdef, params)
+        x, y = jnp.asarray(batch.x), jnp.asarray(batch.y)
+        check_forward(to_params(module), x, "relu", batch.repeats)
+        y_pred = module(x) if batch.repeats is None else module(x, batch.repeats)
+        check_loss(loss, y_pred, y)
+        return LOSSES[loss](y_pred, y)
+
+    return module_loss
+
+
+def _linears(module: nnx.Module) -> list[nnx.Linear]:
+    """The module's linear layers in the order of application, which is that of their making."""
+    if isinstance(module, nnx.Sequential):
+        return [layer for layer in module.layers if isinstance(layer, nnx.Linear)]
+    return [layer for layer in vars(module).values() if isinstance(layer, nnx.Linear)]
+
+
+def to_params(module: nnx.Module) -> dict[str, jax.Array]:
+    """Return the dictionary `w1, b1, w2, ...` of a module of this file; arrays are shared."""
+    params = {}
+    for k, layer in enumerate(_linears(module), start=1):
+        params[f"w{k}"] = layer.kernel[...]
+        if layer.bias is not None:
+            params[f"b{k}"] = layer.bias[...]
+    return params
+
+
+def from_params(module: nnx.Module, params: dict[str, Any]) -> nnx.Module:
+    """Write the dictionary into the module, in place and in its own dtype, and return the module.
+
+    Raises: ValueError if a name or a shape differs from the module's.
+    """
+    check_params(params)
+    old = to_params(module)
+    shapes = {name: tuple(value.shape) for name, value in params.items()}
+    wanted = {name: tuple(value.shape) for name, value in old.items()}
+    if shapes != wanted:
+        raise ValueError(f"`params` must have the module's shapes {wanted}, got {shapes}")
+    for k, layer in enumerate(_linears(module), start=1):
+        layer.kernel.set_value(jnp.asarray(params[f"w{k}"]))
+        if layer.bias is not None:
+            layer.bias.set_value(jnp.asarray(params[f"b{k}"]))
+    return module

@@ -1,0 +1,244 @@
+"""The oracle: the network in NumPy with hand-derived gradients, and the optimizers.
+
+Written independently of every framework, in the precision of its input (float64 for proofs). The
+gradient of a layer h = a @ w + b follows the tutorial: grad_w = a.T @ grad_h, grad_b = the sum of
+grad_h over rows, grad_a = grad_h @ w.T. A weight that is applied several times accumulates its
+gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnet.spec import Batch, check_choice, check_forward, check_loss, check_values, layer_order
+
+Params = dict[str, np.ndarray]
+
+
+def _relu(h):
+    return np.maximum(h, 0)
+
+
+def _relu_backward(h, grad):  # where, not a product: a masked unit passes no NaN
+    return np.where(h > 0, grad, 0)
+
+
+def _my_relu_backward(h, grad):  # the tutorial's grad[h < 0] = 0: passes at 0 and at NaN
+    return np.where(h < 0, 0, grad)
+
+
+def _tanh_backward(h, grad):
+    return grad * (1 - np.tanh(h) ** 2)
+
+
+def _normal_cdf(h):
+    return (0.5 * (1 + np.vectorize(math.erf, otypes=[float])(h / math.sqrt(2)))).astype(h.dtype)
+
+
+def _gelu(h):  # the exact form, torch's default, not the tanh approximation
+    return h * _normal_cdf(h)
+
+
+def _gelu_backward(h, grad):
+    density = np.exp(-0.5 * h**2) / math.sqrt(2 * math.pi)
+    return grad * (_normal_cdf(h) + h * density)
+
+
+def _sigmoid(h):
+    return 0.5 * (1 + np.tanh(0.5 * h))
+
+
+def _silu(h):
+    return h * _sigmoid(h)
+
+
+def _silu_backward(h, grad):
+    s = _sigmoid(h)
+    return grad * s * (1 + h * (1 - s))
+
+
+# name -> (function of h, backward: h and the gradient after it -> the gradient at h)
+ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
+    "relu": (_relu, _relu_backward),
+    "my_relu": (_relu, _my_relu_backward),
+    "tanh": (np.tanh, _tanh_backward),
+    "gelu": (_gelu, _gelu_backward),
+    "silu": (_silu, _silu_backward),
+}
+
+
+def _sum_squares(y_pred, y):
+    return np.square(y_pred - y).sum(), 2 * (y_pred - y)
+
+
+def _mean_squares(y_pred, y):
+    return np.square(y_pred - y).mean(), 2 * (y_pred - y) / y.size
+
+
+def _cross_entropy(y_pred, y):
+    rows = np.arange(len(y))
+    shifted = y_pred - y_pred.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    grad = np.exp(log_p)
+    grad[rows, y] -= 1
+    return -log_p[rows, y].mean(), grad / len(y)
+
+
+# name -> function of (y_pred, y) returning the loss and its gradient at y_pred
+LOSSES: dict[str, Callable] = {
+    "sum_squares": _sum_squares,
+    "mean_squares": _mean_squares,
+    "cross_entropy": _cross_entropy,
+}
+
+
+def _run(params: Params, x: np.ndarray, activation: str, repeats: int | None):
+    """Return the layers in order of application, their inputs, their outputs before activation."""
+    num_layers = check_forward(params, x, activation, repeats)
+    function, _ = ACTIVATIONS[activation]
+    order = layer_order(num_layers, repeats)
+    inputs, outputs = [], []
+    for k in order:
+        inputs.append(function(outputs[-1]) if outputs else x)
+        h = inputs[-1] @ params[f"w{k}"]
+        outputs.append(h + params[f"b{k}"] if f"b{k}" in params else h)
+    return order, inputs, outputs
+
+
+def forward(
+    params: Params, x: np.ndarray, *, activation: str = "relu", repeats: int | None = None
+) -> np.ndarray:
+    """Return y_pred (N, D_out) for rows x (N, D_in). Raises ValueError as `spec.check_forward`
+    says.
+    """
+    return _run(params, x, activation, repeats)[2][-1]
+
+
+def loss(
+    params: Params, batch: Batch, *, activation: str = "relu", loss: str = "sum_squares"
+) -> float:
+    """Return the scalar loss: a sum of squares, a mean over elements, or a mean over rows."""
+    y_pred = forward(params, batch.x, activation=activation, repeats=batch.repeats)
+    check_loss(loss, y_pred, batch.y)
+    check_values(loss, y_pred.shape[1], batch)
+    return LOSSES[loss](y_pred, batch.y)[0]
+
+
+def value_and_grad(
+    params: Params, batch: Batch, *, activation: str = "relu", loss: str = "sum_squares"
+) -> tuple[float, Params]:
+    """Return the loss and its gradient, a dictionary like `params`, by backpropagation."""
+    order, inputs, outputs = _run(params, batch.x, activation, batch.repeats)
+    check_loss(loss, outputs[-1], batch.y)
+    check_values(loss, outputs[-1].shape[1], batch)
+    _, backward = ACTIVATIONS[activation]
+    value, grad_h = LOSSES[loss](outputs[-1], batch.y)
+    grads = {name: np.zeros_like(p) for name, p in params.items()}
+    for i in reversed(range(len(order))):
+        k = order[i]
+        grads[f"w{k}"] += inputs[i].T @ grad_h
+        if f"b{k}" in params:
+            grads[f"b{k}"] += grad_h.sum(axis=0)
+        if i > 0:
+            grad_h = backward(outputs[i - 1], grad_h @ params[f"w{k}"].T)
+    return value, grads
+
+
+class Optimizer(NamedTuple):
+    """init(params) -> state and update(params, grads, state) -> (params, state), both pure.
+
+    The state is a dictionary: `step`, the number of updates made, and moments shaped like `params`.
+    """
+
+    init: Callable[[Params], dict[str, Any]]
+    update: Callable[[Params, Params, dict[str, Any]], tuple[Params, dict[str, Any]]]
+
+
+def _optimizer(rule: Callable, learning_rate: float, moments: tuple[str, ...]) -> Optimizer:
+    """Apply rule(p, g, t, *moments) -> (direction, *moments) to each leaf; t counts from 1."""
+
+    def init(params):
+        return {"step": 0} | {m: {k: np.zeros_like(p) for k, p in params.items()} for m in moments}
+
+    def update(params, grads, state):
+        t = state["step"] + 1
+        rate = learning_rate(t - 1) if callable(learning_rate) else learning_rate
+        new: dict[str, Any] = {"step": t} | {m: {} for m in moments}
+        new_params = {}
+        for name, p in params.items():
+            direction, *values = rule(p, grads[name], t, *(state[m][name] for m in moments))
+            new_params[name] = p - rate * direction
+            for m, value in zip(moments, values, strict=True):
+                new[m][name] = value
+        return new_params, new
+
+    return Optimizer(init, update)
+
+
+def sgd(learning_rate, *, momentum=0.0, nesterov=False, weight_decay=0.0) -> Optimizer:
+    """Gradient descent with torch.optim.SGD's momentum: buf = momentum * buf + g (not damped)."""
+
+    def rule(p, g, t, buf):
+        g = g + weight_decay * p
+        buf = momentum * buf + g
+        return (g + momentum * buf if nesterov else buf), buf
+
+    return _optimizer(rule, learning_rate, ("momentum",))
+
+
+def adam(
+    learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, decoupled=False
+) -> Optimizer:
+    """Adam (Kingma and Ba, 2015, algorithm 1), with L2 weight decay, or AdamW's if `decoupled`."""
+
+    def rule(p, g, t, m, v):
+        if not decoupled:
+            g = g + weight_decay * p
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g * g
+        direction = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+        return (direction + weight_decay * p if decoupled else direction), m, v
+
+    return _optimizer(rule, learning_rate, ("m", "v"))
+
+
+def rmsprop(learning_rate, *, decay=0.99, eps=1e-8) -> Optimizer:
+    """RMSprop with torch's convention: eps outside the root, decay 0.99."""
+
+    def rule(p, g, t, v):
+        v = decay * v + (1 - decay) * g * g
+        return g / (np.sqrt(v) + eps), v
+
+    return _optimizer(rule, learning_rate, ("v",))
+
+
+def adagrad(learning_rate, *, eps=1e-10) -> Optimizer:
+    """Adagrad with torch's convention: the accumulator starts at 0, eps outside the root."""
+
+    def rule(p, g, t, total):
+        total = total + g * g
+        return g / (np.sqrt(total) + eps), total
+
+    return _optimizer(rule, learning_rate, ("sum",))
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": sgd,
+    "momentum": partial(sgd, momentum=0.9),
+    "nesterov": partial(sgd, momentum=0.9, nesterov=True),
+    "adam": adam,
+    "adamw": partial(adam, weight_decay=1e-2, decoupled=True),
+    "rmsprop": rmsprop,
+    "adagrad": adagrad,
+}
+
+
+def make_optimizer(name: str, learning_rate, **hyperparameters) -> Optimizer:
+    """Return an optimizer by name; the learning rate may be a function of the step, from 0."""
+    check_choice("optimizer", name, tuple(OPTIMIZERS))
+    return OPTIMIZERS[name](learning_rate, **hyperparameters)

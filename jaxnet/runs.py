@@ -1,0 +1,257 @@
+"""A training run on a table, from a `Config` to a folder with metrics, weights, a picture."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+import jaxnet
+from jaxnet import data, net, numpy_net, optimizers, tables, train
+from jaxnet.config import Config
+from jaxnet.spec import Batch, Spec
+
+MAX_CHUNK = 500  # steps to one call of the device, so that progress shows and Ctrl-C is heard
+EVALUATION_ROWS = 8192  # rows to one forward pass, which bounds its memory
+
+
+class Problem(NamedTuple):
+    """A table made ready: its encoding, the network for it, the rows to train and validate on."""
+
+    table: tables.Table
+    task: str
+    reason: str
+    encoding: tables.Encoding
+    spec: Spec
+    train: Batch
+    validation: Batch
+    batch_size: int
+
+
+class Progress(NamedTuple):
+    """Where a run is: steps made and to make, the last loss, the last evaluation if any."""
+
+    step: int
+    num_steps: int
+    loss: float
+    metrics: dict[str, Any]
+
+
+class Run(NamedTuple):
+    """A finished run: its folder and network, and the final metrics by split."""
+
+    folder: Path
+    spec: Spec
+    params: dict[str, np.ndarray]
+    encoding: tables.Encoding
+    metrics: dict[str, dict[str, float | None]]
+
+
+def prepare(config: Config) -> Problem:
+    """Read the table and make it ready; every fault of the input is raised here."""
+    path, target = config.data or data.digits_path(), config.target or "digit"
+    table = tables.read(path, config.drop)
+    task, reason = tables.infer_task(table, target)
+    if config.task != "auto":
+        task, reason = config.task, "you said so"
+    num_rows = len(table.columns[target])
+    rows, held_out = data.split(num_rows, config.validation, config.seed)
+    encoding = tables.fit(table, target, task, rows, config.categorical)
+    x, y = tables.encode(table, encoding, config.dtype)
+    spec = Spec(
+        sizes=(x.shape[1], *config.hidden, encoding.target.width),
+        bias=True,
+        activation=config.activation,
+        loss="cross_entropy" if task == "classification" else "mean_squares",
+    )
+    batch_size = config.batch_size or min(32, len(rows))
+    data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
+    batches = Batch(x[rows], y[rows]), Batch(x[held_out], y[held_out])
+    return Problem(table, task, reason, encoding, spec, *batches, batch_size)
+
+
+def train_run(
+    config: Config,
+    problem: Problem,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Run:
+    """Train as `config` says on a prepared problem, and leave a run folder.
+
+    The folder holds config.json, metrics.jsonl (a line after each epoch), params.safetensors (the
+    dictionary w1, b1, ... in (in, out) layout) and loss.png. `on_progress` is called after each
+    chunk and each epoch.
+
+    Raises: ValueError for an unknown device, FileExistsError for a folder that holds a run, OSError
+    for one that cannot be written, FloatingPointError for a loss that becomes NaN or infinite.
+    """
+    device = _device(config.device)
+    folder = _make_folder(config.out, Path(problem.table.path).name.split(".")[0])
+    _write_json(folder / "config.json", _describe(config, problem, device))
+    with jax.default_device(device), jax.enable_x64(config.dtype == "float64"):
+        try:
+            state, lines = _epochs(config, problem, folder / "metrics.jsonl", on_progress)
+        except FloatingPointError:
+            if not (folder / "metrics.jsonl").exists():  # nothing to keep
+                (folder / "config.json").unlink()
+                folder.rmdir()
+            raise
+        params = jax.device_get(state.params)
+        predict = _predictor(problem.spec)
+        metrics = {
+            name: evaluate(predict, state.params, batch, problem)
+            for name, batch in (("train", problem.train), ("validation", problem.validation))
+        }
+    _save(folder / "params.safetensors", params)
+    _plot(folder, lines, problem)
+    return Run(folder, problem.spec, params, problem.encoding, metrics)
+
+
+def _epochs(
+    config: Config, problem: Problem, metrics_file: Path, on_progress: Callable[[Progress], None]
+):
+    """Run every epoch and append its metrics; return the last state and all lines."""
+    spec = problem.spec
+    rows_at = data.row_batches(len(problem.train.x), problem.batch_size, config.seed)
+    steps_per_epoch = len(problem.train.x) // problem.batch_size
+    num_steps = steps_per_epoch * config.epochs
+    decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
+    rate = optimizers.schedule(config.schedule, config.learning_rate, num_steps)
+    optimizer = optimizers.make(config.optimizer, rate, **decay)
+    loss = partial(net.loss, activation=spec.activation, loss=spec.loss)
+    step = train.on_rows(train.make_step(loss, optimizer), problem.train)
+    state = train.init(spec.init(config.seed, config.dtype), optimizer)
+    chunk = math.ceil(steps_per_epoch / math.ceil(steps_per_epoch / MAX_CHUNK))
+    predict = _predictor(spec)
+    lines: list[dict[str, Any]] = []
+
+    def on_chunk(state, losses):
+        on_progress(
+            Progress(int(state.step), num_steps, float(losses[-1]), lines[-1] if lines else {})
+        )
+
+    for epoch in range(1, config.epochs + 1):
+        state, losses = train.fit_scan(
+            step, state, rows_at, steps_per_epoch, chunk=chunk, on_chunk=on_chunk
+        )
+        line = {
+            "step": epoch * steps_per_epoch,
+            "epoch": epoch,
+            "train_loss": float(losses.mean(dtype=float)),
+        }
+        validation = evaluate(predict, state.params, problem.validation, problem)
+        lines.append(line | {f"val_{name}": value for name, value in validation.items()})
+        with metrics_file.open("a") as file:
+            file.write(json.dumps(lines[-1]) + "\n")
+        on_chunk(state, losses)
+    return state, lines
+
+
+def _predictor(spec: Spec) -> Callable[[Any, np.ndarray], np.ndarray]:
+    forward = jax.jit(partial(net.forward, activation=spec.activation))
+
+    def predict(params, x):
+        parts = [x[i : i + EVALUATION_ROWS] for i in range(0, len(x), EVALUATION_ROWS)]
+        return np.concatenate([forward(params, part) for part in parts])
+
+    return predict
+
+
+def evaluate(
+    predict: Callable[[Any, np.ndarray], np.ndarray], params: Any, batch: Batch, problem: Problem
+) -> dict[str, float | None]:
+    """Return the loss and accuracy, or loss, rmse (in the target's units) and r2, on a batch.
+
+    r2 is the mean over the target's columns of 1 - residual / total sum of squares; None if a
+    column is constant.
+    """
+    y_pred = predict(params, batch.x).astype(float)
+    metrics: dict[str, float | None] = {
+        "loss": float(numpy_net.LOSSES[problem.spec.loss](y_pred, batch.y)[0])
+    }
+    if problem.task == "classification":
+        return metrics | {"accuracy": float((y_pred.argmax(axis=1) == batch.y).mean())}
+    residual = (y_pred - batch.y) * np.asarray(problem.encoding.target.std)
+    total = (batch.y - batch.y.mean(axis=0)) * np.asarray(problem.encoding.target.std)
+    sums = np.square(residual).sum(axis=0), np.square(total, dtype=float).sum(axis=0)
+    r2 = float((1 - sums[0] / sums[1]).mean()) if sums[1].all() else None
+    return metrics | {"rmse": float(np.sqrt(np.square(residual).mean())), "r2": r2}
+
+
+def _device(name: str) -> jax.Device:
+    try:
+        return jax.devices(None if name == "auto" else name)[0]
+    except RuntimeError:
+        known = sorted({device.platform for device in jax.devices()} | {"auto", "cpu"})
+        raise ValueError(
+            f"`device` must be one of {', '.join(known)} on this machine; got {name!r}"
+        ) from None
+
+
+def _make_folder(out: str | None, name: str) -> Path:
+    """Make and return the run's folder: `out`, or the next free runs/NAME-1, -2, ..."""
+    if out is not None:
+        folder = Path(out)
+        if (folder / "config.json").exists():
+            raise FileExistsError(
+                f"`out` must not hold a run already: {folder}; give another folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    Path("runs").mkdir(exist_ok=True)
+    number = 1
+    while True:
+        folder = Path("runs") / f"{name}-{number}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+        number += 1
+
+
+def _describe(config: Config, problem: Problem, device: jax.Device) -> dict[str, Any]:
+    """All that defines the run, as JSON."""
+    file = Path(problem.table.path)
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        "config": asdict(config) | {"batch_size": problem.batch_size},
+        "task": problem.task,
+        "spec": asdict(problem.spec),
+        "rows": {"train": len(problem.train.x), "validation": len(problem.validation.x)},
+        "data": {"name": file.name, "bytes": file.stat().st_size, "sha256": digest},
+        "encoding": {
+            "features": [column._asdict() for column in problem.encoding.features],
+            "target": problem.encoding.target._asdict(),
+        },
+        "device": {"platform": device.platform, "kind": device.device_kind},
+        "versions": {"jaxnet": jaxnet.__version__, "python": platform.python_version()} | versions,
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def _save(path: Path, params: dict[str, np.ndarray]) -> None:
+    save_file(params, path)
+    path.chmod(0o644)  # safetensors writes for the owner alone
+
+
+def _plot(folder: Path, lines: list[dict[str, Any]], problem: Problem) -> None:
+    from jaxnet import plots  # matplotlib takes a second to import
+
+    title = f"{folder.name}: {problem.task} of {problem.encoding.target.name!r}"
+    plots.learning_curves(lines, problem.spec.loss, title, folder / "loss.png")

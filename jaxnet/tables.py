@@ -1,0 +1,341 @@
+"""Tables from disk to arrays: CSV, Parquet and NPZ, encoded by a fitted `Encoding`.
+
+Every error names the file, and the row and column where there is one; data rows are counted from 1.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MAX_CLASSES = 20  # an integer target with more distinct values is taken for a quantity
+TASKS = ("classification", "regression")
+
+
+class Table(NamedTuple):
+    """The columns of a file by name: numbers or booleans (N,) or (N, D), or text (N,) objects."""
+
+    path: str
+    columns: dict[str, np.ndarray]
+
+
+class Column(NamedTuple):
+    """How a column becomes numbers: standardised by mean and std, or one-hot categories.
+
+    mean, std: one float for each of the column's D numbers. categories: text, sorted; then the
+    others are empty.
+    """
+
+    name: str
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    categories: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """The number of network inputs or outputs that the column takes."""
+        return len(self.categories) or len(self.mean)
+
+
+class Encoding(NamedTuple):
+    """How a table becomes x and y: the feature columns in order, and the target."""
+
+    features: tuple[Column, ...]
+    target: Column
+
+
+def read(path: str | Path, drop: Collection[str] = ()) -> Table:
+    """Read a table from .npz, .csv, .csv.gz, .tsv or .parquet, leaving out the columns in `drop`.
+
+    CSV: UTF-8, a header line, the delimiter (comma, semicolon or tab) taken from it. NPZ: each
+    array is a column; one of more dimensions is (N, D) numbers, flattened to D per row. No pickle
+    is read.
+
+    Raises: FileNotFoundError; ValueError for another kind of file, a damaged or an empty one, a
+    repeated or unknown column, a missing or non-finite value, and text among the numbers of a
+    column.
+    """
+    file = Path(path)
+    readers = {".npz": _read_npz, ".csv": _read_csv, ".csv.gz": _read_csv, ".tsv": _read_csv}
+    readers[".parquet"] = _read_parquet
+    suffix = next((s for s in readers if file.name.lower().endswith(s)), None)
+    if suffix is None:
+        raise ValueError(f"`data` must be a file ending in {', '.join(readers)}; got {path}")
+    if not file.is_file():
+        raise FileNotFoundError(f"`data` names no file: {path}")
+    columns = readers[suffix](file, frozenset(drop))
+    if unknown := sorted(set(drop) - set(columns)):
+        raise ValueError(
+            f"{path}: no column {unknown[0]!r} to drop; the columns are {_names(columns)}"
+        )
+    columns = {name: column for name, column in columns.items() if name not in drop}
+    if not columns or not len(next(iter(columns.values()))):
+        raise ValueError(f"{path}: the table is empty")
+    for name, column in columns.items():
+        _check_column(path, name, column)
+    return Table(str(path), columns)
+
+
+def infer_task(table: Table, target: str) -> tuple[str, str]:
+    """Return "classification" or "regression" for a target column, and the reason in words."""
+    column = _target_column(table, target)
+    if column.dtype == object:
+        return "classification", "its values are text"
+    if column.dtype.kind == "b":
+        return "classification", "its values are true and false"
+    distinct = len(np.unique(column)) if column.ndim == 1 else 0
+    if column.dtype.kind in "iu" and 0 < distinct <= MAX_CLASSES:
+        return "classification", f"it has {distinct} distinct integers"
+    if column.dtype.kind in "iu" and distinct:
+        return "regression", f"it has {distinct} distinct integers, more than {MAX_CLASSES}"
+    return "regression", "its values are real numbers"
+
+
+def fit(
+    table: Table, target: str, task: str, rows: np.ndarray, categorical: Collection[str] = ()
+) -> Encoding:
+    """Fit an encoding: numbers standardised by the statistics of `rows`, text one-hot.
+
+    Categories and classes are those of the whole table. The columns named in `categorical` are
+    taken as text.
+
+    Raises: ValueError for an unknown column, a table without features, a target of one value only,
+    and a text column whose values hardly repeat (an identifier).
+    """
+    y = _target_column(table, target)
+    if unknown := sorted(set(categorical) - set(table.columns)):
+        raise ValueError(
+            f"{table.path}: no column {unknown[0]!r}; the columns are {_names(table.columns)}"
+        )
+    if len(table.columns) < 2:
+        raise ValueError(f"{table.path}: there is no feature column beside the target {target!r}")
+    features = tuple(
+        _fit_column(table.path, name, column, rows, name in categorical)
+        for name, column in table.columns.items()
+        if name != target
+    )
+    encoded = _fit_column(table.path, target, y, rows, task == "classification")
+    if task == "regression" and encoded.categories:
+        raise ValueError(
+            f"{table.path}: the target {target!r} must be numbers for regression, got text"
+        )
+    if len(encoded.categories) == 1 or (not encoded.categories and np.ptp(y, axis=0).min() == 0):
+        raise ValueError(f"{table.path}: the target {target!r} has one value only, {y.flat[0]}")
+    return Encoding(features, encoded)
+
+
+def encode(
+    table: Table, encoding: Encoding, dtype: str = "float32"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return x (N, D_in), and y: (N, D_out) standardised numbers or (N,) int32 classes."""
+    widths = [column.width for column in encoding.features]
+    n = len(next(iter(table.columns.values())))
+    x = np.empty((n, sum(widths)), dtype)
+    stop = 0
+    for column, width in zip(encoding.features, widths, strict=True):
+        start, stop = stop, stop + width
+        values = table.columns[column.name]
+        if column.categories:
+            x[:, start:stop] = _codes(values, column)[:, None] == np.arange(width)
+        else:
+            x[:, start:stop] = _standardise(values, column)
+    values = table.columns[encoding.target.name]
+    if encoding.target.categories:
+        return x, _codes(values, encoding.target)
+    return x, _standardise(values, encoding.target).astype(dtype)
+
+
+def _read_npz(file: Path, drop: Collection[str]) -> dict[str, np.ndarray]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            columns = {
+                name: arrays[name] if name not in drop else np.zeros(0) for name in arrays.files
+            }
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{file}: not a readable .npz file without pickled objects ({error})"
+        ) from None
+    lengths = {
+        name: a.shape[0] if a.ndim else None for name, a in columns.items() if name not in drop
+    }
+    if len(set(lengths.values())) > 1 or None in lengths.values():
+        raise ValueError(f"{file}: every array must have the same number of rows, got {lengths}")
+    return {name: _plain(file, name, a) for name, a in columns.items()}
+
+
+def _plain(file: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """Return an NPZ array as a column: text as objects, more dimensions flattened to (N, D)."""
+    if array.dtype.kind == "U" and array.ndim == 1:
+        return array.astype(object)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{file}: column {name!r} must be numbers, booleans or text (N,), got {array.dtype}"
+        )
+    return array.reshape(len(array), -1) if array.ndim > 2 else array
+
+
+def _read_csv(file: Path, drop: Collection[str]) -> dict[str, np.ndarray]:
+    import gzip
+
+    import pyarrow
+    from pyarrow import csv
+
+    try:
+        with (
+            gzip.open(file, "rb")
+            if file.name.lower().endswith(".gz")
+            else open(file, "rb") as stream
+        ):
+            header = stream.readline().decode("utf-8-sig")
+        # One thread: only then does pyarrow count the rows that it refuses.
+        arrow = csv.read_csv(
+            file,
+            csv.ReadOptions(use_threads=False),
+            csv.ParseOptions(delimiter=max(",;\t", key=header.count)),
+            csv.ConvertOptions(strings_can_be_null=True),
+        )
+    except (pyarrow.ArrowInvalid, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{file}: {_csv_reason(error)}") from None
+    return _from_arrow(file, arrow, drop)
+
+
+def _csv_reason(error: Exception) -> str:
+    """pyarrow's reason in one short line; its "Row #3" counts the header."""
+    import re
+
+    if isinstance(error, UnicodeDecodeError):
+        return "the text is not UTF-8"
+    reason = str(error).splitlines()[0]
+    if match := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", reason):
+        row, wanted, got = map(int, match.groups())
+        return f"row {row - 1} has {got} values where the header has {wanted} columns"
+    return "the table is empty" if "Empty CSV" in reason else reason
+
+
+def _read_parquet(file: Path, drop: Collection[str]) -> dict[str, np.ndarray]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        arrow = parquet.read_table(file)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(
+            f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})"
+        ) from None
+    return _from_arrow(file, arrow, drop)
+
+
+def _from_arrow(file: Path, arrow: Any, drop: Collection[str]) -> dict[str, np.ndarray]:
+    names = arrow.column_names
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{file}: the column {repeated[0]!r} appears twice; rename one of them")
+    if not arrow.num_rows:
+        raise ValueError(f"{file}: the table is empty")
+    zeros = np.zeros(0)
+    return {
+        name: zeros if name in drop else _from_chunks(file, name, arrow[name]) for name in names
+    }
+
+
+def _from_chunks(file: Path, name: str, chunks: Any) -> np.ndarray:
+    import pyarrow as pa
+
+    if chunks.null_count:
+        row = int(np.flatnonzero(chunks.is_null().to_numpy())[0]) + 1
+        raise ValueError(
+            f"{file}: row {row}, column {name!r}: the value is missing; "
+            "fill it in or drop the column"
+        )
+    kind = chunks.type
+    if pa.types.is_dictionary(kind):
+        chunks = chunks.cast(kind.value_type)
+        kind = chunks.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        coded = (
+            chunks.combine_chunks().dictionary_encode()
+        )  # one Python string for each distinct text
+        return np.asarray(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy()]
+    if pa.types.is_decimal(kind):
+        chunks = chunks.cast(pa.float64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise ValueError(
+            f"{file}: column {name!r} has type {kind}; "
+            "make it numbers or UTF-8 text, or drop the column"
+        )
+    return chunks.to_numpy()
+
+
+def _check_column(path: str | Path, name: str, column: np.ndarray) -> None:
+    """Refuse NaN and infinity, and text that hides among numbers."""
+    if column.dtype.kind == "f" and not np.isfinite(column).all():
+        row, *rest = np.argwhere(~np.isfinite(column))[0]
+        raise ValueError(
+            f"{path}: row {row + 1}, column {name!r}: the value is {column[(row, *rest)]}; "
+            "correct it or drop the column"
+        )
+    if column.dtype != object:
+        return
+    texts, first = np.unique(column, return_index=True)
+    words = [(row, text) for row, text in zip(first, texts, strict=True) if not _is_number(text)]
+    if words and len(words) <= len(texts) / 2:
+        row, text = min(words)
+        raise ValueError(
+            f"{path}: row {row + 1}, column {name!r}: {text!r} is text in a column of numbers; "
+            "correct it or drop the column"
+        )
+
+
+def _fit_column(
+    path: str, name: str, column: np.ndarray, rows: np.ndarray, as_text: bool
+) -> Column:
+    if as_text or column.dtype == object:
+        if column.ndim > 1:
+            raise ValueError(
+                f"{path}: column {name!r} must be (N,) to hold categories, got {column.shape}"
+            )
+        categories = np.unique(column.astype(str))
+        if len(categories) > max(MAX_CLASSES, len(column) // 2):
+            raise ValueError(
+                f"{path}: column {name!r} has {len(categories)} distinct categories in "
+                f"{len(column)} rows; drop it if it only identifies rows"
+            )
+        return Column(name, categories=tuple(map(str, categories)))
+    values = column[rows].reshape(len(rows), -1).astype(float)
+    std = values.std(axis=0)
+    return Column(
+        name, tuple(values.mean(axis=0).tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+    )
+
+
+def _codes(values: np.ndarray, column: Column) -> np.ndarray:
+    """The index (N,) int32 of each value among the column's categories, which are sorted."""
+    return np.searchsorted(np.asarray(column.categories), values.astype(str)).astype(np.int32)
+
+
+def _standardise(values: np.ndarray, column: Column) -> np.ndarray:
+    return (values.reshape(len(values), -1) - np.asarray(column.mean)) / np.asarray(column.std)
+
+
+def _target_column(table: Table, target: str) -> np.ndarray:
+    if target not in table.columns:
+        raise ValueError(
+            f"{table.path}: no target column {target!r}; the columns are {_names(table.columns)}"
+        )
+    return table.columns[target]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _names(columns: Collection[str] | Sequence[str]) -> str:
+    names = list(columns)
+    return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")

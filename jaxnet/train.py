@@ -1,0 +1,175 @@
+"""Training any loss, over any parameters and any batch: one step, a loop over it, and the same loop
+compiled.
+
+Everything composes over three shapes:
+
+    loss(params, batch) -> scalar           any params pytree, any batch pytree
+    step(state, batch) -> (state, loss)     jitted; the state is donated, so use only the one
+    returned batch_at(step_number) -> batch          a pure function of the step number
+
+As the batch is a function of the step number, the loop and the compiled scan see the same data, and
+a run that goes on from a saved state repeats nothing. Both give the same losses, bit for bit, on
+one device.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.tree_util import Partial
+
+Step = Callable[["TrainState", Any], tuple["TrainState", jax.Array]]
+
+
+class TrainState(NamedTuple):
+    """All that a run must remember: parameters, optimizer state, and the number of steps made
+    (int32).
+    """
+
+    params: Any
+    opt_state: Any
+    step: jax.Array
+
+
+def init(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """Return the state before the first step; it holds copies, so `params` stays usable."""
+    params = jax.tree.map(jnp.array, params)
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def make_step(
+    loss: Callable[[Any, Any], jax.Array], optimizer: optax.GradientTransformation
+) -> Step:
+    """Return the jitted step. It reports the loss before its update, as the tutorial does."""
+
+    @functools.partial(jax.jit, donate_argnames="state")
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
+        value, grads = jax.value_and_grad(loss)(state.params, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return TrainState(
+            optax.apply_updates(state.params, updates), opt_state, state.step + 1
+        ), value
+
+    return step
+
+
+@functools.cache
+def _step_on_rows(step: Step) -> Callable:
+    @functools.partial(jax.jit, donate_argnames="state")
+    def step_on_rows(data, state, rows):
+        batch = data if rows is None else jax.tree.map(lambda a: a[rows], data)
+        return step(state, batch)
+
+    return step_on_rows
+
+
+def on_rows(step: Step, data: Any) -> Step:
+    """Return the step that takes row indices in place of a batch, the data being put on the device
+    once.
+
+    data: a batch pytree whose every array has the rows first. The indices: (N,) integers, or None
+    for all rows at once.
+    """
+    return Partial(_step_on_rows(step), jax.device_put(data))
+
+
+def fit(
+    step: Step,
+    state: TrainState,
+    batch_at: Callable[[int], Any],
+    num_steps: int,
+    *,
+    on_step: Callable[[TrainState, jax.Array], None] | None = None,
+) -> tuple[TrainState, np.ndarray]:
+    """Make `num_steps` more steps in a Python loop, for batches that do not fit on the device.
+
+    on_step(state, loss), if given, is called after each step; `state` is valid until it returns.
+    Returns the state and the losses (num_steps,).
+
+    Raises: FloatingPointError naming the first step whose loss is NaN or infinite. Losses are
+    looked at every 100 steps, since fetching each would stall the device.
+    """
+    first = _first_step(state, num_steps)
+    fetched: list[np.ndarray] = []
+    for start, stop in _chunks(first, num_steps, 100):
+        losses = []
+        for i in range(start, stop):
+            state, loss = step(state, batch_at(i))
+            losses.append(loss)
+            if on_step is not None:
+                on_step(state, loss)
+        fetched.append(_finite(jax.device_get(losses), start))
+    return state, _concatenate(fetched)
+
+
+def fit_scan(
+    step: Step,
+    state: TrainState,
+    batch_at: Callable[[int], Any],
+    num_steps: int,
+    *,
+    chunk: int = 500,
+    on_chunk: Callable[[TrainState, np.ndarray], None] | None = None,
+) -> tuple[TrainState, np.ndarray]:
+    """Make `num_steps` more steps compiled, `chunk` of them to one call of the device.
+
+    The scan's input is what `batch_at` returns, stacked over a chunk: small for a step made by
+    `on_rows`, which gathers rows on the device. A chunk length compiles once, so one that divides
+    `num_steps` is best. on_chunk(state, losses), if given, is called after each chunk; `state` is
+    valid until it returns.
+    Returns the state and the losses (num_steps,).
+
+    Raises: FloatingPointError naming the first step whose loss is NaN or infinite, at the end of
+    its chunk.
+    """
+    first = _first_step(state, num_steps)
+    if chunk < 1:
+        raise ValueError(f"`chunk` must be at least 1, got {chunk}")
+    fetched: list[np.ndarray] = []
+    for start, stop in _chunks(first, num_steps, chunk):
+        batches = jax.tree.map(lambda *leaves: np.stack(leaves), *map(batch_at, range(start, stop)))
+        state, losses = _scan(Partial(step), state, batches, stop - start)
+        fetched.append(_finite(losses, start))
+        if on_chunk is not None:
+            on_chunk(state, fetched[-1])
+    return state, _concatenate(fetched)
+
+
+@functools.partial(jax.jit, static_argnames="length", donate_argnames="state")
+def _scan(step, state, batches, length):
+    return lax.scan(step, state, batches, length=length)
+
+
+def _first_step(state: TrainState, num_steps: int) -> int:
+    if num_steps < 0:
+        raise ValueError(f"`num_steps` must be at least 0, got {num_steps}")
+    return int(state.step)
+
+
+def _chunks(first: int, num_steps: int, size: int) -> list[tuple[int, int]]:
+    stop = first + num_steps
+    return [(start, min(start + size, stop)) for start in range(first, stop, size)]
+
+
+def _finite(losses, start: int) -> np.ndarray:
+    """Return the losses on the host; raise FloatingPointError at the first not finite."""
+    losses = np.asarray(losses)
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        i = int(bad[0])
+        raise FloatingPointError(
+            f"the loss became {losses[i]} at step {start + i}: "
+            "try a smaller learning rate, scaled inputs, or float64"
+        )
+    return losses
+
+
+def _concatenate(losses: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(losses) if losses else np.zeros(0)
