@@ -14,6 +14,7 @@ _MODULES = (
     "cli",
     "config",
     "data",
+    "encoding",
     "flax_net",
     "net",
     "numpy_net",

@@ -37,7 +37,7 @@ def train(
     problem = runs.prepare(config)
     _print_problem(problem, config)
     with _reporter() as on_progress:
-        finished = runs.train_run(config, problem, on_progress)
+        finished = runs.train(config, problem=problem, on_progress=on_progress)
     _print_run(finished)
 
 

@@ -19,9 +19,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import jaxnet
-from jaxnet import data, net, numpy_net, optimizers, tables, train
+from jaxnet import data, net, numpy_net, optimizers, tables
 from jaxnet.config import Config
+from jaxnet.encoding import Encoding, encode, fit_encoding, infer_task
 from jaxnet.spec import Batch, Spec
+from jaxnet.train import fit_scan, init, make_step, on_rows
 
 MAX_CHUNK = 500  # steps to one call of the device, so that progress shows and Ctrl-C is heard
 EVALUATION_ROWS = 8192  # rows to one forward pass, which bounds its memory
@@ -33,7 +35,7 @@ class Problem(NamedTuple):
     table: tables.Table
     task: str
     reason: str
-    encoding: tables.Encoding
+    encoding: Encoding
     spec: Spec
     train: Batch
     validation: Batch
@@ -55,7 +57,7 @@ class Run(NamedTuple):
     folder: Path
     spec: Spec
     params: dict[str, np.ndarray]
-    encoding: tables.Encoding
+    encoding: Encoding
     metrics: dict[str, dict[str, float | None]]
 
 
@@ -63,13 +65,13 @@ def prepare(config: Config) -> Problem:
     """Read the table and make it ready; every fault of the input is raised here."""
     path, target = config.data or data.digits_path(), config.target or "digit"
     table = tables.read(path, config.drop)
-    task, reason = tables.infer_task(table, target)
+    task, reason = infer_task(table, target)
     if config.task != "auto":
         task, reason = config.task, "you said so"
     num_rows = len(table.columns[target])
     rows, held_out = data.split(num_rows, config.validation, config.seed)
-    encoding = tables.fit(table, target, task, rows, config.categorical)
-    x, y = tables.encode(table, encoding, config.dtype)
+    encoding = fit_encoding(table, target, task, rows, config.categorical)
+    x, y = encode(table, encoding, config.dtype)
     spec = Spec(
         sizes=(x.shape[1], *config.hidden, encoding.target.width),
         bias=True,
@@ -82,20 +84,22 @@ def prepare(config: Config) -> Problem:
     return Problem(table, task, reason, encoding, spec, *batches, batch_size)
 
 
-def train_run(
+def train(
     config: Config,
-    problem: Problem,
+    *,
+    problem: Problem | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
-    """Train as `config` says on a prepared problem, and leave a run folder.
+    """Train as `config` says, and leave a run folder; `problem` is `prepare(config)` if at hand.
 
     The folder holds config.json, metrics.jsonl (a line after each epoch), params.safetensors (the
     dictionary w1, b1, ... in (in, out) layout) and loss.png. `on_progress` is called after each
     chunk and each epoch.
 
-    Raises: ValueError for an unknown device, FileExistsError for a folder that holds a run, OSError
-    for one that cannot be written, FloatingPointError for a loss that becomes NaN or infinite.
+    Raises: ValueError for bad input, FileExistsError for a folder that holds a run, OSError for one
+    that cannot be written, FloatingPointError for a loss that becomes NaN or infinite.
     """
+    problem = problem or prepare(config)
     device = _device(config.device)
     folder = _make_folder(config.out, Path(problem.table.path).name.split(".")[0])
     _write_json(folder / "config.json", _describe(config, problem, device))
@@ -130,8 +134,8 @@ def _epochs(
     rate = optimizers.schedule(config.schedule, config.learning_rate, num_steps)
     optimizer = optimizers.make(config.optimizer, rate, **decay)
     loss = partial(net.loss, activation=spec.activation, loss=spec.loss)
-    step = train.on_rows(train.make_step(loss, optimizer), problem.train)
-    state = train.init(spec.init(config.seed, config.dtype), optimizer)
+    step = on_rows(make_step(loss, optimizer), problem.train)
+    state = init(spec.init(config.seed, config.dtype), optimizer)
     chunk = math.ceil(steps_per_epoch / math.ceil(steps_per_epoch / MAX_CHUNK))
     predict = _predictor(spec)
     lines: list[dict[str, Any]] = []
@@ -142,7 +146,7 @@ def _epochs(
         )
 
     for epoch in range(1, config.epochs + 1):
-        state, losses = train.fit_scan(
+        state, losses = fit_scan(
             step, state, rows_at, steps_per_epoch, chunk=chunk, on_chunk=on_chunk
         )
         line = {

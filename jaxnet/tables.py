@@ -1,4 +1,4 @@
-"""Tables from disk to arrays: CSV, Parquet and NPZ, encoded by a fitted `Encoding`.
+"""Tables from disk: the columns of a CSV, Parquet or NPZ file by name.
 
 Every error names the file, and the row and column where there is one; data rows are counted from 1.
 """
@@ -6,14 +6,11 @@ Every error names the file, and the row and column where there is one; data rows
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-MAX_CLASSES = 20  # an integer target with more distinct values is taken for a quantity
-TASKS = ("classification", "regression")
 
 
 class Table(NamedTuple):
@@ -21,31 +18,6 @@ class Table(NamedTuple):
 
     path: str
     columns: dict[str, np.ndarray]
-
-
-class Column(NamedTuple):
-    """How a column becomes numbers: standardised by mean and std, or one-hot categories.
-
-    mean, std: one float for each of the column's D numbers. categories: text, sorted; then the
-    others are empty.
-    """
-
-    name: str
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    categories: tuple[str, ...] = ()
-
-    @property
-    def width(self) -> int:
-        """The number of network inputs or outputs that the column takes."""
-        return len(self.categories) or len(self.mean)
-
-
-class Encoding(NamedTuple):
-    """How a table becomes x and y: the feature columns in order, and the target."""
-
-    features: tuple[Column, ...]
-    target: Column
 
 
 def read(path: str | Path, drop: Collection[str] = ()) -> Table:
@@ -70,7 +42,7 @@ def read(path: str | Path, drop: Collection[str] = ()) -> Table:
     columns = readers[suffix](file, frozenset(drop))
     if unknown := sorted(set(drop) - set(columns)):
         raise ValueError(
-            f"{path}: no column {unknown[0]!r} to drop; the columns are {_names(columns)}"
+            f"{path}: no column {unknown[0]!r} to drop; the columns are {list_names(columns)}"
         )
     columns = {name: column for name, column in columns.items() if name not in drop}
     if not columns or not len(next(iter(columns.values()))):
@@ -78,75 +50,6 @@ def read(path: str | Path, drop: Collection[str] = ()) -> Table:
     for name, column in columns.items():
         _check_column(path, name, column)
     return Table(str(path), columns)
-
-
-def infer_task(table: Table, target: str) -> tuple[str, str]:
-    """Return "classification" or "regression" for a target column, and the reason in words."""
-    column = _target_column(table, target)
-    if column.dtype == object:
-        return "classification", "its values are text"
-    if column.dtype.kind == "b":
-        return "classification", "its values are true and false"
-    distinct = len(np.unique(column)) if column.ndim == 1 else 0
-    if column.dtype.kind in "iu" and 0 < distinct <= MAX_CLASSES:
-        return "classification", f"it has {distinct} distinct integers"
-    if column.dtype.kind in "iu" and distinct:
-        return "regression", f"it has {distinct} distinct integers, more than {MAX_CLASSES}"
-    return "regression", "its values are real numbers"
-
-
-def fit(
-    table: Table, target: str, task: str, rows: np.ndarray, categorical: Collection[str] = ()
-) -> Encoding:
-    """Fit an encoding: numbers standardised by the statistics of `rows`, text one-hot.
-
-    Categories and classes are those of the whole table. The columns named in `categorical` are
-    taken as text.
-
-    Raises: ValueError for an unknown column, a table without features, a target of one value only,
-    and a text column whose values hardly repeat (an identifier).
-    """
-    y = _target_column(table, target)
-    if unknown := sorted(set(categorical) - set(table.columns)):
-        raise ValueError(
-            f"{table.path}: no column {unknown[0]!r}; the columns are {_names(table.columns)}"
-        )
-    if len(table.columns) < 2:
-        raise ValueError(f"{table.path}: there is no feature column beside the target {target!r}")
-    features = tuple(
-        _fit_column(table.path, name, column, rows, name in categorical)
-        for name, column in table.columns.items()
-        if name != target
-    )
-    encoded = _fit_column(table.path, target, y, rows, task == "classification")
-    if task == "regression" and encoded.categories:
-        raise ValueError(
-            f"{table.path}: the target {target!r} must be numbers for regression, got text"
-        )
-    if len(encoded.categories) == 1 or (not encoded.categories and np.ptp(y, axis=0).min() == 0):
-        raise ValueError(f"{table.path}: the target {target!r} has one value only, {y.flat[0]}")
-    return Encoding(features, encoded)
-
-
-def encode(
-    table: Table, encoding: Encoding, dtype: str = "float32"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return x (N, D_in), and y: (N, D_out) standardised numbers or (N,) int32 classes."""
-    widths = [column.width for column in encoding.features]
-    n = len(next(iter(table.columns.values())))
-    x = np.empty((n, sum(widths)), dtype)
-    stop = 0
-    for column, width in zip(encoding.features, widths, strict=True):
-        start, stop = stop, stop + width
-        values = table.columns[column.name]
-        if column.categories:
-            x[:, start:stop] = _codes(values, column)[:, None] == np.arange(width)
-        else:
-            x[:, start:stop] = _standardise(values, column)
-    values = table.columns[encoding.target.name]
-    if encoding.target.categories:
-        return x, _codes(values, encoding.target)
-    return x, _standardise(values, encoding.target).astype(dtype)
 
 
 def _read_npz(file: Path, drop: Collection[str]) -> dict[str, np.ndarray]:
@@ -289,45 +192,6 @@ def _check_column(path: str | Path, name: str, column: np.ndarray) -> None:
         )
 
 
-def _fit_column(
-    path: str, name: str, column: np.ndarray, rows: np.ndarray, as_text: bool
-) -> Column:
-    if as_text or column.dtype == object:
-        if column.ndim > 1:
-            raise ValueError(
-                f"{path}: column {name!r} must be (N,) to hold categories, got {column.shape}"
-            )
-        categories = np.unique(column.astype(str))
-        if len(categories) > max(MAX_CLASSES, len(column) // 2):
-            raise ValueError(
-                f"{path}: column {name!r} has {len(categories)} distinct categories in "
-                f"{len(column)} rows; drop it if it only identifies rows"
-            )
-        return Column(name, categories=tuple(map(str, categories)))
-    values = column[rows].reshape(len(rows), -1).astype(float)
-    std = values.std(axis=0)
-    return Column(
-        name, tuple(values.mean(axis=0).tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
-    )
-
-
-def _codes(values: np.ndarray, column: Column) -> np.ndarray:
-    """The index (N,) int32 of each value among the column's categories, which are sorted."""
-    return np.searchsorted(np.asarray(column.categories), values.astype(str)).astype(np.int32)
-
-
-def _standardise(values: np.ndarray, column: Column) -> np.ndarray:
-    return (values.reshape(len(values), -1) - np.asarray(column.mean)) / np.asarray(column.std)
-
-
-def _target_column(table: Table, target: str) -> np.ndarray:
-    if target not in table.columns:
-        raise ValueError(
-            f"{table.path}: no target column {target!r}; the columns are {_names(table.columns)}"
-        )
-    return table.columns[target]
-
-
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -336,6 +200,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _names(columns: Collection[str] | Sequence[str]) -> str:
+def list_names(columns: Collection[str]) -> str:
+    """The names for a message: the first twenty, and how many there are."""
     names = list(columns)
     return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
