@@ -1,5 +1,4 @@
-"""Training any loss, over any parameters and any batch: one step, a loop over it, and the same loop
-compiled.
+"""Training any loss over any parameters and batches: a step, a loop, and the loop compiled.
 
 Everything composes over three shapes:
 
@@ -29,9 +28,7 @@ Step = Callable[["TrainState", Any], tuple["TrainState", jax.Array]]
 
 
 class TrainState(NamedTuple):
-    """All that a run must remember: parameters, optimizer state, and the number of steps made
-    (int32).
-    """
+    """All that a run must remember: parameters, optimizer state, number of steps made (int32)."""
 
     params: Any
     opt_state: Any
@@ -71,8 +68,7 @@ def _step_on_rows(step: Step) -> Callable:
 
 
 def on_rows(step: Step, data: Any) -> Step:
-    """Return the step that takes row indices in place of a batch, the data being put on the device
-    once.
+    """Return the step that takes row indices for a batch; the data go to the device once.
 
     data: a batch pytree whose every array has the rows first. The indices: (N,) integers, or None
     for all rows at once.
@@ -132,10 +128,12 @@ def fit_scan(
     first = _first_step(state, num_steps)
     if chunk < 1:
         raise ValueError(f"`chunk` must be at least 1, got {chunk}")
+    # A Partial is a pytree: its data enter the program as arguments, not as constants.
+    step = step if isinstance(step, Partial) else Partial(step)
     fetched: list[np.ndarray] = []
     for start, stop in _chunks(first, num_steps, chunk):
         batches = jax.tree.map(lambda *leaves: np.stack(leaves), *map(batch_at, range(start, stop)))
-        state, losses = _scan(Partial(step), state, batches, stop - start)
+        state, losses = _scan(step, state, batches, stop - start)
         fetched.append(_finite(losses, start))
         if on_chunk is not None:
             on_chunk(state, fetched[-1])

@@ -1,0 +1,86 @@
+"""Imports point down only, read from the source; the oracle needs no JAX."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxnet
+
+PACKAGE = Path(jaxnet.__file__).parent
+
+# module -> layer, and what it may import at its top besides the standard library
+LAYERS = {
+    "__init__": (0, set()),
+    "spec": (0, {"numpy"}),
+    "config": (0, {"jaxnet.spec"}),
+    "numpy_net": (1, {"numpy", "jaxnet.spec"}),
+    "data": (1, {"numpy", "jaxnet.spec"}),
+    "tables": (1, {"numpy"}),
+    "encoding": (1, {"numpy", "jaxnet.tables"}),
+    "net": (1, {"jax", "jaxnet.spec"}),
+    "flax_net": (1, {"jax", "flax", "optax", "jaxnet.spec"}),
+    "torch_net": (1, {"numpy", "torch", "jaxnet.spec"}),
+    "optimizers": (1, {"jax", "optax", "jaxnet.spec"}),
+    "train": (1, {"numpy", "jax", "optax"}),
+    "plots": (2, {"matplotlib"}),
+    "runs": (2, {"numpy", "jax", "safetensors", "jaxnet"}),
+    "cli": (3, {"jaxnet", "jaxnet.config"}),
+    "__main__": (3, {"jaxnet.cli"}),
+}
+# module -> what it imports inside functions, so that it is paid for only when it is used
+INSIDE = {"tables": {"pyarrow"}, "runs": {"jaxnet.plots"}, "cli": {"tyro", "rich", "jaxnet.runs"}}
+NO_JAX = ("spec", "config", "numpy_net", "data", "tables", "encoding")
+
+
+def imports(name, everywhere=False):
+    """The modules that a file imports: those of this package whole, the others by first name."""
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+    top = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    found = set()
+    for node in ast.walk(tree) if everywhere else top:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "jaxnet":
+            found |= {f"jaxnet.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    short = {m if m.startswith("jaxnet") else m.partition(".")[0] for m in found}
+    return short - sys.stdlib_module_names
+
+
+def allowed(name):
+    layer, names = LAYERS[name]
+    if layer < 2:
+        return names
+    return names | {f"jaxnet.{other}" for other, (below, _) in LAYERS.items() if below < layer}
+
+
+def test_every_module_has_a_layer():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(LAYERS)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_imports_point_down_only(name):
+    assert imports(name) <= allowed(name)
+    assert imports(name, everywhere=True) <= allowed(name) | INSIDE.get(name, set())
+
+
+def test_the_oracle_and_the_data_need_no_jax():
+    forbid = "import sys; sys.modules['jax'] = sys.modules['torch'] = None; "
+    modules = ", ".join(f"jaxnet.{name}" for name in NO_JAX)
+    code = f"{forbid}import {modules}; print(jaxnet.numpy_net.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "jaxnet.numpy_net\n"
+    code = f"{forbid}import jaxnet.net"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 1
+
+
+def test_submodules_are_reached_from_the_package():
+    names = set(LAYERS) - {"__init__", "__main__"}
+    assert names <= set(dir(jaxnet))
+    assert jaxnet.numpy_net.__name__ == "jaxnet.numpy_net"
+    with pytest.raises(AttributeError, match="no attribute 'nets'"):
+        jaxnet.nets  # noqa: B018
