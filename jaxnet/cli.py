@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxnet
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args=argv,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
         )
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"jaxnet: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -70,10 +71,12 @@ def _print_problem(problem: Problem, config: Config) -> None:
     """Say what was read, what was chosen, and how to choose otherwise."""
     rows = len(problem.train.x), len(problem.validation.x)
     sizes = "-".join(map(str, problem.spec.sizes))
-    print(f"{problem.table.path}: {rows[0]} rows to train on, {rows[1]} to validate on")
+    print(f"{Path(problem.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
     other = "regression" if problem.task == "classification" else "classification"
-    override = f" (--task {other} overrides)" if config.task == "auto" else ""
     target = problem.encoding.target.name
+    column = problem.table.columns[target]
+    either = column.dtype != object and column.ndim == 1  # text or (N, D) leaves no choice
+    override = f" (--task {other} overrides)" if config.task == "auto" and either else ""
     print(f"{problem.task} of {target!r}, since {problem.reason}{override}")
     print(f"network {sizes} {config.activation}, {config.optimizer}, batch {problem.batch_size}")
 
@@ -100,7 +103,7 @@ def _reporter() -> Iterator[Callable[[Progress], None]]:
         rate = _Rate()
 
         def report(progress: Progress) -> None:
-            text = _describe(progress, rate.per_second(progress.step))
+            text = _describe(progress, rate.per_second(progress.step), ("val_accuracy", "val_rmse"))
             bar.update(task, total=progress.num_steps, completed=progress.step, description=text)
 
         yield report
@@ -133,12 +136,13 @@ class _Rate:
         return (step - self.first[1]) / max(now - self.first[0], 1e-9)
 
 
-def _describe(progress: Progress, rate: float) -> str:
+def _describe(
+    progress: Progress, rate: float, names: Sequence[str] = ("val_loss", "val_accuracy", "val_rmse")
+) -> str:
+    """The loss, the metrics `names` that are there, and the rate, which the first report lacks."""
     texts = [f"loss {progress.loss:.4g}"]
-    for name in ("val_loss", "val_accuracy", "val_rmse"):
-        if name in progress.metrics:
-            texts.append(f"{name} {progress.metrics[name]:.4g}")
-    return "  ".join([*texts, f"{rate:,.0f} steps/s" if rate else ""])
+    texts += [f"{name} {progress.metrics[name]:.4g}" for name in names if name in progress.metrics]
+    return "  ".join([*texts, f"{rate:,.0f} steps/s"] if rate else texts)
 
 
 def _print_run(run: Run) -> None:
