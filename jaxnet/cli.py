@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"jaxnet: {error}", file=sys.stderr)
         return 2
+    except SystemExit as stop:  # tyro has printed the help, or what it could not parse
+        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("jaxnet: interrupted", file=sys.stderr)
         return 130

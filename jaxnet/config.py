@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from jaxnet.spec import ACTIVATIONS, Spec, check_choice
+from jaxnet.spec import ACTIVATIONS, check_choice
 
 TASKS = ("auto", "classification", "regression")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
@@ -90,8 +90,10 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions):
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("activation", self.activation, ACTIVATIONS)
-        if self.hidden:
-            Spec(sizes=(1, *self.hidden))
+        if not all(isinstance(size, int) and size >= 1 for size in self.hidden):
+            raise ValueError(f"`hidden` must be integers of at least 1, got {self.hidden}")
+        if self.out == "":
+            raise ValueError("`out` must name a folder, got ''")
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

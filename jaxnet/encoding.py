@@ -64,6 +64,10 @@ def fit_encoding(
     and a text column whose values hardly repeat (an identifier).
     """
     y = _target_column(table, target)
+    if task == "regression" and y.dtype == object:
+        raise ValueError(
+            f"{table.path}: the target {target!r} must be numbers for regression, got text"
+        )
     if unknown := sorted(set(categorical) - set(table.columns)):
         raise ValueError(
             f"{table.path}: no column {unknown[0]!r}; the columns are {list_names(table.columns)}"
@@ -71,17 +75,16 @@ def fit_encoding(
     if len(table.columns) < 2:
         raise ValueError(f"{table.path}: there is no feature column beside the target {target!r}")
     features = tuple(
-        _fit_column(table.path, name, column, rows, name in categorical)
+        _fit_column(table.path, name, column, rows, name in categorical, "drop it if it is an id")
         for name, column in table.columns.items()
         if name != target
     )
-    encoded = _fit_column(table.path, target, y, rows, task == "classification")
-    if task == "regression" and encoded.categories:
-        raise ValueError(
-            f"{table.path}: the target {target!r} must be numbers for regression, got text"
-        )
-    if len(encoded.categories) == 1 or (not encoded.categories and np.ptp(y, axis=0).min() == 0):
-        raise ValueError(f"{table.path}: the target {target!r} has one value only, {y.flat[0]}")
+    advice = "choose another target, or `task` regression if it is a quantity"
+    encoded = _fit_column(table.path, target, y, rows, task == "classification", advice)
+    values = y.reshape(len(y), -1)
+    if (constant := (values == values[0]).all(axis=0)).any():
+        value = values[0, constant.argmax()]
+        raise ValueError(f"{table.path}: the target {target!r} has one value only, {value}")
     return Encoding(features, encoded)
 
 
@@ -107,7 +110,7 @@ def encode(
 
 
 def _fit_column(
-    path: str, name: str, column: np.ndarray, rows: np.ndarray, as_text: bool
+    path: str, name: str, column: np.ndarray, rows: np.ndarray, as_text: bool, advice: str
 ) -> Column:
     if as_text or column.dtype == object:
         if column.ndim > 1:
@@ -118,14 +121,18 @@ def _fit_column(
         if len(categories) > max(MAX_CLASSES, len(column) // 2):
             raise ValueError(
                 f"{path}: column {name!r} has {len(categories)} distinct categories in "
-                f"{len(column)} rows; drop it if it only identifies rows"
+                f"{len(column)} rows; {advice}"
             )
         return Column(name, categories=tuple(map(str, categories)))
     values = column[rows].reshape(len(rows), -1).astype(float)
-    std = values.std(axis=0)
-    return Column(
-        name, tuple(values.mean(axis=0).tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = values.mean(axis=0), values.std(axis=0)
+    if not np.isfinite(std).all():
+        raise ValueError(
+            f"{path}: column {name!r} has values up to {np.abs(values).max():.4g}, too large to "
+            "standardise; rescale it"
+        )
+    return Column(name, tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
 
 
 def _codes(values: np.ndarray, column: Column) -> np.ndarray:

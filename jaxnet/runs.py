@@ -25,6 +25,7 @@ from jaxnet.encoding import Encoding, encode, fit_encoding, infer_task
 from jaxnet.spec import Batch, Spec
 from jaxnet.train import fit_scan, init, make_step, on_rows
 
+FILES = ("config.json", "metrics.jsonl", "params.safetensors", "loss.png")  # of a run's folder
 MAX_CHUNK = 500  # steps to one call of the device, so that progress shows and Ctrl-C is heard
 EVALUATION_ROWS = 8192  # rows to one forward pass, which bounds its memory
 
@@ -63,7 +64,8 @@ class Run(NamedTuple):
 
 def prepare(config: Config) -> Problem:
     """Read the table and make it ready; every fault of the input is raised here."""
-    path, target = config.data or data.digits_path(), config.target or "digit"
+    path = data.digits_path() if config.data is None else config.data
+    target = "digit" if config.target is None else config.target
     table = tables.read(path, config.drop)
     task, reason = infer_task(table, target)
     if config.task != "auto":
@@ -97,19 +99,20 @@ def train(
     chunk and each epoch.
 
     Raises: ValueError for bad input, FileExistsError for a folder that holds a run, OSError for one
-    that cannot be written, FloatingPointError for a loss that becomes NaN or infinite.
+    that cannot be written, FloatingPointError for a loss that becomes NaN or infinite: the
+    metrics of the epochs before it stay, and without any the folder goes.
     """
     problem = problem or prepare(config)
     device = _device(config.device)
-    folder = _make_folder(config.out, Path(problem.table.path).name.split(".")[0])
-    _write_json(folder / "config.json", _describe(config, problem, device))
+    description = _describe(config, problem, device)
+    folder, new = _make_folder(config.out, Path(problem.table.path).name.split(".")[0])
+    _write_json(folder / "config.json", description)
     with jax.default_device(device), jax.enable_x64(config.dtype == "float64"):
         try:
             state, lines = _epochs(config, problem, folder / "metrics.jsonl", on_progress)
-        except FloatingPointError:
+        except BaseException:  # Ctrl-C too
             if not (folder / "metrics.jsonl").exists():  # nothing to keep
-                (folder / "config.json").unlink()
-                folder.rmdir()
+                _discard(folder, new)
             raise
         params = jax.device_get(state.params)
         predict = _predictor(problem.spec)
@@ -155,6 +158,11 @@ def _epochs(
             "train_loss": float(losses.mean(dtype=float)),
         }
         validation = evaluate(predict, state.params, problem.validation, problem)
+        if not math.isfinite(validation["loss"] or 0):
+            raise FloatingPointError(
+                f"the validation loss became {validation['loss']} at step {line['step']}: "
+                "try a smaller learning rate, scaled inputs, or float64"
+            )
         lines.append(line | {f"val_{name}": value for name, value in validation.items()})
         with metrics_file.open("a") as file:
             file.write(json.dumps(lines[-1]) + "\n")
@@ -181,15 +189,16 @@ def evaluate(
     column is constant.
     """
     y_pred = predict(params, batch.x).astype(float)
-    metrics: dict[str, float | None] = {
-        "loss": float(numpy_net.LOSSES[problem.spec.loss](y_pred, batch.y)[0])
-    }
+    with np.errstate(invalid="ignore"):  # the loss says so
+        loss = float(numpy_net.LOSSES[problem.spec.loss](y_pred, batch.y)[0])
+    metrics: dict[str, float | None] = {"loss": loss}
     if problem.task == "classification":
         return metrics | {"accuracy": float((y_pred.argmax(axis=1) == batch.y).mean())}
-    residual = (y_pred - batch.y) * np.asarray(problem.encoding.target.std)
-    total = (batch.y - batch.y.mean(axis=0)) * np.asarray(problem.encoding.target.std)
-    sums = np.square(residual).sum(axis=0), np.square(total, dtype=float).sum(axis=0)
-    r2 = float((1 - sums[0] / sums[1]).mean()) if sums[1].all() else None
+    y, std = batch.y.astype(float), np.asarray(problem.encoding.target.std)
+    residual, total = (y_pred - y) * std, (y - y.mean(axis=0)) * std
+    sums = np.square(residual).sum(axis=0), np.square(total).sum(axis=0)
+    constant = (y == y[0]).all(axis=0).any()  # whose mean rounds, so that its sum may not be 0
+    r2 = None if constant else float((1 - sums[0] / sums[1]).mean())
     return metrics | {"rmse": float(np.sqrt(np.square(residual).mean())), "r2": r2}
 
 
@@ -203,24 +212,35 @@ def _device(name: str) -> jax.Device:
         ) from None
 
 
-def _make_folder(out: str | None, name: str) -> Path:
-    """Make and return the run's folder: `out`, or the next free runs/NAME-1, -2, ..."""
-    if out is not None:
-        folder = Path(out)
-        if (folder / "config.json").exists():
-            raise FileExistsError(
-                f"`out` must not hold a run already: {folder}; give another folder"
-            )
+def _make_folder(out: str | None, name: str) -> tuple[Path, list[Path]]:
+    """Make `out`, or the next free runs/NAME-1, -2, ...; return it and all folders made."""
+    folder = Path("runs" if out is None else out)
+    if out is not None and any((folder / file).exists() for file in FILES):
+        raise FileExistsError(f"`out` must not hold a run already: {folder}; give another folder")
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    Path("runs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"`out` must be a folder that can be made, got {folder} ({error.strerror})"
+        ) from None
+    if out is not None:
+        return folder, new
     number = 1
     while True:
-        folder = Path("runs") / f"{name}-{number}"
+        numbered = folder / f"{name}-{number}"
         with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            return folder
+            numbered.mkdir()
+            return numbered, [numbered, *new]
         number += 1
+
+
+def _discard(folder: Path, new: list[Path]) -> None:
+    """Remove a run that came to nothing: its config.json, and the folders that were made for it."""
+    (folder / "config.json").unlink()
+    with contextlib.suppress(OSError):  # not empty: something else lies there
+        for path in new:
+            path.rmdir()
 
 
 def _describe(config: Config, problem: Problem, device: jax.Device) -> dict[str, Any]:
@@ -246,7 +266,7 @@ def _describe(config: Config, problem: Problem, device: jax.Device) -> dict[str,
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    path.write_text(json.dumps(value, indent=1, default=str) + "\n")  # str: a Path in the config
 
 
 def _save(path: Path, params: dict[str, np.ndarray]) -> None:

@@ -5,7 +5,10 @@ Every error names the file, and the row and column where there is one; data rows
 
 from __future__ import annotations
 
+import re
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,11 +57,11 @@ def read(path: str | Path, drop: Collection[str] = ()) -> Table:
 
 def _read_npz(file: Path, drop: Collection[str]) -> dict[str, np.ndarray]:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as arrays:  # zip, not .npy
             columns = {
                 name: arrays[name] if name not in drop else np.zeros(0) for name in arrays.files
             }
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{file}: not a readable .npz file without pickled objects ({error})"
         ) from None
@@ -78,6 +81,8 @@ def _plain(file: Path, name: str, array: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"{file}: column {name!r} must be numbers, booleans or text (N,), got {array.dtype}"
         )
+    if len(array) and not array.size:
+        raise ValueError(f"{file}: column {name!r} must hold values, got shape {array.shape}")
     return array.reshape(len(array), -1) if array.ndim > 2 else array
 
 
@@ -93,23 +98,22 @@ def _read_csv(file: Path, drop: Collection[str]) -> dict[str, np.ndarray]:
             if file.name.lower().endswith(".gz")
             else open(file, "rb") as stream
         ):
-            header = stream.readline().decode("utf-8-sig")
-        # One thread: only then does pyarrow count the rows that it refuses.
+            line = next(filter(bytes.strip, stream), b"").decode("utf-8-sig")
+        header = re.sub('"[^"]*"', "", line)
+        # One thread: only then does pyarrow count the rows that it refuses. A row must fit a block.
         arrow = csv.read_csv(
             file,
-            csv.ReadOptions(use_threads=False),
+            csv.ReadOptions(use_threads=False, block_size=min(max(2**20, 32 * len(line)), 2**30)),
             csv.ParseOptions(delimiter=max(",;\t", key=header.count)),
             csv.ConvertOptions(strings_can_be_null=True),
         )
-    except (pyarrow.ArrowInvalid, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (pyarrow.ArrowInvalid, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file}: {_csv_reason(error)}") from None
     return _from_arrow(file, arrow, drop)
 
 
 def _csv_reason(error: Exception) -> str:
     """pyarrow's reason in one short line; its "Row #3" counts the header."""
-    import re
-
     if isinstance(error, UnicodeDecodeError):
         return "the text is not UTF-8"
     reason = str(error).splitlines()[0]
@@ -134,8 +138,12 @@ def _read_parquet(file: Path, drop: Collection[str]) -> dict[str, np.ndarray]:
 
 def _from_arrow(file: Path, arrow: Any, drop: Collection[str]) -> dict[str, np.ndarray]:
     names = arrow.column_names
-    if repeated := [name for name in names if names.count(name) > 1]:
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{file}: the column {repeated[0]!r} appears twice; rename one of them")
+    if "" in names and "" not in drop:  # pandas writes its index so
+        raise ValueError(
+            f"{file}: column {names.index('') + 1} has no name; name it, or drop the column ''"
+        )
     if not arrow.num_rows:
         raise ValueError(f"{file}: the table is empty")
     zeros = np.zeros(0)
@@ -162,6 +170,8 @@ def _from_chunks(file: Path, name: str, chunks: Any) -> np.ndarray:
             chunks.combine_chunks().dictionary_encode()
         )  # one Python string for each distinct text
         return np.asarray(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy()]
+    if pa.types.is_binary(kind):
+        raise ValueError(f"{file}: column {name!r} is not UTF-8 text; save the file as UTF-8")
     if pa.types.is_decimal(kind):
         chunks = chunks.cast(pa.float64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):

@@ -1,0 +1,188 @@
+import numpy as np
+import pytest
+
+from jaxnet.encoding import MAX_CLASSES, Column, encode, fit_encoding, infer_task
+from jaxnet.tables import Table
+
+ALL = np.arange(6)
+
+
+def table(**columns):
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    text = {name: array.astype(object) for name, array in arrays.items() if array.dtype.kind == "U"}
+    return Table("t.csv", arrays | text)
+
+
+MIXED = table(
+    length=[1.0, 2.0, 3.0, 4.0, 5.0, 60.0],
+    colour=["red", "blue", "red", "ägg", "blue", "red"],
+    pair=np.arange(12, dtype=np.uint8).reshape(6, 2),
+    label=[3, 5, 3, 3, 5, 3],
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "reason"),
+    [
+        (["a", "b", "a"], "classification", "its values are text"),
+        ([True, False, True], "classification", "its values are true and false"),
+        ([4, 7, 4], "classification", "it has 2 distinct integers"),
+        (np.array([4, 7], np.uint8), "classification", "it has 2 distinct integers"),
+        (np.arange(MAX_CLASSES), "classification", "it has 20 distinct integers"),
+        (np.arange(MAX_CLASSES + 1), "regression", "it has 21 distinct integers, more than 20"),
+        ([1.0, 2.0, 1.0], "regression", "its values are real numbers"),
+        (np.ones((3, 2), int), "regression", "its values are real numbers"),
+    ],
+)
+def test_the_task_follows_from_the_targets_values(target, task, reason):
+    assert infer_task(table(y=target), "y") == (task, reason)
+
+
+@pytest.mark.parametrize(
+    "function", [infer_task, lambda t, y: fit_encoding(t, y, "regression", ALL)]
+)
+def test_a_missing_target_lists_the_columns(function):
+    message = "no target column 'y'; the columns are length, colour, pair, label$"
+    with pytest.raises(ValueError, match=r"t\.csv: " + message):
+        function(MIXED, "y")
+
+
+def test_numbers_are_standardised_by_the_training_rows_alone():
+    encoding = fit_encoding(MIXED, "label", "classification", ALL[:5])
+    x, _ = encode(MIXED, encoding, "float64")
+    assert encoding.features[0] == Column("length", mean=(3.0,), std=(2.0**0.5,))
+    # Rounding of a sum of five numbers near 1.
+    np.testing.assert_allclose(x[:5, 0].mean(), 0, atol=1e-15)
+    np.testing.assert_allclose(x[:5, 0].std(), 1, atol=1e-15)
+    assert x[5, 0] == (60 - 3) / 2**0.5
+
+
+def test_each_number_of_a_wide_column_has_statistics_of_its_own():
+    encoding = fit_encoding(MIXED, "label", "classification", ALL[1:3])
+    assert encoding.features[2] == Column("pair", mean=(3.0, 4.0), std=(1.0, 1.0))
+    x, _ = encode(MIXED, encoding)
+    np.testing.assert_array_equal(x[:, -2:], MIXED.columns["pair"] - np.array([3.0, 4.0]))
+
+
+def test_the_inputs_are_the_feature_columns_in_order():
+    encoding = fit_encoding(MIXED, "label", "classification", ALL)
+    assert [(column.name, column.width) for column in encoding.features] == [
+        ("length", 1),
+        ("colour", 3),
+        ("pair", 2),
+    ]
+    for dtype in ("float32", "float64"):
+        x, y = encode(MIXED, encoding, dtype)
+        assert (x.shape, x.dtype, y.shape, y.dtype) == ((6, 6), dtype, (6,), np.int32)
+
+
+def test_a_constant_feature_becomes_zeros():
+    data = table(a=[7.5, 7.5, 7.5], b=[1.0, 1.0, 4.0], y=[0, 1, 0])
+    x, _ = encode(data, fit_encoding(data, "y", "classification", np.array([0, 1])))
+    np.testing.assert_array_equal(x, [[0, 0], [0, 0], [0, 3]])  # b is constant in training only
+
+
+def test_text_is_one_hot_over_the_sorted_categories_of_all_rows():
+    encoding = fit_encoding(MIXED, "label", "classification", ALL[:2])  # without "ägg"
+    assert encoding.features[1] == Column("colour", categories=("blue", "red", "ägg"))
+    x, _ = encode(MIXED, encoding)
+    blue, red, egg = [1, 0, 0], [0, 1, 0], [0, 0, 1]
+    np.testing.assert_array_equal(x[:, 1:4], [red, blue, red, egg, blue, red])
+
+
+def test_a_fitted_encoding_keeps_its_categories_for_other_rows():
+    encoding = fit_encoding(MIXED, "label", "classification", ALL)
+    two = Table("t.csv", {name: column[4:] for name, column in MIXED.columns.items()})
+    for whole, part in zip(encode(MIXED, encoding), encode(two, encoding), strict=True):
+        np.testing.assert_array_equal(whole[4:], part)
+
+
+def test_classes_decode_to_the_values_of_the_table():
+    for target in (["b", "a", "b", "c"], [30, 4, 30, 5], [True, False, True, True]):
+        data = table(x=[1.0, 2.0, 3.0, 4.0], y=target)
+        encoding = fit_encoding(data, "y", "classification", ALL[:2])
+        _, y = encode(data, encoding)
+        assert [encoding.target.categories[code] for code in y] == list(map(str, target))
+
+
+def test_a_regression_target_decodes_to_the_units_of_the_table():
+    target = np.array([[1.0, -200.0], [2.5, 300.0], [9.0, 100.0], [0.0, 50.0]])
+    data = table(x=[1, 2, 3, 4], y=target)
+    encoding = fit_encoding(data, "y", "regression", np.array([0, 1, 3]))
+    assert encoding.target.width == 2
+    _, y = encode(data, encoding, "float64")
+    # One subtraction, division, multiplication and addition each round by 1e-16 of 300.
+    decoded = y * np.array(encoding.target.std) + np.array(encoding.target.mean)
+    np.testing.assert_allclose(decoded, target, rtol=0, atol=2e-13)
+    np.testing.assert_allclose(y[[0, 1, 3]].std(axis=0), 1, atol=1e-15)  # rounding of three terms
+
+
+def test_one_column_of_numbers_to_predict_has_shape_n_1():
+    for target in (np.array([1.0, 2.0, 4.0]), np.array([1, 2, 4]), np.array([True, False, True])):
+        data = table(x=[1, 2, 3], y=target)
+        _, y = encode(data, fit_encoding(data, "y", "regression", ALL[:3]))
+        assert (y.shape, y.dtype) == ((3, 1), np.float32)
+
+
+def test_categorical_makes_categories_of_numbers():
+    data = table(month=[12, 1, 2, 12], y=[0.5, 1.0, 2.0, 3.0])
+    encoding = fit_encoding(data, "y", "regression", ALL[:4], categorical=["month"])
+    assert encoding.features == (Column("month", categories=("1", "12", "2")),)
+    x, _ = encode(data, encoding)
+    np.testing.assert_array_equal(x, [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]])
+
+
+def fit(task="regression", rows=None, categorical=(), **columns):
+    data = table(**columns)
+    rows = np.arange(len(data.columns["y"])) if rows is None else rows
+    return fit_encoding(data, "y", task, rows, categorical)
+
+
+NAMES = [f"id {i}" for i in range(MAX_CLASSES + 1)]
+STEPS = np.arange(float(len(NAMES)))
+BAD: dict = {
+    r"column 'a' has 21 distinct categories in 21 rows; drop it": {"a": NAMES, "y": STEPS},
+    r"column 'a' has 21 distinct .*; drop it": {"a": STEPS, "y": STEPS, "categorical": ["a"]},
+    r"column 'y' has 21 distinct .*; choose another target, or `task` regression": {
+        "a": STEPS,
+        "y": STEPS,
+        "task": "classification",
+    },
+    r"the target 'y' has one value only, cat$": {
+        "a": [1, 2],
+        "y": ["cat", "cat"],
+        "task": "classification",
+    },
+    r"the target 'y' has one value only, 3$": {
+        "a": [1, 2],
+        "y": [3, 3],
+        "task": "classification",
+    },
+    r"the target 'y' has one value only, 2\.5$": {"a": [1, 2], "y": [2.5, 2.5]},
+    r"the target 'y' has one value only, True$": {"a": [1, 2], "y": [True, True]},
+    r"the target 'y' has one value only, 7\.0$": {"a": [1, 2], "y": [[1.0, 7.0], [2.0, 7.0]]},
+    r"the target 'y' must be numbers for regression, got text$": {"a": [1, 2], "y": ["p", "q"]},
+    r"the target 'y' must be numbers for regression, got text": {"a": STEPS, "y": NAMES},
+    r"column 'y' must be \(N,\) to hold categories, got \(2, 2\)$": {
+        "a": [1, 2],
+        "y": [[1, 2], [3, 4]],
+        "task": "classification",
+    },
+    r"there is no feature column beside the target 'y'$": {"y": [1.0, 2.0]},
+    r"no column 'b'; the columns are a, y$": {"a": [1, 2], "y": [1.0, 2.0], "categorical": ["b"]},
+    r"column 'a' has values up to 1e\+200, too large to standardise": {
+        "a": [1e200, -1e200],
+        "y": [1.0, 2.0],
+    },
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_what_cannot_be_encoded_is_refused_by_file_and_column(message):
+    with pytest.raises(ValueError, match=r"^t\.csv: " + message):
+        fit(**BAD[message])
+
+
+def test_text_that_repeats_is_no_identifier():
+    encoding = fit(a=NAMES * 2, y=np.arange(2.0 * len(NAMES)))
+    assert encoding.features[0].categories == tuple(sorted(NAMES))
