@@ -170,8 +170,6 @@ def _from_chunks(file: Path, name: str, chunks: Any) -> np.ndarray:
             chunks.combine_chunks().dictionary_encode()
         )  # one Python string for each distinct text
         return np.asarray(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy()]
-    if pa.types.is_binary(kind):
-        raise ValueError(f"{file}: column {name!r} is not UTF-8 text; save the file as UTF-8")
     if pa.types.is_decimal(kind):
         chunks = chunks.cast(pa.float64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
