@@ -42,7 +42,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def _cross_entropy(y_pred, y):
-    # A class out of range makes the loss NaN: values cannot raise under jit.
+    # A class out of range makes the loss NaN: values cannot raise under jit. The number of
+    # classes would wrap in narrow integers.
+    y = y.astype(int)
     in_range = (y >= 0) & (y < y_pred.shape[1])
     losses = optax.softmax_cross_entropy_with_integer_labels(y_pred, jnp.where(in_range, y, 0))
     return jnp.where(in_range, losses, jnp.nan).mean()

@@ -65,8 +65,9 @@ def _mean_squares(y_pred, y):
 
 def _cross_entropy(y_pred, y):
     # A class out of range makes the loss NaN: values cannot raise under jit, and must not wrap
-    # silently.
-    index = jnp.where(y < 0, y_pred.shape[1], y)[:, None]
+    # silently, nor may the number of classes in narrow integers.
+    y, num_classes = y.astype(int), y_pred.shape[1]
+    index = jnp.where((y >= 0) & (y < num_classes), y, num_classes)[:, None]
     log_p = jax.nn.log_softmax(y_pred)
     return -jnp.take_along_axis(log_p, index, axis=1, mode="fill", fill_value=jnp.nan).mean()
 

@@ -59,7 +59,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sum_squares": nn.MSELoss(reduction="sum"),
     "mean_squares": nn.MSELoss(),
-    "cross_entropy": nn.CrossEntropyLoss(),
+    "cross_entropy": lambda y_pred, y: nn.functional.cross_entropy(y_pred, y.long()),
 }
 
 # name -> torch.optim with the hyperparameters that jaxnet.optimizers and numpy_net give that name
