@@ -22,7 +22,15 @@ import optax
 from flax import nnx
 from jax import lax
 
-from jaxnet.spec import MAX_REPEATS, Batch, Spec, check_forward, check_loss, check_params
+from jaxnet.spec import (
+    MAX_REPEATS,
+    Batch,
+    Spec,
+    check_forward,
+    check_loss,
+    check_module,
+    check_params,
+)
 
 
 def clamp(x: jax.Array) -> jax.Array:
@@ -112,6 +120,7 @@ def loss(graphdef: nnx.GraphDef, *, loss: str = "sum_squares") -> Callable[[Any,
         module = nnx.merge(graphdef, params)
         x, y = jnp.asarray(batch.x), jnp.asarray(batch.y)
         check_forward(to_params(module), x, "relu", batch.repeats)
+        check_module(isinstance(module, DynamicNet), batch.repeats)
         y_pred = module(x) if batch.repeats is None else module(x, batch.repeats)
         check_loss(loss, y_pred, y)
         return LOSSES[loss](y_pred, y)

@@ -146,6 +146,12 @@ def check_forward(params: Mapping[str, Any], x: Any, activation: str, repeats: A
     return num_layers
 
 
+def check_module(dynamic: bool, repeats: Any) -> None:
+    """Raise ValueError unless `repeats` is given to a dynamic network, and to no other module."""
+    if dynamic != (repeats is not None):
+        raise ValueError(f"`repeats` must be given to a DynamicNet and only there, got {repeats}")
+
+
 def check_loss(loss: str, y_pred: Any, y: Any) -> None:
     """Check a loss's name and the target's shape and dtype against the prediction's (N, D_out).
 
@@ -184,7 +190,7 @@ def _check_repeats(params: Mapping[str, Any], num_layers: int, repeats: Any) -> 
     )
     if not integer or tuple(getattr(repeats, "shape", ())) != ():
         raise ValueError(f"`repeats` must be one integer 0..{MAX_REPEATS}, got {repeats!r}")
-    if _is_integer(repeats) and not 0 <= repeats <= MAX_REPEATS:
+    if isinstance(repeats, (int, np.integer, np.ndarray)) and not 0 <= repeats <= MAX_REPEATS:
         raise ValueError(f"`repeats` must be 0..{MAX_REPEATS}, got {repeats}")
     if num_layers < 3:
         raise ValueError("`repeats` must be None for a network without hidden-to-hidden layers")

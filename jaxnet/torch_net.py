@@ -20,6 +20,7 @@ from jaxnet.spec import (
     check_choice,
     check_forward,
     check_loss,
+    check_module,
     check_params,
     check_values,
     layer_order,
@@ -115,6 +116,7 @@ def value_and_grad(
 def module_loss(module: nn.Module, batch: Batch, *, loss: str = "sum_squares") -> Tensor:
     """Return the scalar loss of a module of this file on a batch of tensors."""
     check_forward(to_params(module), batch.x, "relu", batch.repeats)
+    check_module(isinstance(module, DynamicNet), batch.repeats)
     y_pred = module(batch.x) if batch.repeats is None else module(batch.x, batch.repeats)
     return _loss(loss, y_pred, batch)
 

@@ -234,3 +234,15 @@ def test_a_bad_batch_is_refused_under_jit_too():
     batch = Batch(np.zeros((4, 7), "float32"), np.zeros((4, 1), "float32"))
     with pytest.raises(ValueError, match=r"^`y` must have shape \(4, 3\) for sum_squares"):
         jax.jit(flax_net.loss(graphdef))(split, batch)
+
+
+def test_repeats_belong_to_the_dynamic_network_and_only_there():
+    x, y = np.ones((4, 7)), np.ones((4, 3))
+    modules = {
+        np.int64(2): flax_net.sequential(Spec((7, 5, 5, 3)), rngs=nnx.Rngs(0)),
+        None: flax_net.DynamicNet(7, 5, 3, rngs=nnx.Rngs(0)),
+    }
+    for repeats, module in modules.items():
+        graphdef, params = nnx.split(module)
+        with pytest.raises(ValueError, match="`repeats` must be given to a DynamicNet and only"):
+            flax_net.loss(graphdef)(params, Batch(x, y, repeats))
