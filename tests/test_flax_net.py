@@ -237,7 +237,7 @@ def test_a_bad_batch_is_refused_under_jit_too():
 
 
 def test_repeats_belong_to_the_dynamic_network_and_only_there():
-    x, y = np.ones((4, 7)), np.ones((4, 3))
+    x, y = np.ones((4, 7), "float32"), np.ones((4, 3), "float32")
     modules = {
         np.int64(2): flax_net.sequential(Spec((7, 5, 5, 3)), rngs=nnx.Rngs(0)),
         None: flax_net.DynamicNet(7, 5, 3, rngs=nnx.Rngs(0)),
