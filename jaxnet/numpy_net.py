@@ -97,15 +97,15 @@ LOSSES: dict[str, Callable] = {
 }
 
 
-def _run(params: Params, x: np.ndarray, activation: str, repeats: int | None):
+def run_layers(
+    params: Params, x: np.ndarray, function: Callable, repeats: int | None, matmul: Callable
+):
     """Return the layers in order of application, their inputs, their outputs before activation."""
-    num_layers = check_forward(params, x, activation, repeats)
-    function, _ = ACTIVATIONS[activation]
-    order = layer_order(num_layers, repeats)
+    order = layer_order(sum(name.startswith("w") for name in params), repeats)
     inputs, outputs = [], []
     for k in order:
         inputs.append(function(outputs[-1]) if outputs else x)
-        h = inputs[-1] @ params[f"w{k}"]
+        h = matmul(inputs[-1], params[f"w{k}"])
         outputs.append(h + params[f"b{k}"] if f"b{k}" in params else h)
     return order, inputs, outputs
 
@@ -113,10 +113,9 @@ def _run(params: Params, x: np.ndarray, activation: str, repeats: int | None):
 def forward(
     params: Params, x: np.ndarray, *, activation: str = "relu", repeats: int | None = None
 ) -> np.ndarray:
-    """Return y_pred (N, D_out) for rows x (N, D_in). Raises ValueError as `spec.check_forward`
-    says.
-    """
-    return _run(params, x, activation, repeats)[2][-1]
+    """Return y_pred (N, D_out) for rows x (N, D_in). Raises: as `spec.check_forward`."""
+    check_forward(params, x, activation, repeats)
+    return run_layers(params, x, ACTIVATIONS[activation][0], repeats, np.matmul)[2][-1]
 
 
 def loss(
@@ -124,28 +123,52 @@ def loss(
 ) -> float:
     """Return the scalar loss: a sum of squares, a mean over elements, or a mean over rows."""
     y_pred = forward(params, batch.x, activation=activation, repeats=batch.repeats)
-    check_loss(loss, y_pred, batch.y)
-    check_values(loss, y_pred.shape[1], batch)
-    return LOSSES[loss](y_pred, batch.y)[0]
+    return _checked_loss(loss, batch)(y_pred, batch.y)[0]
 
 
 def value_and_grad(
     params: Params, batch: Batch, *, activation: str = "relu", loss: str = "sum_squares"
 ) -> tuple[float, Params]:
     """Return the loss and its gradient, a dictionary like `params`, by backpropagation."""
-    order, inputs, outputs = _run(params, batch.x, activation, batch.repeats)
-    check_loss(loss, outputs[-1], batch.y)
-    check_values(loss, outputs[-1].shape[1], batch)
-    _, backward = ACTIVATIONS[activation]
-    value, grad_h = LOSSES[loss](outputs[-1], batch.y)
+    check_forward(params, batch.x, activation, batch.repeats)
+    return backpropagate(params, batch, ACTIVATIONS[activation], _checked_loss(loss, batch))
+
+
+def _checked_loss(name: str, batch: Batch) -> Callable:
+    def function(y_pred, y):
+        check_loss(name, y_pred, y)
+        check_values(name, y_pred.shape[1], batch)
+        return LOSSES[name](y_pred, y)
+
+    return function
+
+
+def backpropagate(
+    params: Params,
+    batch: Batch,
+    activation: tuple[Callable, Callable],
+    loss: Callable,
+    *,
+    matmul: Callable = np.matmul,
+    backward_params: Params | None = None,
+    combine: Callable = np.add,
+) -> tuple[float, Params]:
+    """The arithmetic of `value_and_grad`, unchecked, with what a replayed mistake may replace.
+
+    matmul: the product. backward_params: the weights of the backward pass. combine: the gradients
+    of a weight that is applied several times, from the last application to the first.
+    """
+    function, backward = activation
+    order, inputs, outputs = run_layers(params, batch.x, function, batch.repeats, matmul)
+    value, grad_h = loss(outputs[-1], batch.y)
     grads = {name: np.zeros_like(p) for name, p in params.items()}
     for i in reversed(range(len(order))):
-        k = order[i]
-        grads[f"w{k}"] += inputs[i].T @ grad_h
-        if f"b{k}" in params:
-            grads[f"b{k}"] += grad_h.sum(axis=0)
+        w, b = f"w{order[i]}", f"b{order[i]}"
+        grads[w] = combine(grads[w], matmul(inputs[i].T, grad_h))
+        if b in params:
+            grads[b] = combine(grads[b], grad_h.sum(axis=0))
         if i > 0:
-            grad_h = backward(outputs[i - 1], grad_h @ params[f"w{k}"].T)
+            grad_h = backward(outputs[i - 1], matmul(grad_h, (backward_params or params)[w].T))
     return value, grads
 
 
@@ -159,7 +182,7 @@ class Optimizer(NamedTuple):
     update: Callable[[Params, Params, dict[str, Any]], tuple[Params, dict[str, Any]]]
 
 
-def _optimizer(rule: Callable, learning_rate: float, moments: tuple[str, ...]) -> Optimizer:
+def make_rule(rule: Callable, learning_rate, moments: tuple[str, ...]) -> Optimizer:
     """Apply rule(p, g, t, *moments) -> (direction, *moments) to each leaf; t counts from 1."""
 
     def init(params):
@@ -167,7 +190,7 @@ def _optimizer(rule: Callable, learning_rate: float, moments: tuple[str, ...]) -
 
     def update(params, grads, state):
         t = state["step"] + 1
-        rate = learning_rate(t - 1) if callable(learning_rate) else learning_rate
+        rate = float(learning_rate(t - 1) if callable(learning_rate) else learning_rate)
         new: dict[str, Any] = {"step": t} | {m: {} for m in moments}
         new_params = {}
         for name, p in params.items():
@@ -180,31 +203,50 @@ def _optimizer(rule: Callable, learning_rate: float, moments: tuple[str, ...]) -
     return Optimizer(init, update)
 
 
-def sgd(learning_rate, *, momentum=0.0, nesterov=False, weight_decay=0.0) -> Optimizer:
-    """Gradient descent with torch.optim.SGD's momentum: buf = momentum * buf + g (not damped)."""
+def sgd(
+    learning_rate, *, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0
+) -> Optimizer:
+    """Gradient descent as torch.optim.SGD: buf = momentum * buf + (1 - dampening) * g.
 
-    def rule(p, g, t, buf):
+    The first buffer is the undamped gradient.
+    """
+
+    def rule(p, g, t, *old):
         g = g + weight_decay * p
-        buf = momentum * buf + g
+        if not old:
+            return (g,)
+        buf = momentum * old[0] + (1 if t == 1 else 1 - dampening) * g
         return (g + momentum * buf if nesterov else buf), buf
 
-    return _optimizer(rule, learning_rate, ("momentum",))
+    return make_rule(rule, learning_rate, ("momentum",) if momentum else ())
 
 
 def adam(
-    learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, decoupled=False
+    learning_rate,
+    *,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.0,
+    decoupled=False,
+    amsgrad=False,
 ) -> Optimizer:
-    """Adam (Kingma and Ba, 2015, algorithm 1), with L2 weight decay, or AdamW's if `decoupled`."""
+    """Adam (Kingma and Ba, 2015, algorithm 1), with L2 weight decay, or AdamW's if `decoupled`.
 
-    def rule(p, g, t, m, v):
+    amsgrad takes the maximum of the second moments before their bias is corrected, as torch does.
+    """
+
+    def rule(p, g, t, m, v, *v_max):
         if not decoupled:
             g = g + weight_decay * p
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g * g
-        direction = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
-        return (direction + weight_decay * p if decoupled else direction), m, v
+        v_max = tuple(np.maximum(old, v) for old in v_max)
+        v_hat = (v_max[0] if amsgrad else v) / (1 - b2**t)
+        direction = m / (1 - b1**t) / (np.sqrt(v_hat) + eps)
+        return (direction + weight_decay * p if decoupled else direction), m, v, *v_max
 
-    return _optimizer(rule, learning_rate, ("m", "v"))
+    return make_rule(rule, learning_rate, ("m", "v", "v_max") if amsgrad else ("m", "v"))
 
 
 def rmsprop(learning_rate, *, decay=0.99, eps=1e-8) -> Optimizer:
@@ -214,7 +256,7 @@ def rmsprop(learning_rate, *, decay=0.99, eps=1e-8) -> Optimizer:
         v = decay * v + (1 - decay) * g * g
         return g / (np.sqrt(v) + eps), v
 
-    return _optimizer(rule, learning_rate, ("v",))
+    return make_rule(rule, learning_rate, ("v",))
 
 
 def adagrad(learning_rate, *, eps=1e-10) -> Optimizer:
@@ -224,7 +266,7 @@ def adagrad(learning_rate, *, eps=1e-10) -> Optimizer:
         total = total + g * g
         return g / (np.sqrt(total) + eps), total
 
-    return _optimizer(rule, learning_rate, ("sum",))
+    return make_rule(rule, learning_rate, ("sum",))
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {

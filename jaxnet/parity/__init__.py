@@ -1,0 +1,42 @@
+"""Are two implementations one function? Step by step, number by number, with a cause if they are
+not.
+
+    report = parity.check(candidate, against=reference, case=parity.Case(...))
+    report.raise_for_mismatch()
+
+A participant is made from a JAX loss and an optax optimizer, a Flax module, a torch module, NumPy
+functions, or by hand. Importing this package needs NumPy only.
+"""
+
+from jaxnet.parity.checks import check
+from jaxnet.parity.compare import Case, Leaf
+from jaxnet.parity.diagnose import Cause
+from jaxnet.parity.frameworks import flax_participant, jax_participant, torch_participant
+from jaxnet.parity.participants import (
+    Participant,
+    mapped,
+    numpy_participant,
+    oracle,
+)
+from jaxnet.parity.report import ParityError, Report
+from jaxnet.parity.trajectory import Trajectory, load, record, trajectory
+
+__all__ = [
+    "Case",
+    "Cause",
+    "Leaf",
+    "ParityError",
+    "Participant",
+    "Report",
+    "Trajectory",
+    "check",
+    "flax_participant",
+    "jax_participant",
+    "load",
+    "mapped",
+    "numpy_participant",
+    "oracle",
+    "record",
+    "torch_participant",
+    "trajectory",
+]

@@ -1,0 +1,124 @@
+"""`check`: a candidate against a reference, in both tiers, then free runs, then the diagnosis."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxnet.parity.compare import (
+    DTYPES,
+    FREE_RUN,
+    MATHEMATICS,
+    Case,
+    Leaf,
+    Outputs,
+    Point,
+    compare,
+    free_run,
+)
+from jaxnet.parity.diagnose import Cause, diagnose
+from jaxnet.parity.participants import Participant
+from jaxnet.parity.report import Report
+from jaxnet.parity.trajectory import Trajectory, trajectory
+
+
+def check(
+    candidate: Participant,
+    *,
+    against: Participant | Trajectory,
+    case: Case | None = None,
+    tiers: tuple[str, ...] = tuple(DTYPES),
+) -> Report:
+    """Compare a candidate with a reference, number by number: are they one function?
+
+    Both take single steps from the same states (parameters and optimizer state are set before
+    each), in float64 for the mathematics and in float32 for the precision; then both train freely
+    in float64. A mismatch is diagnosed by replaying known mistakes.
+
+    against: a participant, with its case; or a recording (`load`), which brings its own.
+
+    Raises: ValueError if nothing can be compared: the same object twice, other leaves or shapes, a
+    reference that is not finite, no case.
+    """
+    if isinstance(against, Participant):
+        if candidate is against or candidate.value_and_grad is against.value_and_grad:
+            raise ValueError("not compared: `candidate` and `against` are the same object")
+        if case is None:
+            raise ValueError("`case` must be given with a participant to compare against")
+        against = trajectory(against, case)
+    leaves: list[Leaf] = []
+    causes: list[Cause] = []
+    for tier in tiers:
+        found, seen = _locked(candidate, [p for p in against.points if p.tier == tier])
+        if not causes and not all(leaf.equal for leaf in found):
+            causes = _causes(candidate, against, seen)
+        leaves += found
+        if tier == MATHEMATICS and candidate.update is not None and len(against.losses):
+            leaves.append(_free_leaf(candidate, against))
+    if not leaves:
+        raise ValueError(f"not compared: no points for the tiers {tiers}")
+    trained = candidate.update is not None and len(against.losses)
+    drift = _drift(candidate, against) if trained else {}
+    left_out = _left_out(candidate, against)
+    return Report(against.case.name, candidate.name, against.name, leaves, causes, drift, left_out)
+
+
+def _locked(
+    candidate: Participant, points: list[Point]
+) -> tuple[list[Leaf], list[tuple[Point, Outputs]]]:
+    leaves, seen = [], []
+    for point in points:
+        judged, outputs = compare(candidate, point)
+        leaves += judged
+        seen.append((point, outputs))
+    return leaves, seen
+
+
+def _causes(
+    candidate: Participant, against: Trajectory, seen: list[tuple[Point, Outputs]]
+) -> list[Cause]:
+    """The mistakes that explain what was seen; a recording cannot be replayed, so it names none."""
+    if against.reference is not None and (causes := diagnose(against.reference, seen)):
+        return causes
+    again, more = (compare(candidate, seen[0][0])[0] for _ in range(2))
+    if [leaf.got for leaf in again] != [leaf.got for leaf in more]:
+        remedy = "the same input gives two outputs: look for dropout in training mode, or noise"
+        return [Cause("not deterministic", remedy, 0.0)]
+    return []
+
+
+def _free_leaf(candidate: Participant, against: Trajectory) -> Leaf:
+    """The worst loss of the float64 free run, as a leaf of its own stage."""
+    want = against.losses
+    got = free_run(candidate, against.case, "float64")
+    bar = FREE_RUN * np.abs(want)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(got == want, 0.0, np.abs(got - want) / bar)
+    ratio = np.where(np.isfinite(got), ratio, np.inf)
+    i = int(ratio.argmax())
+    values = (float(got[i]), float(want[i]), float(bar[i]), float(ratio[i]))
+    return Leaf(MATHEMATICS, i + 1, "", "free run", "loss", len(want), (), *values, 1.0, False)
+
+
+def _drift(candidate: Participant, against: Trajectory) -> dict[str, dict[int, float]]:
+    """The relative distance of float32 losses from the float64 reference's, at some steps."""
+    want = against.losses
+    steps = sorted({s for s in (1, 10, 100, len(want)) if s <= len(want)})
+    runs = {candidate.name: free_run(candidate, against.case, "float32")}
+    runs[f"shadow of {against.name}"] = against.shadow
+    return {
+        name: {s: float(abs(losses[s - 1] / want[s - 1] - 1)) for s in steps}
+        for name, losses in runs.items()
+    }
+
+
+def _left_out(candidate: Participant, against: Trajectory) -> list[str]:
+    """The stages that only one side has."""
+    wanted = {stage for stage, _ in against.points[0].want}
+    texts = []
+    if "forward" in wanted and candidate.forward is None:
+        texts.append(f"forward: {candidate.name} gives none apart from its loss")
+    if "parameters" in wanted and candidate.update is None:
+        texts.append(f"parameters and optimizer state: {candidate.name} has no optimizer")
+    if "parameters" not in wanted:
+        texts.append(f"parameters and optimizer state: {against.name} has no optimizer")
+    return texts

@@ -1,0 +1,284 @@
+"""Locked comparison: both sides take one step from the same state, and every number has its limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnet.parity import bars
+from jaxnet.parity.participants import Leaves, Participant, cast
+
+STAGES = ("forward", "loss", "gradient", "parameters", "optimizer", "free run")
+MATHEMATICS, PRECISION = "mathematics", "precision"
+DTYPES = {MATHEMATICS: "float64", PRECISION: "float32"}
+RELATIVE = 1e-10  # float64, locked: of a leaf's largest element
+ROUNDING = 8 * 2.0**-53  # float64, of a parameter that an update is added to
+FREE_RUN = 1e-8  # float64, the losses of a free run: they part slowly
+PEER = 10.0  # float32 without an oracle: times the error of the reference's own float32 run
+
+Outputs = dict[tuple[str, str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared: initial parameters, the batch of each step, and at which steps to lock.
+
+    params: float64 leaves under the reference's names. batch_at(i): the batch of step i, counted
+    from 0, floats in float64. steps: the steps that are compared, counted from 1. num_steps: the
+    length of the free run. probes: further (params, batch) by name, compared before the first step.
+    """
+
+    name: str
+    params: Leaves
+    batch_at: Callable[[int], Any]
+    steps: tuple[int, ...] = (1, 2, 3, 10, 100)
+    num_steps: int = 500
+    probes: Mapping[str, tuple[Leaves, Any]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.params:
+            raise ValueError("`case.params` must hold at least one leaf, got none: nothing to
+            compare")
+        for name, leaf in self.params.items():
+            if np.asarray(leaf).dtype != np.float64:
+                raise ValueError(
+                    f"`case.params[{name!r}]` must be float64, got {np.asarray(leaf).dtype}"
+                )
+            if not np.isfinite(leaf).all():
+                raise ValueError(f"`case.params[{name!r}]` must be finite")
+        if not self.steps or min(self.steps) < 1 or self.num_steps < 1:
+            raise ValueError(f"`steps` must be 1 or more, got {self.steps} and {self.num_steps}")
+
+
+class Point(NamedTuple):
+    """One state from which both sides step: the inputs, the reference's outputs, and their bars.
+
+    A candidate's element may differ from `want` by `allowed` times `bar`.
+    """
+
+    tier: str
+    step: int
+    probe: str
+    params: Leaves
+    state: Leaves
+    batch: Any
+    grads: Leaves
+    want: Outputs
+    bar: Outputs
+    allowed: float
+
+
+class Leaf(NamedTuple):
+    """The worst element of one leaf at one point: its ratio is its distance in bars."""
+
+    tier: str
+    step: int
+    probe: str
+    stage: str
+    leaf: str
+    count: int
+    index: tuple[int, ...]
+    got: float
+    want: float
+    bar: float
+    ratio: float
+    allowed: float
+    inherited: bool
+
+    @property
+    def equal(self) -> bool:
+        """Whether every element of the leaf is within its limit."""
+        return self.ratio <= self.allowed
+
+    @property
+    def ulps(self) -> float:
+        """The distance in units of the last place of the tier's dtype, at the wanted value."""
+        dtype = np.dtype(DTYPES[self.tier]).type
+        return abs(self.got - self.want) / float(np.spacing(dtype(abs(self.want))))
+
+
+def points(reference: Participant, case: Case) -> list[Point]:
+    """The points of a case: the reference's own float64 run, stopped at the listed steps.
+
+    The precision tier takes the same states rounded to float32; there the reference is computed in
+    float64 from the rounded inputs.
+    """
+    made = []
+    for name, (params, batch) in case.probes.items():
+        state = {} if reference.init is None else reference.init(params)
+        made += [_point(reference, tier, 1, name, params, state, batch) for tier in DTYPES]
+    params, state = case.params, {}
+    if reference.init is not None:
+        state = reference.init(params)
+    for i in range(max(case.steps) if reference.update is not None else 1):
+        batch = cast(case.batch_at(i), "float64")
+        if i + 1 in case.steps:
+            made += [_point(reference, tier, i + 1, "", params, state, batch) for tier in DTYPES]
+        if reference.update is not None and i + 1 < max(case.steps):
+            _, grads = reference.value_and_grad(params, batch)
+            params, state = reference.update(params, grads, state)
+    if not made:
+        raise ValueError("not compared: without an optimizer only step 1 exists; put 1 in `steps`")
+    return made
+
+
+def observe(
+    participant: Participant, params: Leaves, state: Leaves, batch: Any, grads: Leaves | None
+) -> Outputs:
+    """All outputs of one step; the update is fed `grads`, or its own gradient if they are None."""
+    found: Outputs = {}
+    if participant.forward is not None:
+        found["forward", "y_pred"] = np.asarray(participant.forward(params, batch))
+    value, own = participant.value_and_grad(params, batch)
+    found["loss", "loss"] = np.asarray(value)
+    found |= {("gradient", name): np.asarray(leaf) for name, leaf in own.items()}
+    if participant.update is not None:
+        new_params, new_state = participant.update(params, own if grads is None else grads, state)
+        found |= {("parameters", name): np.asarray(leaf) for name, leaf in new_params.items()}
+        found |= {
+            ("optimizer", name): np.asarray(leaf)
+            for name, leaf in new_state.items()
+            if "/" in name
+        }
+    return found
+
+
+def compare(candidate: Participant, point: Point) -> tuple[list[Leaf], Outputs]:
+    """Let a candidate take the point's step, and judge each leaf; the raw outputs come along.
+
+    Raises: ValueError for leaves or shapes that are not the reference's: nothing is broadcast.
+    """
+    dtype = DTYPES[point.tier]
+    inputs = cast((point.params, point.state, point.batch, point.grads), dtype)
+    got = observe(candidate, *inputs)
+    common = _check_outputs(candidate, got, point)
+    leaves, failed = [], set()
+    for stage, name in common:
+        leaf = _judge(point, stage, name, got[stage, name], bool(failed & _before(stage)))
+        if not leaf.equal:
+            failed.add(stage)
+        leaves.append(leaf)
+    return leaves, {key: got[key] for key in common}
+
+
+def _before(stage: str) -> set[str]:
+    """The stages from which a fault is inherited; an update is fed the reference's gradient."""
+    return {"loss": {"forward"}, "gradient": {"forward", "loss"}}.get(stage, set())
+
+
+def _point(
+    reference: Participant,
+    tier: str,
+    step: int,
+    probe: str,
+    params: Leaves,
+    state: Leaves,
+    batch: Any,
+) -> Point:
+    dtype = DTYPES[tier]
+    # Values that the tier's dtype holds, in float64.
+    params, state, batch = cast(cast((params, state, batch), dtype), "float64")
+    _, grads = reference.value_and_grad(params, batch)
+    grads = cast(cast(grads, dtype), "float64")
+    want = observe(reference, params, state, batch, grads)
+    for (stage, name), value in want.items():
+        if not np.isfinite(value).all():
+            where = f"probe {probe}" if probe else f"step {step}"
+            raise ValueError(
+                f"not compared: the reference's {stage} {name} is not finite at {where}"
+            )
+    bar, allowed = _bars(reference, tier, params, state, batch, grads, want)
+    return Point(tier, step, probe, params, state, batch, grads, want, bar, allowed)
+
+
+def _bars(reference, tier, params, state, batch, grads, want) -> tuple[Outputs, float]:
+    bar: Outputs = {}
+    if tier == MATHEMATICS:
+        for (stage, name), value in want.items():
+            largest = np.abs(value).max(initial=0)
+            if stage == "parameters":  # of the step that was made: a small rate hides nothing
+                change = np.abs(value - params[name]).max(initial=0)
+                largest = change + ROUNDING / RELATIVE * largest
+            bar[stage, name] = np.full(value.shape, RELATIVE * largest)
+        return bar, 1.0
+    for (stage, name), new in want.items():
+        if stage in ("parameters", "optimizer"):
+            old = params[name] if stage == "parameters" else state.get(name, np.zeros_like(new))
+            bar[stage, name] = bars.update_bar(old, new)
+    if reference.plan is not None:
+        network = bars.network_bars(reference.plan.spec, params, batch)
+        return bar | {key: np.sqrt(barred.square) for key, barred in network.items()}, bars.LIMIT
+    peer = observe(reference, *cast((params, state, batch, grads), "float32"))
+    for key in want:
+        if key not in bar:
+            error = np.abs(peer[key].astype(float) - want[key]).max(initial=0)
+            scale = np.abs(want[key]).max(initial=0)
+            bar[key] = np.full(want[key].shape, max(error, bars.U * scale))
+    return bar, PEER
+
+
+def _check_outputs(candidate: Participant, got: Outputs, point: Point) -> list[tuple[str, str]]:
+    """The keys to compare, in order of stage; a stage that only one side has is left out."""
+    shared = {stage for stage, _ in got} & {stage for stage, _ in point.want}
+    for stage in shared:
+        ours = {name for s, name in got if s == stage}
+        theirs = {name for s, name in point.want if s == stage}
+        if ours != theirs:
+            raise ValueError(
+                f"not compared: the {stage} of {candidate.name} has the leaves {sorted(ours)}, "
+                f"the reference's {sorted(theirs)}"
+            )
+    keys = [key for key in point.want if key[0] in shared]
+    for key in keys:
+        if got[key].shape != point.want[key].shape:
+            raise ValueError(
+                f"not compared: {key[0]} {key[1]} of {candidate.name} has shape {got[key].shape}, "
+                f"the reference's {point.want[key].shape}"
+            )
+    return sorted(keys, key=lambda key: STAGES.index(key[0]))
+
+
+def _judge(point: Point, stage: str, name: str, got: np.ndarray, inherited: bool) -> Leaf:
+    want, bar = point.want[stage, name], point.bar[stage, name]
+    distance = np.abs(got.astype(float) - want)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(distance == 0, 0.0, distance / bar)
+    ratio = np.where(np.isfinite(got), ratio, np.inf)
+    index = np.unravel_index(int(ratio.argmax()), ratio.shape) if ratio.size else ()
+    worst = tuple(int(i) for i in index)
+    values = [float(a[worst]) if a.size else 0.0 for a in (got, want, bar, ratio)]
+    return Leaf(
+        point.tier,
+        point.step,
+        point.probe,
+        stage,
+        name,
+        want.size,
+        worst,
+        *values,
+        point.allowed,
+        inherited,
+    )
+
+
+def free_run(participant: Participant, case: Case, dtype: str) -> np.ndarray:
+    """The losses (num_steps,) of free training in a dtype, from the case's parameters."""
+    params = cast(case.params, dtype)
+
+    def batch_at(i):
+        return cast(case.batch_at(i), dtype)
+
+    if participant.run is not None:
+        return np.asarray(participant.run(params, batch_at, case.num_steps), float)
+    assert participant.init is not None
+    assert participant.update is not None
+    state, losses = participant.init(params), []
+    for i in range(case.num_steps):
+        value, grads = participant.value_and_grad(params, batch_at(i))
+        losses.append(float(value))
+        params, state = participant.update(params, grads, state)
+    return np.asarray(losses)

@@ -1,0 +1,107 @@
+"""Which known mistake explains a difference: each is replayed, and the nearest replay names the
+cause.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxnet.parity import mistakes
+from jaxnet.parity.compare import MATHEMATICS, Outputs, Point, observe
+from jaxnet.parity.participants import Participant
+
+EXPLAINED = 0.1  # a replay that leaves more of the difference than this explains nothing
+FLOOR = 1e-4  # distances below this are rounding: they do not rank
+MARGIN = 10.0  # a cause is named only if the runner-up is this many times further away
+
+
+class Cause(NamedTuple):
+    """A mistake that could explain the difference: distance 0 reproduces it, 1 explains nothing."""
+
+    name: str
+    remedy: str
+    distance: float
+
+
+def diagnose(
+    reference: Participant, seen: list[tuple[Point, Outputs]], most: int = 5
+) -> list[Cause]:
+    """Rank the known mistakes by the distance of their replay to what the candidate returned.
+
+    seen: the points of one tier in the order in which the candidate saw them, with its outputs.
+    The list is empty when none leaves less than a tenth of the difference.
+    """
+    if seen[0][0].tier == MATHEMATICS and _single(seen):
+        return [Cause("computed in float32", "switch x64 on, or keep float64 throughout", 0.0)]
+    first = seen[0][0]
+    candidates = mistakes.known_mistakes(reference, first.params)
+    if reference.update is not None and (factor := _rate_factor(seen)) is not None:
+        candidates.append(mistakes.scaled_rate(reference, factor))
+    causes = [Cause(m.name, m.remedy, _distance(m.participant, seen)) for m in candidates]
+    causes = sorted((c for c in causes if c.distance <= EXPLAINED), key=lambda c: c.distance)
+    return causes[:most]
+
+
+def verdict(causes: list[Cause]) -> str:
+    """The name of the cause, "ambiguous" if the runner-up is as near, "unknown" if there is none."""
+    if not causes:
+        return "unknown"
+    if len(causes) > 1 and causes[1].distance <= MARGIN * max(causes[0].distance, FLOOR):
+        return "ambiguous"
+    return causes[0].name
+
+
+def _distance(replay: Participant, seen: list[tuple[Point, Outputs]]) -> float:
+    """The largest part of any leaf's difference that the replay leaves, over all points."""
+    worst = 0.0
+    for point, got in seen:
+        found = observe(replay, point.params, point.state, point.batch, point.grads)
+        for key, value in got.items():
+            if key not in found or found[key].shape != value.shape:
+                continue
+            limit = point.allowed * point.bar[key].max(initial=0)
+            scale = max(_size(value - point.want[key]), limit)
+            left = _size(value - found[key])
+            if left > 0:
+                worst = max(worst, left / scale if scale > 0 else np.inf)
+    return worst
+
+
+def _size(difference: np.ndarray) -> float:
+    finite = np.where(np.isfinite(difference), np.abs(difference.astype(float)), np.inf)
+    return float(finite.max(initial=0))
+
+
+def _single(seen: list[tuple[Point, Outputs]]) -> bool:
+    """Whether the gradients of a float64 comparison came back as float32 would have them."""
+    pairs = [
+        (value, point.want[key])
+        for point, got in seen
+        for key, value in got.items()
+        if key[0] == "gradient"
+    ]
+    near = all(_size(value - want) <= 1e-4 * _size(want) for value, want in pairs)
+    return (
+        near
+        and all(_is_single(got) for got, _ in pairs)
+        and not all(_is_single(want) for _, want in pairs)
+    )
+
+
+def _is_single(values: np.ndarray) -> bool:
+    return np.array_equal(values.astype("float32").astype(float), values)
+
+
+def _rate_factor(seen: list[tuple[Point, Outputs]]) -> float | None:
+    """The factor on the update that fits the candidate best, if its updates differ at all."""
+    inner = squares = 0.0
+    for point, got in seen:
+        for (stage, name), value in got.items():
+            if stage == "parameters":
+                wanted = point.want[stage, name] - point.params[name]
+                inner += float(((value - point.params[name]) * wanted).sum())
+                squares += float((wanted**2).sum())
+    factor = inner / squares if squares > 0 else 1.0
+    return factor if np.isfinite(factor) and abs(factor - 1) > 1e-9 else None

@@ -1,0 +1,228 @@
+"""Participants from JAX, Flax and PyTorch: optimizer states named alike, double precision where
+asked.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxnet.parity.participants import Leaves, Participant, mapped
+
+# the fields of optax's states (and of ours) and torch's -> the slot's name here
+SLOTS = {
+    "count": "step",
+    "step": "step",
+    "mu": "m",
+    "exp_avg": "m",
+    "nu": "v",
+    "exp_avg_sq": "v",
+    "square_avg": "v",
+    "nu_max": "v_max",
+    "max_exp_avg_sq": "v_max",
+    "trace": "momentum",
+    "buf": "momentum",
+    "momentum_buffer": "momentum",
+    "sum_of_squares": "sum",
+    "total": "sum",
+    "sum": "sum",
+    "mean_of_grads": "mean",
+    "grad_avg": "mean",
+}
+
+
+def jax_participant(
+    loss: Callable[[Any, Any], Any],
+    optimizer: Any = None,
+    *,
+    forward: Callable[[Any, Any], Any] | None = None,
+    like: Any = None,
+    layout: Mapping[str, Any] | None = None,
+    name: str = "jax",
+) -> Participant:
+    """A participant from a pure JAX loss(params, batch) and an optax optimizer.
+
+    like: a pytree with the structure of `params`, if that is not a flat dictionary; its leaves are
+    named by their paths ("layers/0/kernel"). forward(params, batch) -> prediction. layout: see
+    `mapped`. Double precision is switched on inside for float64 parameters: no flag need be set.
+    """
+    import jax
+
+    tree = _Tree(like)
+    value_and_grad = jax.jit(jax.value_and_grad(loss))
+    apply = None if forward is None else jax.jit(forward)
+
+    def run_value_and_grad(params, batch):
+        with _precision(params):
+            value, grads = value_and_grad(tree.build(params), batch)
+            return np.asarray(value), tree.flatten(grads)
+
+    def run_forward(params, batch):
+        with _precision(params):
+            return np.asarray(apply(tree.build(params), batch))
+
+    changes = _optax_functions(loss, optimizer, tree) if optimizer is not None else {}
+    made = Participant(name, run_value_and_grad, None if apply is None else run_forward, **changes)
+    return made if layout is None else mapped(made, layout)
+
+
+def flax_participant(
+    module: Any,
+    loss: Callable[[Any, Any], Any],
+    optimizer: Any = None,
+    *,
+    forward: Callable[[Any, Any], Any] | None = None,
+    layout: Mapping[str, Any] | None = None,
+    name: str = "flax",
+) -> Participant:
+    """A participant from an nnx module and loss(module, batch), split once.
+
+    Its leaves are named by their paths in the module ("linear1/kernel"). forward(module, batch) ->
+    prediction. layout: see `mapped`.
+    """
+    from flax import nnx
+
+    graphdef, params = nnx.split(module)
+
+    def merged(function):
+        return lambda params, batch: function(nnx.merge(graphdef, params), batch)
+
+    return jax_participant(
+        merged(loss),
+        optimizer,
+        forward=None if forward is None else merged(forward),
+        like=params,
+        layout=layout,
+        name=name,
+    )
+
+
+def torch_participant(
+    module: Any,
+    loss: Callable[[Any, Any], Any],
+    optimizer: Callable[[Any], Any] | None = None,
+    *,
+    forward: Callable[[Any, Any], Any] | None = None,
+    layout: Mapping[str, Any] | None = None,
+    name: str = "torch",
+) -> Participant:
+    """A participant from a torch module, loss(module, batch of tensors), and its optimizer.
+
+    Its leaves are the module's named parameters ("linear1.weight"). optimizer(parameters) -> a
+    torch.optim optimizer. The module itself is copied, never changed.
+
+    Raises: ValueError for a module that holds an active Dropout: call `module.eval()` first.
+    """
+    from jaxnet.parity import torch_functions
+
+    functions = torch_functions.make(module, loss, optimizer, forward)
+    made = Participant(name, **functions)
+    return made if layout is None else mapped(made, layout)
+
+
+class _Tree:
+    """A pytree as a flat dictionary of NumPy arrays, named by path, and back."""
+
+    def __init__(self, like: Any):
+        self.like = like
+
+    def flatten(self, tree: Any) -> Leaves:
+        import jax
+
+        if self.like is None:
+            return {str(key): np.asarray(value) for key, value in tree.items()}
+        paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+        return {_path(path): np.asarray(value) for path, value in paths}
+
+    def build(self, leaves: Leaves) -> Any:
+        import jax
+
+        if self.like is None:
+            return {key: jax.numpy.asarray(value) for key, value in leaves.items()}
+        paths, structure = jax.tree_util.tree_flatten_with_path(self.like)
+        names = [_path(path) for path, _ in paths]
+        if set(names) != set(leaves):
+            raise ValueError(
+                f"the reference's leaves {sorted(leaves)} are not the candidate's {sorted(names)}: "
+                "declare a `layout`"
+            )
+        return structure.unflatten([jax.numpy.asarray(leaves[name]) for name in names])
+
+
+def _precision(params: Leaves):
+    import jax
+
+    return jax.enable_x64(any(value.dtype == np.float64 for value in params.values()))
+
+
+def _optax_functions(loss: Callable, optimizer: Any, tree: _Tree) -> dict[str, Any]:
+    """init, update and run by optax, its state flattened to slots."""
+    import jax
+
+    from jaxnet import train
+
+    update = jax.jit(optimizer.update)
+
+    def slots(state) -> Leaves:
+        paths, _ = jax.tree_util.tree_flatten_with_path(state)
+        return {_slot(path): np.asarray(value) for path, value in paths}
+
+    @functools.cache
+    def template(dtype):  # the names, dtypes and structure of the state, for parameters of a dtype
+        state = optimizer.init(jax.tree.map(lambda p: jax.numpy.zeros_like(p), example[dtype]))
+        paths, structure = jax.tree_util.tree_flatten_with_path(state)
+        return [(_slot(path), value.dtype) for path, value in paths], structure
+
+    example: dict[str, Any] = {}
+
+    def build(params, flat):
+        dtype = str(jax.tree.leaves(params)[0].dtype)
+        example.setdefault(dtype, params)
+        slots, structure = template(dtype)
+        return structure.unflatten([jax.numpy.asarray(flat[name], dt) for name, dt in slots])
+
+    def run_init(params):
+        with _precision(params):
+            return slots(optimizer.init(tree.build(params)))
+
+    def run_update(params, grads, state):
+        with _precision(params):
+            tree_params = tree.build(params)
+            updates, new = update(tree.build(grads), build(tree_params, state), tree_params)
+            new_params = jax.tree.map(lambda p, u: p + u, tree_params, updates)
+            return tree.flatten(new_params), slots(new)
+
+    step = train.make_step(loss, optimizer)
+
+    def run(params, batch_at, num_steps):
+        with _precision(params):
+            return train.fit(step, train.init(tree.build(params), optimizer), batch_at, num_steps)[
+                1
+            ]
+
+    return {"init": run_init, "update": run_update, "run": run}
+
+
+def _name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def _path(path: tuple) -> str:
+    """A leaf's path as text, without the `value` that wraps each nnx variable."""
+    names = [_name(key) for key in path]
+    return "/".join(name for name in names if name != "value")
+
+
+def _slot(path: tuple) -> str:
+    """An optimizer state's leaf as "slot/leaf": the last known field, and the path below it."""
+    names = [_name(key) for key in path if _name(key) != "value"]
+    for i in reversed(range(len(names))):
+        if names[i] in SLOTS and not names[i].isdigit():
+            return "/".join([SLOTS[names[i]], *names[i + 1 :]])
+    return "/".join(names)

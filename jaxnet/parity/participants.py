@@ -1,0 +1,200 @@
+"""Who takes part in a comparison: four pure functions over NumPy leaves, made from anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnet import numpy_net
+from jaxnet.spec import Spec
+
+Leaves = dict[str, np.ndarray]
+
+
+class Plan(NamedTuple):
+    """What a network of ours is made of, so that known mistakes can be replayed inside it."""
+
+    spec: Spec
+    optimizer: str
+    learning_rate: Any  # a float, or a function of the step, counted from 0
+    hyperparameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Participant:
+    """An implementation, as pure functions over flat dictionaries of NumPy arrays.
+
+    This is the protocol: make one by hand for a framework that has no maker here. Each function
+    computes in the dtype of the parameters that it is given, and returns that dtype.
+
+    value_and_grad(params, batch) -> (loss, gradient by name).
+    forward(params, batch) -> prediction, if the implementation has one apart from its loss.
+    init(params) -> optimizer state: a flat dictionary "slot/leaf" (the slots m, v, v_max, momentum,
+        sum) and the counter "step". update(params, grads, state) -> (params, state).
+    run(params, batch_at, num_steps) -> the losses (num_steps,) of free training, where the
+        implementation has a faster way than the functions above.
+    plan: set for the NumPy oracle of one of our networks: the reference then has error bars.
+    """
+
+    name: str
+    value_and_grad: Callable[[Leaves, Any], tuple[Any, Leaves]]
+    forward: Callable[[Leaves, Any], Any] | None = None
+    init: Callable[[Leaves], Leaves] | None = None
+    update: Callable[[Leaves, Leaves, Leaves], tuple[Leaves, Leaves]] | None = None
+    run: Callable[[Leaves, Callable[[int], Any], int], np.ndarray] | None = field(
+        default=None, repr=False
+    )
+    plan: Plan | None = None
+
+
+def numpy_participant(
+    value_and_grad: Callable[[Leaves, Any], tuple[Any, Leaves]],
+    optimizer: numpy_net.Optimizer | None = None,
+    *,
+    forward: Callable[[Leaves, Any], Any] | None = None,
+    name: str = "numpy",
+) -> Participant:
+    """A participant from plain NumPy functions, and an optimizer like those of `numpy_net`."""
+    if optimizer is None:
+        return Participant(name, value_and_grad, forward)
+
+    def init(params):
+        return _flatten(optimizer.init(params))
+
+    def update(params, grads, state):
+        new_params, new_state = optimizer.update(params, grads, _nest(state))
+        return new_params, _flatten(new_state)
+
+    return Participant(name, value_and_grad, forward, init, update)
+
+
+def oracle(
+    spec: Spec, optimizer: str = "sgd", learning_rate: Any = 1e-6, **hyperparameters: Any
+) -> Participant:
+    """The NumPy oracle of a network of ours, with hand-derived gradients and error bars."""
+
+    def value_and_grad(params, batch):
+        return numpy_net.value_and_grad(params, batch, activation=spec.activation, loss=spec.loss)
+
+    def forward(params, batch):
+        return numpy_net.forward(params, batch.x, activation=spec.activation, repeats=batch.repeats)
+
+    made = numpy_participant(
+        value_and_grad,
+        numpy_net.make_optimizer(optimizer, learning_rate, **hyperparameters),
+        forward=forward,
+    )
+    return replace(made, plan=Plan(spec, optimizer, learning_rate, hyperparameters))
+
+
+def mapped(
+    participant: Participant, layout: Mapping[str, str | tuple[str, tuple[int, ...]]]
+) -> Participant:
+    """The same participant under the reference's names and layout, both declared, never guessed.
+
+    layout: each of its own leaves -> the reference's name, or (name, axes) where its own array is
+    `np.transpose(reference's, axes)`: {"linear1.weight": ("w1", (1, 0)), "linear1.bias": "b1"}.
+    """
+    pairs = {
+        own: (to, None) if isinstance(to, str) else (to[0], tuple(to[1]))
+        for own, to in layout.items()
+    }
+    canonical = [name for name, _ in pairs.values()]
+    if len(set(canonical)) != len(canonical):
+        raise ValueError(f"`layout` must name each leaf of the reference once, got {canonical}")
+
+    def to_own(leaves):
+        missing = set(canonical) - set(leaves)
+        extra = set(leaves) - set(canonical)
+        if missing or extra:
+            raise ValueError(
+                f"`layout` must cover the reference's leaves {sorted(leaves)}, "
+                f"got {sorted(canonical)}"
+            )
+        return {
+            own: leaves[name] if axes is None else np.transpose(leaves[name], axes)
+            for own, (name, axes) in pairs.items()
+        }
+
+    def from_own(leaves):
+        if set(leaves) != set(pairs):
+            raise ValueError(
+                f"`layout` must have the leaves of {participant.name}, {sorted(leaves)}; "
+                f"got {sorted(pairs)}"
+            )
+        return {
+            name: leaves[own] if axes is None else np.transpose(leaves[own], np.argsort(axes))
+            for own, (name, axes) in pairs.items()
+        }
+
+    def each_slot(state, change):
+        slots: dict[str, Leaves] = {}
+        flat: Leaves = {}
+        for key, value in state.items():
+            slot, _, leaf = key.partition("/")
+            if leaf:
+                slots.setdefault(slot, {})[leaf] = value
+            else:
+                flat[key] = value
+        return flat | {
+            f"{slot}/{name}": value
+            for slot, leaves in slots.items()
+            for name, value in change(leaves).items()
+        }
+
+    def value_and_grad(params, batch):
+        value, grads = participant.value_and_grad(to_own(params), batch)
+        return value, from_own(grads)
+
+    changes: dict[str, Any] = {"value_and_grad": value_and_grad}
+    if forward := participant.forward:
+        changes["forward"] = lambda params, batch: forward(to_own(params), batch)
+    if init := participant.init:
+        changes["init"] = lambda params: each_slot(init(to_own(params)), from_own)
+    if update := participant.update:
+
+        def mapped_update(params, grads, state):
+            new_params, new_state = update(to_own(params), to_own(grads), each_slot(state, to_own))
+            return from_own(new_params), each_slot(new_state, from_own)
+
+        changes["update"] = mapped_update
+    if run := participant.run:
+        changes["run"] = lambda params, batch_at, n: run(to_own(params), batch_at, n)
+    return replace(participant, **changes)
+
+
+def cast(tree: Any, dtype: str) -> Any:
+    """The tree of dictionaries, tuples and arrays with every floating leaf in `dtype`."""
+    if isinstance(tree, Mapping):
+        return {key: cast(value, dtype) for key, value in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(cast(value, dtype) for value in tree))
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(cast(value, dtype) for value in tree)
+    if isinstance(tree, (float, np.floating)) or getattr(tree, "dtype", np.dtype(int)).kind == "f":
+        return np.asarray(tree).astype(dtype)
+    return tree
+
+
+def _flatten(state: Mapping[str, Any]) -> Leaves:
+    flat: Leaves = {}
+    for slot, value in state.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{slot}/{name}": leaf for name, leaf in value.items()}
+        else:
+            flat[slot] = np.asarray(value)
+    return flat
+
+
+def _nest(flat: Leaves) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for key, value in flat.items():
+        slot, _, leaf = key.partition("/")
+        if leaf:
+            state.setdefault(slot, {})[leaf] = value
+        else:
+            state[slot] = int(value)
+    return state

@@ -1,0 +1,314 @@
+"""The harness tried on itself: every known mistake planted in JAX, to be caught and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jaxnet import data, net, optimizers
+from jaxnet.parity.checks import check
+from jaxnet.parity.compare import PRECISION, Case
+from jaxnet.parity.frameworks import jax_participant
+from jaxnet.parity.participants import Participant, cast, oracle
+from jaxnet.parity.report import Report
+from jaxnet.parity.stages import make_probes
+from jaxnet.spec import Spec
+
+RATE = 1e-3
+PLAIN = Spec((7, 5, 3), bias=True)
+TIED = Spec((7, 5, 3), bias=True, activation="my_relu")
+SQUARE = Spec((7, 5, 5, 3), bias=True)
+
+
+class Plant(NamedTuple):
+    """A mistake: its name, as diagnosis must give it; the right reference; the wrong candidate."""
+
+    name: str
+    reference: Participant
+    candidate: Participant
+
+
+class Result(NamedTuple):
+    """What became of a planted mistake: `named` is whether the diagnosis gave its name."""
+
+    name: str
+    caught: bool
+    named: bool
+    cause: str
+    seen_in_float32: bool
+    report: Report
+
+
+def run(name: str | None = None) -> Iterator[Result]:
+    """Plant each mistake in turn (or the one of that name) and report what became of it."""
+    for plant in plants():
+        if name is None or plant.name == name:
+            assert plant.reference.plan is not None
+            report = check(
+                plant.candidate, against=plant.reference, case=_case(plant.reference.plan.spec)
+            )
+            float32 = any(not leaf.equal and leaf.tier == PRECISION for leaf in report.leaves)
+            named = report.cause.startswith(plant.name)
+            caught = report.verdict != "equal"
+            yield Result(plant.name, caught, named, report.cause, float32, report)
+
+
+def _case(spec: Spec) -> Case:
+    batch = data.random_problem(spec, 6, seed=1, dtype="float64")
+    params = spec.init(2, "float64")
+    if len(spec.sizes) > 3:
+        batch = batch._replace(repeats=np.int64(2))
+    probes = make_probes(spec, params, batch)
+    return Case("self-test", params, lambda _: batch, (1, 2, 3, 10), 12, probes)
+
+
+def _candidate(
+    spec: Spec, optimizer: Any, loss: Callable | None = None, forward: Callable | None = None
+) -> Participant:
+    def network(params, batch):
+        return net.forward(params, batch.x, activation=spec.activation, repeats=batch.repeats)
+
+    forward = network if forward is None else forward
+    squares = partial(_sum_squares, forward)
+    return jax_participant(squares if loss is None else loss, optimizer, forward=forward)
+
+
+def _sum_squares(forward, params, batch):
+    return jnp.square(forward(params, batch) - batch.y).sum()
+
+
+def plants() -> Iterator[Plant]:
+    """Every known mistake, planted in a JAX participant beside the reference it should equal."""
+    yield from _loss_plants()
+    yield from _network_plants()
+    yield from _call_plants()
+    yield from _sgd_plants()
+    yield from _adam_plants()
+
+
+def _loss_plants() -> Iterator[Plant]:
+    sgd = optimizers.sgd(RATE)
+    losses = {
+        "factor 2": lambda r: 2 * jnp.square(r).sum(),
+        "factor 1/2": lambda r: optax.l2_loss(r).sum(),
+        "mean over the batch for the sum": lambda r: jnp.square(r).sum() / len(r),
+        "mean over all elements for the sum": lambda r: jnp.square(r).mean(),
+    }
+    for name, function in losses.items():
+
+        def loss(params, batch, function=function):
+            return function(net.forward(params, batch.x) - batch.y)
+
+        yield Plant(name, oracle(PLAIN, "sgd", RATE), _candidate(PLAIN, sgd, loss))
+
+
+def _network_plants() -> Iterator[Plant]:
+    sgd = optimizers.sgd(RATE)
+    rules = [(TIED, jax.nn.relu, "0"), (TIED, lambda h: jnp.maximum(h, 0), "0.5")]
+    rules += [(PLAIN, net.my_relu, "1"), (PLAIN, lambda h: jnp.maximum(h, 0), "0.5")]
+    for spec, function, tie in rules:
+
+        def tied(params, batch, function=function):
+            h = function(batch.x @ params["w1"] + params["b1"])
+            return h @ params["w2"] + params["b2"]
+
+        candidate = _candidate(spec, sgd, forward=tied)
+        yield Plant(f"ReLU derivative {tie} at 0", oracle(spec, "sgd", RATE), candidate)
+
+    def transposed(params, batch):
+        params = params | {"w2": params["w2"].T}
+        return net.forward(params, batch.x, repeats=batch.repeats)
+
+    def dropped(params, batch):
+        params = params | {"b1": lax.stop_gradient(params["b1"])}
+        return net.forward(params, batch.x, repeats=batch.repeats)
+
+    square = oracle(SQUARE, "sgd", RATE)
+    yield Plant("transposed weight w2", square, _candidate(SQUARE, sgd, forward=transposed))
+    yield Plant("dropped leaf b1", square, _candidate(SQUARE, sgd, forward=dropped))
+    for which in ("first", "last"):
+        counted = partial(_counted_once, which=which)
+        name = f"shared weight counted once (its {which} use)"
+        yield Plant(name, square, _candidate(SQUARE, sgd, forward=counted))
+    for name, bits in {"bfloat16": 7, "TF32": 10}.items():
+        product = _rounded_product(bits)
+
+        def rounded(params, batch, product=product):
+            h = jax.nn.relu(product(batch.x, params["w1"]) + params["b1"])
+            return product(h, params["w2"]) + params["b2"]
+
+        candidate = _candidate(PLAIN, sgd, forward=rounded)
+        yield Plant(f"{name} matrix products", oracle(PLAIN, "sgd", RATE), candidate)
+
+
+def _counted_once(params, batch, which):
+    """Two applications of the middle layer, of which one passes no gradient to its weights."""
+    frozen = {k: lax.stop_gradient(params[k]) for k in ("w2", "b2")}
+    first, second = (params, frozen) if which == "first" else (frozen, params)
+    h = jax.nn.relu(batch.x @ params["w1"] + params["b1"])
+    for used in (first, second):
+        h = jax.nn.relu(h @ used["w2"] + used["b2"])
+    return h @ params["w3"] + params["b3"]
+
+
+def _rounded_product(bits: int) -> Callable:
+    def low(a):
+        return lax.reduce_precision(
+            a, exponent_bits=11 if a.dtype == float else 8, mantissa_bits=bits
+        )
+
+    @jax.custom_vjp
+    def product(a, b):
+        return low(a) @ low(b)
+
+    product.defvjp(
+        lambda a, b: (product(a, b), (a, b)),
+        lambda saved, g: (low(g) @ low(saved[1]).T, low(saved[0]).T @ low(g)),
+    )
+    return product
+
+
+def _call_plants() -> Iterator[Plant]:
+    """Mistakes around the gradient: the batch, the order of calls, the precision."""
+    reference = oracle(PLAIN, "sgd", RATE)
+    right = _candidate(PLAIN, optimizers.sgd(RATE))
+    value_and_grad, forward = right.value_and_grad, right.forward
+    assert forward is not None
+
+    def plant(name, function, **changes):
+        return Plant(name, reference, replace(right, value_and_grad=function, run=None, **changes))
+
+    def shorter(batch):
+        return batch._replace(x=batch.x[:-1], y=batch.y[:-1])
+
+    def half(batch):
+        return batch._replace(x=batch.x.astype("float16").astype(batch.x.dtype))
+
+    def single(function, params, *rest):
+        found = function(*cast((params, *rest), "float32"))
+        return cast(found, str(params["w1"].dtype))
+
+    yield plant("dropped last sample", lambda p, b: value_and_grad(p, shorter(b)))
+    yield plant(
+        "input through float16",
+        lambda p, b: value_and_grad(p, half(b)),
+        forward=lambda p, b: forward(p, half(b)),
+    )
+    yield plant(
+        "computed in float32",
+        partial(single, value_and_grad),
+        forward=partial(single, forward),
+        update=partial(single, right.update),
+    )
+    first: list[Any] = []
+
+    def constant(params, batch):
+        first.append(value_and_grad(params, batch))
+        return cast(first[0], str(params["w1"].dtype))
+
+    yield plant("constant output", constant, forward=None)
+    total: dict[str, Any] = {}
+
+    def accumulated(params, batch):
+        value, grads = value_and_grad(params, batch)
+        for name, grad in grads.items():
+            total[name] = grad + total.get(name, 0)
+        return value, dict(total)
+
+    yield plant("gradient accumulated, not zeroed", accumulated)
+
+    def late(params, batch):
+        _, grads = value_and_grad(params, batch)
+        moved = {name: p - p.dtype.type(RATE) * grads[name] for name, p in params.items()}
+        return value_and_grad(moved, batch)[0], grads
+
+    yield plant("loss logged after the update", late)
+
+    def stale(params, batch):
+        _, grads = value_and_grad(params, batch)
+        moved = params | {"w2": params["w2"] - params["w2"].dtype.type(RATE) * grads["w2"]}
+        h = batch.x @ params["w1"] + params["b1"]
+        grad_y = 2 * (np.maximum(h, 0) @ params["w2"] + params["b2"] - batch.y)
+        grad_h = np.where(h > 0, grad_y @ moved["w2"].T, 0)
+        late_grads = {"w1": batch.x.T @ grad_h, "b1": grad_h.sum(axis=0)}
+        return value_and_grad(params, batch)[0], grads | late_grads
+
+    yield plant("stale order", stale)
+
+
+def _sgd_plants() -> Iterator[Plant]:
+    def plant(name, optimizer, *arguments, **given):
+        return Plant(name, oracle(PLAIN, *arguments, **given), _candidate(PLAIN, optimizer))
+
+    yield plant("learning rate times 1.1", optimizers.sgd(1.1 * RATE), "sgd", RATE)
+    yield plant("momentum missing", optimizers.sgd(RATE), "momentum", RATE)
+    yield plant("weight decay 0.0001", optimizers.sgd(RATE, weight_decay=1e-4), "sgd", RATE)
+    yield plant(
+        "dampened first step",
+        optax.chain(_damped_trace(0.9, 0.5), optax.scale(-RATE)),
+        "sgd",
+        RATE,
+        momentum=0.9,
+        dampening=0.5,
+    )
+    for shift in (1, -1):
+        late = lambda step, shift=shift: _cosine(jnp.maximum(step + shift, 0), jnp)  # noqa: E731
+        name = f"schedule off by one ({shift:+d})"
+        yield plant(name, optimizers.adam(late), "adam", partial(_cosine, xp=np))
+
+
+def _cosine(step, xp):
+    return RATE * 0.5 * (1 + xp.cos(xp.pi * step / 20))
+
+
+def _damped_trace(momentum: float, dampening: float) -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        buf = jax.tree.map(lambda b, g: momentum * b + (1 - dampening) * g, state.buf, updates)
+        return buf, optimizers.MomentumState(state.count + 1, buf)
+
+    return optax.GradientTransformation(
+        optimizers.trace(momentum, dampening, nesterov=False).init, update
+    )
+
+
+def _adam_plants() -> Iterator[Plant]:
+    def plant(name, optimizer, reference="adam", **given):
+        return Plant(name, oracle(PLAIN, reference, RATE, **given), _candidate(PLAIN, optimizer))
+
+    yield plant("Adam's step off by one", _with_adam(shift=1))
+    yield plant("Adam without bias correction", _with_adam(correct=False))
+    yield plant("Adam b2 0.99", optimizers.adam(RATE, b2=0.99))
+    yield plant("Adam eps 1e-07", optimizers.adam(RATE, eps=1e-7))
+    yield plant("Adam's eps inside the root", optax.adam(RATE, eps=0.0, eps_root=1e-8))
+    yield plant("amsgrad's maximum after the bias correction", optax.amsgrad(RATE), amsgrad=True)
+    yield plant(
+        "decoupled weight decay for L2", optimizers.adamw(RATE, weight_decay=0.1), weight_decay=0.1
+    )
+    yield plant(
+        "L2 weight decay for decoupled",
+        optimizers.adam(RATE, weight_decay=0.1),
+        "adamw",
+        weight_decay=0.1,
+    )
+    yield plant("weight decay 0.0001", optax.adamw(RATE), "adamw")
+
+
+def _with_adam(shift: int = 0, correct: bool = True) -> optax.GradientTransformation:
+    """Adam whose count is off by `shift`, or whose moments keep their bias."""
+    right = optimizers.scale_by_adam(0.9, 0.999, 1e-8)
+
+    def update(updates, state, params=None):
+        moved, new = right.update(updates, state._replace(count=state.count + shift), params)
+        if not correct:
+            moved = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + 1e-8), new.mu, new.nu)
+        return moved, new._replace(count=state.count + 1)
+
+    return optax.chain(optax.GradientTransformation(right.init, update), optax.scale(-RATE))
