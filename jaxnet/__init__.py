@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "cli",
+    "cli_parity",
     "config",
     "data",
     "encoding",
@@ -19,6 +20,7 @@ _MODULES = (
     "net",
     "numpy_net",
     "optimizers",
+    "parity",
     "plots",
     "runs",
     "spec",

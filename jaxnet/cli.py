@@ -10,7 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import tyro
+
 import jaxnet
+from jaxnet import cli_parity
+from jaxnet.cli_parity import ParityOptions
 from jaxnet.config import Config, DataOptions, NetworkOptions, RunOptions, TrainingOptions
 
 if TYPE_CHECKING:
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 
 def train(
     data: DataOptions, network: NetworkOptions, training: TrainingOptions, run: RunOptions
-) -> None:
+) -> int:
     """Train a feed-forward network on a table, or on the handwritten digits if none is given.
 
     Try:
@@ -40,19 +44,27 @@ def train(
     with _reporter() as on_progress:
         finished = runs.train(config, problem=problem, on_progress=on_progress)
     _print_run(finished)
+    return 0
+
+
+def parity(stages: tyro.conf.Positional[tuple[str, ...]] = (), *, options: ParityOptions) -> int:
+    """Compare every version of the tutorial's networks with NumPy's gradients by hand.
+
+    Without a name all stages are run: tensors, sequential, module, dynamic. Exit code 0: all equal;
+    1: a mismatch, whose likely cause is named; 2: it could not be compared.
+    """
+    return cli_parity.run(stages, options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0 done, 2 bad input, 130 interrupted."""
-    import tyro
-
+    """Run the command line; the exit code is 0 done, 1 unequal, 2 bad input, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv == ["--version"]:
         print(f"jaxnet {jaxnet.__version__}")
         return 0
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"train": train},
+        return tyro.extras.subcommand_cli_from_dict(
+            {"train": train, "parity": parity},
             prog="jaxnet",
             description="Feed-forward networks in JAX, proven equal to NumPy and PyTorch.",
             args=argv,
@@ -66,7 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxnet: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _print_problem(problem: Problem, config: Config) -> None:

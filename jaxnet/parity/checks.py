@@ -95,8 +95,21 @@ def _free_leaf(candidate: Participant, against: Trajectory) -> Leaf:
         ratio = np.where(got == want, 0.0, np.abs(got - want) / bar)
     ratio = np.where(np.isfinite(got), ratio, np.inf)
     i = int(ratio.argmax())
-    values = (float(got[i]), float(want[i]), float(bar[i]), float(ratio[i]))
-    return Leaf(MATHEMATICS, i + 1, "", "free run", "loss", len(want), (), *values, 1.0, False)
+    return Leaf(
+        tier=MATHEMATICS,
+        step=i + 1,
+        probe="",
+        stage="free run",
+        leaf="loss",
+        count=len(want),
+        index=(),
+        got=float(got[i]),
+        want=float(want[i]),
+        bar=float(bar[i]),
+        ratio=float(ratio[i]),
+        allowed=1.0,
+        inherited=False,
+    )
 
 
 def _drift(candidate: Participant, against: Trajectory) -> dict[str, dict[int, float]]:

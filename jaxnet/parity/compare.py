@@ -1,5 +1,4 @@
-"""Locked comparison: both sides take one step from the same state, and every number has its limit.
-"""
+"""Locked comparison: both sides step from the same state, and each number has its limit."""
 
 from __future__ import annotations
 
@@ -41,8 +40,7 @@ class Case:
 
     def __post_init__(self):
         if not self.params:
-            raise ValueError("`case.params` must hold at least one leaf, got none: nothing to
-            compare")
+            raise ValueError("`case.params` must hold at least one leaf, got none")
         for name, leaf in self.params.items():
             if np.asarray(leaf).dtype != np.float64:
                 raise ValueError(
@@ -140,9 +138,7 @@ def observe(
         new_params, new_state = participant.update(params, own if grads is None else grads, state)
         found |= {("parameters", name): np.asarray(leaf) for name, leaf in new_params.items()}
         found |= {
-            ("optimizer", name): np.asarray(leaf)
-            for name, leaf in new_state.items()
-            if "/" in name
+            ("optimizer", name): np.asarray(leaf) for name, leaf in new_state.items() if "/" in name
         }
     return found
 
@@ -211,7 +207,7 @@ def _bars(reference, tier, params, state, batch, grads, want) -> tuple[Outputs, 
             bar[stage, name] = bars.update_bar(old, new)
     if reference.plan is not None:
         network = bars.network_bars(reference.plan.spec, params, batch)
-        return bar | {key: np.sqrt(barred.square) for key, barred in network.items()}, bars.LIMIT
+        return bar | network, bars.LIMIT
     peer = observe(reference, *cast((params, state, batch, grads), "float32"))
     for key in want:
         if key not in bar:
@@ -250,18 +246,20 @@ def _judge(point: Point, stage: str, name: str, got: np.ndarray, inherited: bool
     ratio = np.where(np.isfinite(got), ratio, np.inf)
     index = np.unravel_index(int(ratio.argmax()), ratio.shape) if ratio.size else ()
     worst = tuple(int(i) for i in index)
-    values = [float(a[worst]) if a.size else 0.0 for a in (got, want, bar, ratio)]
     return Leaf(
-        point.tier,
-        point.step,
-        point.probe,
-        stage,
-        name,
-        want.size,
-        worst,
-        *values,
-        point.allowed,
-        inherited,
+        tier=point.tier,
+        step=point.step,
+        probe=point.probe,
+        stage=stage,
+        leaf=name,
+        count=want.size,
+        index=worst,
+        got=float(got[worst]) if got.size else 0.0,
+        want=float(want[worst]) if got.size else 0.0,
+        bar=float(bar[worst]) if got.size else 0.0,
+        ratio=float(ratio[worst]) if got.size else 0.0,
+        allowed=point.allowed,
+        inherited=inherited,
     )
 
 

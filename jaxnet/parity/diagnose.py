@@ -45,7 +45,7 @@ def diagnose(
 
 
 def verdict(causes: list[Cause]) -> str:
-    """The name of the cause, "ambiguous" if the runner-up is as near, "unknown" if there is none."""
+    """The cause's name, "ambiguous" if the runner-up is as near, "unknown" if there is none."""
     if not causes:
         return "unknown"
     if len(causes) > 1 and causes[1].distance <= MARGIN * max(causes[0].distance, FLOOR):

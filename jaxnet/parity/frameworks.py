@@ -4,8 +4,9 @@ asked.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,19 +54,23 @@ def jax_participant(
 
     tree = _Tree(like)
     value_and_grad = jax.jit(jax.value_and_grad(loss))
-    apply = None if forward is None else jax.jit(forward)
 
     def run_value_and_grad(params, batch):
         with _precision(params):
             value, grads = value_and_grad(tree.build(params), batch)
             return np.asarray(value), tree.flatten(grads)
 
-    def run_forward(params, batch):
-        with _precision(params):
-            return np.asarray(apply(tree.build(params), batch))
+    functions: dict[str, Any] = {}
+    if forward is not None:
 
-    changes = _optax_functions(loss, optimizer, tree) if optimizer is not None else {}
-    made = Participant(name, run_value_and_grad, None if apply is None else run_forward, **changes)
+        def run_forward(params, batch):
+            with _precision(params):
+                return np.asarray(forward(tree.build(params), batch))
+
+        functions["forward"] = run_forward
+    if optimizer is not None:
+        functions |= _optax_functions(loss, optimizer, tree)
+    made = Participant(name, run_value_and_grad, **functions)
     return made if layout is None else mapped(made, layout)
 
 
@@ -152,10 +157,14 @@ class _Tree:
         return structure.unflatten([jax.numpy.asarray(leaves[name]) for name in names])
 
 
-def _precision(params: Leaves):
+@contextlib.contextmanager
+def _precision(params: Leaves) -> Iterator[None]:
+    """Double precision for float64 parameters, and no TF32 or bfloat16 in matrix products."""
     import jax
 
-    return jax.enable_x64(any(value.dtype == np.float64 for value in params.values()))
+    double = any(value.dtype == np.float64 for value in params.values())
+    with jax.enable_x64(double), jax.default_matmul_precision("highest"):
+        yield
 
 
 def _optax_functions(loss: Callable, optimizer: Any, tree: _Tree) -> dict[str, Any]:

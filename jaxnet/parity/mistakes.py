@@ -196,7 +196,7 @@ def _tie_rule(value_at_zero: float) -> Callable:
 
 
 def rounded_matmul(bits: int) -> Callable:
-    """A product whose operands keep `bits` of the significand after the first: 7 bfloat16, 10 TF32."""
+    """A product of operands that keep `bits` after the point: 7 is bfloat16, 10 is TF32."""
 
     def rounded(a):
         mantissa, exponent = np.frexp(a)

@@ -197,8 +197,8 @@ def _explain(leaf: Leaf) -> list[str]:
     index = "".join(f"[{i}]" for i in leaf.index)
     return [
         f"  {leaf.tier}, {where}, {leaf.stage}, {leaf.leaf}{index}",
-        f"  got {leaf.got:.9g}, want {leaf.want:.9g}: {leaf.ratio:.3g} bars of {leaf.bar:.3g} "
-        f"(allowed {leaf.allowed:g}), {leaf.ulps:.3g} ulps",
+        f"  got {leaf.got:.9g}, want {leaf.want:.9g}, {leaf.ulps:.3g} ulps apart",
+        f"  {leaf.ratio:.3g} bars of {leaf.bar:.3g}, where {leaf.allowed:g} are allowed",
     ]
 
 

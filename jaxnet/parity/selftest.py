@@ -305,10 +305,11 @@ def _with_adam(shift: int = 0, correct: bool = True) -> optax.GradientTransforma
     """Adam whose count is off by `shift`, or whose moments keep their bias."""
     right = optimizers.scale_by_adam(0.9, 0.999, 1e-8)
 
-    def update(updates, state, params=None):
+    def update(updates, state: Any, params=None):
         moved, new = right.update(updates, state._replace(count=state.count + shift), params)
+        adam: Any = new
         if not correct:
-            moved = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + 1e-8), new.mu, new.nu)
-        return moved, new._replace(count=state.count + 1)
+            moved = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + 1e-8), adam.mu, adam.nu)
+        return moved, adam._replace(count=state.count + 1)
 
     return optax.chain(optax.GradientTransformation(right.init, update), optax.scale(-RATE))

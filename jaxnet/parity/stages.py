@@ -1,4 +1,4 @@
-"""The tutorial's stages, every implementation of each, and the probes: what `jaxnet parity` runs."""
+"""The tutorial's stages, every implementation of each, and the probes: for `jaxnet parity`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def stage_case(
     stage: Stage,
     sizes: tuple[int, int, int, int] = SIZES,
     steps: tuple[int, ...] = STEPS,
-    num_steps: int = 500,
+    num_steps: int = 100,
     seed: int = 0,
 ) -> Case:
     """The stage's data, initial parameters and probes; the dynamic network draws its repeats."""
@@ -120,12 +120,11 @@ def _flax(stage: Stage, spec: Spec, kind: str) -> Participant:
     from jaxnet import flax_net, optimizers
     from jaxnet.parity.frameworks import flax_participant
 
+    d_in, hidden, d_out = spec.sizes[0], spec.sizes[1], spec.sizes[-1]
     made = {
         "Sequential": lambda: flax_net.sequential(spec, rngs=nnx.Rngs(0)),
-        "TwoLayerNet": lambda: flax_net.TwoLayerNet(*spec.sizes, rngs=nnx.Rngs(0)),
-        "DynamicNet": lambda: flax_net.DynamicNet(
-            *spec.sizes[:2], spec.sizes[-1], rngs=nnx.Rngs(0)
-        ),
+        "TwoLayerNet": lambda: flax_net.TwoLayerNet(d_in, hidden, d_out, rngs=nnx.Rngs(0)),
+        "DynamicNet": lambda: flax_net.DynamicNet(d_in, hidden, d_out, rngs=nnx.Rngs(0)),
     }
     prefixes = {
         "Sequential": [f"layers/{2 * k}" for k in range(len(spec.sizes) - 1)],
@@ -155,10 +154,11 @@ def torch_stage(stage: Stage, sizes: tuple[int, int, int, int] = SIZES) -> Parti
     from jaxnet.parity.frameworks import torch_participant
 
     spec, kind = stage.spec(sizes[1:]), KINDS[stage.name]
+    d_in, hidden, d_out = spec.sizes[0], spec.sizes[1], spec.sizes[-1]
     made = {
         "Sequential": lambda: torch_net.sequential(spec),
-        "TwoLayerNet": lambda: torch_net.TwoLayerNet(*spec.sizes),
-        "DynamicNet": lambda: torch_net.DynamicNet(*spec.sizes[:2], spec.sizes[-1]),
+        "TwoLayerNet": lambda: torch_net.TwoLayerNet(d_in, hidden, d_out),
+        "DynamicNet": lambda: torch_net.DynamicNet(d_in, hidden, d_out),
     }
     module = made[kind]()
     layout: dict[str, Any] = {}
@@ -214,7 +214,7 @@ def has_torch() -> bool:
 def run_stage(
     name: str,
     sizes: tuple[int, int, int, int] = SIZES,
-    num_steps: int = 500,
+    num_steps: int = 100,
     tiers: tuple[str, ...] = tuple(DTYPES),
 ) -> Iterator[Report]:
     """Compare every implementation of a stage with the oracle, and yield each report.

@@ -1,8 +1,9 @@
-"""A torch module as a participant's functions: parameters and optimizer state set before each call."""
+"""A torch module as a participant's functions, its state set before each call."""
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -70,7 +71,27 @@ def make(
         functions["forward"] = run_forward
     if optimizer is not None:
         functions |= _optimizer_functions(optimizer, loaded)
+        functions["run"] = functools.partial(_run, loaded, loss, optimizer)
     return functions
+
+
+def _run(loaded, loss, make_optimizer, params, batch_at, num_steps) -> np.ndarray:
+    """Train freely as a torch program does; a weight that is not used has the gradient 0."""
+    twin = loaded(params)
+    parameters = list(twin.parameters())
+    optimizer = make_optimizer(parameters)
+    losses = []
+    for i in range(num_steps):
+        value = loss(twin, _tensors(batch_at(i)))
+        for parameter, grad in zip(
+            parameters,
+            torch.autograd.grad(value, parameters, materialize_grads=True),
+            strict=True,
+        ):
+            parameter.grad = grad
+        optimizer.step()
+        losses.append(value.item())
+    return np.asarray(losses)
 
 
 def _optimizer_functions(

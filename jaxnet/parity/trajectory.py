@@ -56,7 +56,7 @@ def record(path: str | Path, participant: Participant, case: Case) -> None:
     """
     made = trajectory(participant, case)
     batches = [case.batch_at(i) for i in range(len(made.losses) or 1)]
-    arrays: Leaves = {"losses": made.losses, "shadow": made.shadow}
+    arrays: dict[str, Any] = {"losses": made.losses, "shadow": made.shadow}
     arrays |= {f"params/{name}": leaf for name, leaf in case.params.items()}
     names = list(_fields(batches[0]))
     arrays |= {f"batch/{k}": np.stack([np.asarray(_fields(b)[k]) for b in batches]) for k in names}
@@ -123,12 +123,20 @@ def _read(about: dict[str, Any], arrays: Leaves) -> Trajectory:
 
     made = []
     for i, item in enumerate(about["points"]):
-        part = {name: group(f"point/{i}/{name}/") for name in ("params", "state", "grads")}
-        keyed = {
-            name: {_key(k): v for k, v in group(f"point/{i}/{name}/").items()}
-            for name in ("want", "bar")
-        }
-        made.append(Point(**item, **part, **keyed, batch=batch(group(f"point/{i}/batch/"))))
+        made.append(
+            Point(
+                tier=item["tier"],
+                step=item["step"],
+                probe=item["probe"],
+                params=group(f"point/{i}/params/"),
+                state=group(f"point/{i}/state/"),
+                batch=batch(group(f"point/{i}/batch/")),
+                grads=group(f"point/{i}/grads/"),
+                want={_key(k): v for k, v in group(f"point/{i}/want/").items()},
+                bar={_key(k): v for k, v in group(f"point/{i}/bar/").items()},
+                allowed=item["allowed"],
+            )
+        )
     losses = arrays["losses"]
     case = Case(
         about["case"], group("params/"), batch_at, tuple(about["steps"]), max(len(losses), 1)
