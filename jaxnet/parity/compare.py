@@ -99,29 +99,34 @@ class Leaf(NamedTuple):
         return abs(self.got - self.want) / float(np.spacing(dtype(abs(self.want))))
 
 
-def points(reference: Participant, case: Case) -> list[Point]:
-    """The points of a case: the reference's own float64 run, stopped at the listed steps.
+def points(reference: Participant, case: Case) -> tuple[list[Point], np.ndarray]:
+    """The points of a case, and the losses (num_steps,) of the reference's own float64 run.
 
     The precision tier takes the same states rounded to float32; there the reference is computed in
     float64 from the rounded inputs.
     """
+
+    def point(step, probe, params, state, batch):
+        return [_point(reference, tier, step, probe, params, state, batch) for tier in DTYPES]
+
+    init, update = reference.init, reference.update
+    trains = init is not None and update is not None
     made = []
     for name, (params, batch) in case.probes.items():
-        state = {} if reference.init is None else reference.init(params)
-        made += [_point(reference, tier, 1, name, params, state, batch) for tier in DTYPES]
-    params, state = case.params, {}
-    if reference.init is not None:
-        state = reference.init(params)
-    for i in range(max(case.steps) if reference.update is not None else 1):
+        made += point(1, name, params, init(params) if trains else {}, batch)
+    params, state = case.params, init(case.params) if trains else {}
+    losses = []
+    for i in range(max(*case.steps, case.num_steps) if trains else 1):
         batch = cast(case.batch_at(i), "float64")
         if i + 1 in case.steps:
-            made += [_point(reference, tier, i + 1, "", params, state, batch) for tier in DTYPES]
-        if reference.update is not None and i + 1 < max(case.steps):
-            _, grads = reference.value_and_grad(params, batch)
-            params, state = reference.update(params, grads, state)
+            made += point(i + 1, "", params, state, batch)
+        if trains:
+            loss, grads = reference.value_and_grad(params, batch)
+            losses.append(float(loss))
+            params, state = update(params, grads, state)
     if not made:
         raise ValueError("not compared: without an optimizer only step 1 exists; put 1 in `steps`")
-    return made
+    return made, np.asarray(losses[: case.num_steps])
 
 
 def observe(

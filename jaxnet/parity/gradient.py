@@ -11,7 +11,7 @@ h^2 until rounding covers both. So f(p + h v) is split into an odd and an even p
 
 f alone gives the derivative with a bar, as in Ridders' method: from the change of the odd part on
 halving h, three times what the even part shows of kinks, and the rounding (the scatter of f about a
-line, on steps too small for curvature). <g, v> must lie within the smallest bar of the ladder.
+parabola on a very short segment). <g, v> must lie within the smallest bar of the ladder.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ import numpy as np
 
 from jaxnet.parity.report import ParityError
 
-LADDER = 2.0 ** -np.arange(33)  # the steps h, in units of a leaf's root mean square
+LADDER = 2.0 ** -np.arange(33)  # the steps h along v, which has the scale of the parameters
+SCATTER = 2.0**-22  # the segment on which the rounding of f is measured, ahead of any kink at 0
 EPS = 2.0**-52
-SURE = 64.0  # times the rounding of f: what a second difference (10 of them at most) exceeds surely
+SURE = 64.0  # times the rounding of f: surely no rounding, which is at most 10 in what is compared
 GRADIENT = 1e-10  # of the slope of f: the rounding of the gradient itself
 RESOLUTION = 1e-3  # of the slope of f: a wider bar decides nothing
 VERDICTS = ("wrong", "not compared", "tie", "correct")
@@ -38,9 +39,9 @@ class Slope(NamedTuple):
 
     claimed: <g, v>. derivative, bar: that of f alone, and how far <g, v> may be from it; at a tie,
     the middle between the one-sided derivatives, and half their distance.
-    slope: of the odd remainder in h: about 3 if right, 1 if wrong, NaN where it is all rounding.
+    slope: of the odd remainder in h: about 3 if right, 1 if wrong, NaN if it is within rounding.
     kinks: how many steps of the ladder were left out as a kink was found within (-h, h).
-    h: the finest and the coarsest step that the derivative is from, in root mean squares of a leaf.
+    h: the finest and the coarsest step that the derivative is from; v has the scale of the leaf.
     """
 
     leaf: str
@@ -57,6 +58,14 @@ class Slope(NamedTuple):
         """The relative error of the directional derivative."""
         scale = max(abs(self.claimed), abs(self.derivative))
         return abs(self.claimed - self.derivative) / scale if scale else 0.0
+
+    def __str__(self) -> str:
+        slope = "none" if math.isnan(self.slope) else f"{self.slope:.2f}"
+        return (
+            f"{self.leaf}: {self.verdict}, <g, v> = {self.claimed:.9g}, of f {self.derivative:.9g} "
+            f"+- {self.bar:.1e}, relative error {self.error:.1e}, slope {slope}, "
+            f"kinks in {self.kinks} of {len(LADDER)} steps, h {self.h[0]:.0e} to {self.h[1]:.0e}"
+        )
 
 
 @dataclass(frozen=True)
@@ -86,15 +95,7 @@ class GradientReport:
 
     def __str__(self) -> str:
         first = f", first wrong leaf: {self.first.leaf}" if self.first else ""
-        lines = [f"gradient: {self.verdict}{first}"]
-        for a in self.leaves:
-            slope = "rounding" if math.isnan(a.slope) else f"{a.slope:.2f}"
-            lines += [
-                f"  {a.leaf}: {a.verdict}, <g, v> = {a.claimed:.9g}, of f {a.derivative:.9g} "
-                f"+- {a.bar:.1e}, relative error {a.error:.1e}, slope {slope}, "
-                f"kinks in {a.kinks} of {len(LADDER)} steps, h {a.h[0]:.0e} to {a.h[1]:.0e}"
-            ]
-        return "\n".join(lines)
+        return "\n  ".join([f"gradient: {self.verdict}{first}", *map(str, self.leaves)])
 
 
 def check_gradient(
@@ -134,52 +135,49 @@ def check_gradient(
 
 
 class _Point:
-    """f and its gradient at a list of float64 leaves."""
+    """f and its claimed gradient at a list of float64 leaves."""
 
     def __init__(self, f, params, batch, gradient):
         import jax
 
         paths, self.tree = jax.tree_util.tree_flatten_with_path(params)
-        self.names, leaves = _named(paths), [leaf for _, leaf in paths]
-        self.leaves = [_checked(*pair) for pair in zip(self.names, leaves, strict=True)]
-        if not sum(leaf.size for leaf in self.leaves):
-            raise ValueError(f"`params` must hold at least one number, got {params!r}")
+        self.names = _named(paths)
         self.batch = jax.tree.map(_float64, batch)
-        nested = self.tree.unflatten(self.leaves)
-        self.f = f
+        leaves = [_float64(leaf) for _, leaf in paths]
+        _check_params(self.names, leaves)
+        nested = self.tree.unflatten(leaves)
         try:
             jax.eval_shape(f, nested, self.batch)
             self.f = jax.jit(f)
-        except Exception:  # a NumPy function, or one that looks at values: it is called as it is
-            pass
-        self.value = _scalar(self.f(nested, self.batch))
-        jitted = jax.jit if self.f is not f else lambda function: function
-        self.grad = gradient or jitted(jax.grad(f))
-        self.set(self.leaves)
+        except Exception:  # a NumPy function, or a mistake: the call below tells
+            self.f = f
+        _check_value(self.f(nested, self.batch))
+        if gradient is None and self.f is f:
+            raise ValueError("`f` must be traceable by JAX unless `gradient` is given, got neither")
+        self.gradient = gradient or jax.jit(jax.grad(f))
+        self.move(leaves)
 
-    def set(self, leaves: list[np.ndarray]) -> None:
+    def move(self, leaves: list[np.ndarray]) -> None:
         """Go to other leaves, and take the claimed gradient there."""
         import jax
 
-        self.leaves, self.params = leaves, self.tree.unflatten(leaves)
-        paths, _ = jax.tree_util.tree_flatten_with_path(self.grad(self.params, self.batch))
-        grads = [np.asarray(leaf) for _, leaf in paths]
-        got = [(name, g.shape) for name, g in zip(_named(paths), grads, strict=True)]
-        want = [(name, p.shape) for name, p in zip(self.names, leaves, strict=True)]
+        grads = self.gradient(self.tree.unflatten(leaves), self.batch)
+        paths, _ = jax.tree_util.tree_flatten_with_path(grads)
+        self.leaves, self.grads = leaves, [np.asarray(leaf) for _, leaf in paths]
+        got = [f"{n} {g.dtype}{g.shape}" for n, g in zip(_named(paths), self.grads, strict=True)]
+        want = [f"{n} {p.dtype}{p.shape}" for n, p in zip(self.names, leaves, strict=True)]
         if got != want:
-            raise ValueError(f"`gradient` must have the leaves and shapes {want}, got {got}")
-        for name, g in zip(self.names, grads, strict=True):
-            if g.dtype != np.float64 or not np.isfinite(g).all():
-                what = "values that are not finite" if g.dtype == np.float64 else g.dtype
-                raise ValueError(f"`gradient` must be finite and float64, got {what} in {name!r}")
-        self.grads = grads
+            raise ValueError(f"`gradient` must return {', '.join(want)}; got {', '.join(got)}")
+        for name, g in zip(self.names, self.grads, strict=True):
+            if not np.isfinite(g).all():
+                bad = g[~np.isfinite(g)][0]
+                raise ValueError(f"`gradient` must be finite, got {bad} in {name}")
 
     def along(self, v: list[np.ndarray]) -> Callable[[float], float]:
         """t -> f(p + t v)."""
-        leaves = self.leaves
 
         def value(t):
-            moved = [p + t * d for p, d in zip(leaves, v, strict=True)]
+            moved = [p + t * d for p, d in zip(self.leaves, v, strict=True)]
             return float(self.f(self.tree.unflatten(moved), self.batch))
 
         return value
@@ -192,91 +190,95 @@ class _Point:
         return [math.sqrt(s / p.size) if s else every or 1.0 for s, p in pairs]
 
     def direction(self, chosen: list[int], rng: np.random.Generator) -> list[np.ndarray]:
-        """A random direction within the chosen leaves, tilted towards the gradient by 45 degrees."""
+        """Random within the chosen leaves, with as long a part along the claimed gradient."""
         units = self.units()
-        scaled = [units[i] * self.grads[i] for i in chosen]
-        largest = max((float(np.abs(s).max(initial=0)) for s in scaled), default=0.0)
-        length = math.sqrt(sum(float(np.square(s / (largest or 1)).sum()) for s in scaled))
-        size = sum(s.size for s in scaled)
+        flat = np.concatenate([np.ravel(units[i] * self.grads[i]) for i in chosen])
+        flat = flat / (np.abs(flat).max(initial=0) or 1.0)
+        flat *= math.sqrt(flat.size) / (math.sqrt(float(flat @ flat)) or 1.0)
+        flat += rng.standard_normal(flat.size)
         v = [np.zeros_like(p) for p in self.leaves]
-        for i, s in zip(chosen, scaled, strict=True):
-            tilt = s / largest * (math.sqrt(size) / length) if largest else 0.0
-            v[i] = units[i] * (rng.standard_normal(s.shape) + tilt)
+        ends = np.cumsum([self.leaves[i].size for i in chosen])[:-1]
+        for i, part in zip(chosen, np.split(flat, ends), strict=True):
+            v[i] = units[i] * part.reshape(v[i].shape)
         return v
 
 
 class _Line:
-    """f along one direction: at 0, at the steps of the ladder on both sides, and its rounding."""
+    """f along one direction: its changes at the steps of the ladder, both ways; its rounding."""
 
     def __init__(self, phi: Callable[[float], float], rng: np.random.Generator):
-        self.phi, self.zero = phi, phi(0.0)
-        self.ahead = np.array([phi(h) for h in LADDER]) - self.zero
-        self.back = np.array([phi(-h) for h in LADDER]) - self.zero
+        zero = phi(0.0)
+        self.change = lambda t: phi(t) - zero
+        self.ahead = np.array([self.change(h) for h in LADDER])
+        self.back = np.array([self.change(-h) for h in LADDER])
         self.odd, self.even = (self.ahead - self.back) / 2, self.ahead + self.back
+        self.bend = np.abs(self.even[:-1] - 4 * self.even[1:])  # 0 for a parabola
+        self.most = np.fmax(np.abs(self.ahead), np.abs(self.back))
         x = rng.uniform(0, 1, 12)
-        y = np.array([phi(t) for t in x * LADDER[-1]]) - self.zero
-        x -= x.mean()
-        left = y - y.mean() - x * (x @ y) / (x @ x)
-        scatter = math.sqrt(left @ left / (len(x) - 2))
-        largest = abs(self.zero) + np.fmax(np.abs(self.ahead), np.abs(self.back))
-        self.noise = np.maximum(scatter, EPS * largest)
+        y = np.array([self.change(t) for t in x * SCATTER])
+        fitted = np.vander(x, 3) @ np.linalg.lstsq(np.vander(x, 3), y)[0]
+        scatter = math.sqrt(np.square(y - fitted).sum() / (len(x) - 3))
+        self.noise = np.maximum(scatter, EPS * (abs(zero) + self.most))
+        bent = np.flatnonzero(self.bend > SURE * self.noise[:-1])
+        self.bent = int(bent[-1]) if len(bent) else -1  # the finest step that is no parabola
 
     def derivative(self) -> tuple[float, float, int]:
         """The derivative at 0, its bar, and the place of its step in the ladder."""
-        d, step = self.odd / LADDER, LADDER[:-1]
-        bend = np.abs(self.even[:-1] - 4 * self.even[1:]) / step
-        bar = np.abs(d[:-2] - d[1:-1]) + 1.5 * np.maximum(bend[:-1], bend[1:])
+        d, kinked = self.odd / LADDER, self.bend / LADDER[:-1]
+        bar = np.abs(d[:-2] - d[1:-1]) + 1.5 * np.maximum(kinked[:-1], kinked[1:])
         return _smallest(d[1:-1], bar + 8 * self.noise[:-2] / LADDER[1:-1])
 
-    def side(self, change: np.ndarray, sign: int) -> tuple[float, float]:
-        """The one-sided derivative at 0 and its bar."""
-        e = sign * change / LADDER
-        bar = np.abs(e[:-1] - e[1:]) + 16 * self.noise[:-1] / LADDER[1:]
-        return _smallest(2 * e[1:] - e[:-1], bar)[:2]
+    def sides(self) -> tuple[float, float]:
+        """The middle between the one-sided derivatives at 0, and half their distance with bars."""
+        ends = []
+        for e in (self.ahead / LADDER, -self.back / LADDER):
+            bar = np.abs(e[:-1] - e[1:]) + 16 * self.noise[:-1] / LADDER[1:]
+            value, bar, _ = _smallest(2 * e[1:] - e[:-1], bar)
+            ends += [value - bar, value + bar]
+        return (min(ends) + max(ends)) / 2, (max(ends) - min(ends)) / 2
 
     def is_tie(self) -> bool:
-        """Whether the even part falls as h down to its rounding: no step is within the kink."""
+        """Whether the even part falls as h down to its rounding: no step is below the kink."""
         sure = np.flatnonzero(np.abs(self.even) > SURE * self.noise)
         if len(sure) < 3 or sure[-1] < 2:
             return False
         even = self.even[sure[-1] - 2 : sure[-1] + 1]
         return bool(np.all(np.abs(even[:-1] / even[1:] - 2) < 0.4))
 
-    def smooth_to(self) -> tuple[int, int]:
-        """The coarsest place in the ladder that is surely smooth, and how many steps cross a kink.
+    def kink(self) -> float:
+        """The distance of a kink, the nearest if it stands out; infinite if none was found."""
+        curvature = self.even[self.bent + 1] / LADDER[self.bent + 1] ** 2
+        for start in range(self.bent - 2, -1, -4):
+            at = self._narrow(start, curvature)
+            if at is not None:
+                return abs(at)
+        return math.inf
 
-        Where the even part first leaves h^2, going up, the segment is narrowed nine times about its
-        largest second difference: over its width that stays at a kink, and halves where f is smooth.
+    def _narrow(self, start: int, curvature: float) -> float | None:
+        """Narrow (-h, h) about its largest second difference, 14 times by half, and say where.
+
+        The second difference over the width then stays what it is at a kink (in the worst case it
+        is halved), and halves each time where f is smooth: there the answer is None.
         """
-        bend = np.abs(self.even[:-1] - 4 * self.even[1:])
-        sure = np.flatnonzero(bend > SURE * self.noise[:-1])
-        if not len(sure):
-            return 0, 0
-        start = max(sure[-1] - 2, 0)
-        width, middle = LADDER[start], 0.0
-        curvature = self.even[sure[-1] + 1] / LADDER[sure[-1] + 1] ** 2
+        width, middle, ratios, size = LADDER[start], 0.0, [], [0.0]
         low, mid, high = self.back[start], 0.0, self.ahead[start]
-        sizes = []
-        for _ in range(9):
+        for _ in range(14):
             width /= 2
-            inner = [self.phi(middle + s * width) - self.zero for s in (-1, 1)]
-            values = [low, inner[0], mid, inner[1], high]
-            seconds = [values[i] - 2 * values[i + 1] + values[i + 2] for i in range(3)]
-            size = [abs(s - curvature * width**2) for s in seconds]
+            values = [low, self.change(middle - width), mid, self.change(middle + width), high]
+            seconds = np.diff(values, 2) - curvature * width**2
+            size = np.abs(seconds)
             i = int(np.argmax(size))
             low, mid, high = values[i : i + 3]
             middle += (i - 1) * width
-            sizes.append(size[i] / width)
-        if size[i] > SURE * self.noise[start] and sizes[-1] > sizes[0] / 16:
-            crossed = int((LADDER > abs(middle)).sum())
-            return min(crossed, len(LADDER) - 1), crossed
-        return int(start), 0
+            ratios.append(size[i] / width)
+        sharp = ratios[-1] > ratios[-5] / 4 and max(size) > SURE * self.noise[start]
+        return middle if sharp else None
 
-    def slope(self, claimed: float, start: int) -> float:
-        """The slope of the odd remainder over its six finest steps above rounding."""
+    def slope(self, claimed: float, kink: float) -> float:
+        """The slope of the odd remainder over its four finest steps above rounding."""
         left = np.abs(self.odd - LADDER * claimed)
         seen = np.flatnonzero(left > SURE * self.noise)
-        seen = seen[seen >= start][-6:]
+        seen = seen[seen > (self.bent if math.isfinite(kink) else -1)][-4:]
         if len(seen) < 3:
             return math.nan
         return float(np.polyfit(np.log2(LADDER[seen]), np.log2(left[seen]), 1)[0])
@@ -287,43 +289,36 @@ def _test(point: _Point, name: str, chosen: list[int], rng, beside: bool = False
     claimed = float(sum(np.vdot(point.grads[i], v[i]) for i in chosen))
     line = _Line(point.along(v), rng)
     derivative, bar, place = line.derivative()
-    start, kinks = line.smooth_to()
-    steps = (float(LADDER[min(place + 2, len(LADDER) - 1)]), float(LADDER[place]))
-    change = np.fmax(np.abs(line.ahead), np.abs(line.back))
-    steepest = float(change[place] / LADDER[place])
-    bar += GRADIENT * steepest
+    steepest = float(line.most[place] / LADDER[place])
+    bar, kink = bar + GRADIENT * steepest, line.kink()
     if line.is_tie():
-        sides = [line.side(line.ahead, 1), line.side(line.back, -1)]
-        low, high = min(d - b for d, b in sides), max(d + b for d, b in sides)
-        derivative, bar, kinks = (low + high) / 2, (high - low) / 2, len(LADDER)
-        verdict = "tie"
-        # Several units tied at once can leave the interval by one convention: judge beside them.
+        (derivative, bar), kink, verdict = line.sides(), 0.0, "tie"
+        # Where several units tie, one convention for all may leave the interval: judge beside it.
         if abs(claimed - derivative) > bar and not beside:
             verdict = _beside(point, name, chosen, rng)
-    elif abs(claimed - derivative) > bar:
-        verdict = "wrong"
+    elif bar > RESOLUTION * steepest and np.any(line.most > SURE * line.noise):
+        verdict = "not compared"
     else:
-        constant = bool(np.all(change <= SURE * line.noise))
-        verdict = "correct" if constant or bar <= RESOLUTION * steepest else "not compared"
-    return Slope(name, verdict, claimed, derivative, bar, line.slope(claimed, start), kinks, steps)
+        verdict = "correct" if abs(claimed - derivative) <= bar else "wrong"
+    slope, crossed = line.slope(claimed, kink), int((kink < LADDER).sum())
+    steps = (float(LADDER[place + 2]), float(LADDER[place]))
+    return Slope(name, verdict, claimed, derivative, bar, slope, crossed, steps)
 
 
 def _beside(point: _Point, name: str, chosen: list[int], rng) -> str:
-    """ "wrong" if the gradient is wrong at a random point close by too, else "tie"."""
+    """Return "wrong" if the gradient is wrong at a random point close by too, else "tie"."""
     here = point.leaves
     pairs = zip(here, point.units(), strict=True)
-    try:
-        point.set([p + u / 128 * rng.standard_normal(p.shape) for p, u in pairs])
-        found = _test(point, name, chosen, rng, beside=True)
-    finally:
-        point.set(here)
+    point.move([p + u / 128 * rng.standard_normal(p.shape) for p, u in pairs])
+    found = _test(point, name, chosen, rng, beside=True)
+    point.move(here)
     return "wrong" if found.verdict == "wrong" else "tie"
 
 
 def _smallest(values: np.ndarray, bars: np.ndarray) -> tuple[float, float, int]:
     """The value with the smallest bar, of those with which all values at finer steps agree."""
-    bars = np.where(np.isfinite(values) & np.isfinite(bars), bars, np.inf)
-    values = np.where(np.isfinite(bars), values, 0.0)
+    known = np.isfinite(values) & np.isfinite(bars)
+    values, bars = np.where(known, values, 0.0), np.where(known, bars, np.inf)
     apart = np.abs(values[:, None] - values) > bars[:, None] + bars
     i = int(np.argmin(np.where(np.triu(apart, 1).any(axis=1), np.inf, bars)))
     return float(values[i]), float(bars[i]), i
@@ -337,28 +332,28 @@ def _named(paths: Any) -> list[str]:
 
 
 def _float64(leaf: Any) -> Any:
-    """A leaf of the batch: an array of floats in float64, anything else as it is."""
+    """Floats as a float64 array, anything else as it is."""
     import jax.numpy as jnp
 
-    if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating):
+    if isinstance(leaf, float) or jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating):
         return np.asarray(leaf).astype(np.float64)
     return leaf
 
 
-def _checked(name: str, leaf: Any) -> np.ndarray:
-    import jax.numpy as jnp
+def _check_params(names: list[str], leaves: list[Any]) -> None:
+    for name, leaf in zip(names, leaves, strict=True):
+        if not isinstance(leaf, np.ndarray) or leaf.dtype != np.float64:
+            got = getattr(leaf, "dtype", type(leaf).__name__)
+            raise ValueError(f"`params` must be floating, got {got} in {name}")
+        if not np.isfinite(leaf).all():
+            raise ValueError(
+                f"`params` must be finite, got {leaf[~np.isfinite(leaf)][0]} in {name}"
+            )
+    if not sum(leaf.size for leaf in leaves):
+        raise ValueError(f"`params` must hold at least one number, got leaves {names}")
 
-    dtype = getattr(leaf, "dtype", np.asarray(leaf).dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"`params` must hold floating leaves, got {dtype} in {name!r}")
-    leaf = np.asarray(leaf).astype(np.float64)
-    if not np.isfinite(leaf).all():
-        raise ValueError(f"`params` must be finite, got {leaf[~np.isfinite(leaf)][0]} in {name!r}")
-    return leaf
 
-
-def _scalar(value: Any) -> float:
-    """The value of f, checked."""
+def _check_value(value: Any) -> None:
     value = np.asarray(value)
     if value.shape != ():
         raise ValueError(f"`f` must return a scalar, got shape {value.shape}")
@@ -366,4 +361,3 @@ def _scalar(value: Any) -> float:
         raise ValueError(f"`f` must return float64 for float64 parameters, got {value.dtype}")
     if not np.isfinite(value):
         raise ValueError(f"`f` must be finite at `params`, got {value}")
-    return float(value)

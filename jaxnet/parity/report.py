@@ -213,11 +213,11 @@ def _columns(rows: list[list[str]]) -> list[str]:
 def _drift_lines(drift: dict[str, dict[int, float]]) -> list[str]:
     if not drift:
         return []
-    steps = list(next(iter(drift.values())))
-    head = ["float32 loss, relative to float64, at step", *map(str, steps)]
-    return _columns(
-        [head, *([name, *(f"{v:.1e}" for v in d.values())] for name, d in drift.items())]
-    )
+    steps = sorted({step for by_step in drift.values() for step in by_step})
+    rows = [["float32 loss, relative to float64, at step", *map(str, steps)]]
+    for name, by_step in drift.items():
+        rows.append([name, *(f"{by_step[s]:.1e}" if s in by_step else "-" for s in steps)])
+    return _columns(rows)
 
 
 def _plain(leaf: Leaf | None) -> dict[str, Any] | None:

@@ -40,10 +40,9 @@ class Trajectory(NamedTuple):
 
 def trajectory(reference: Participant, case: Case) -> Trajectory:
     """Run a reference through a case. Raises: ValueError if it is not finite, or has nothing."""
-    made = points(reference, case)
-    losses = shadow = np.zeros(0)
-    if reference.update is not None:
-        losses = free_run(reference, case, "float64")
+    made, losses = points(reference, case)
+    shadow = np.zeros(0)
+    if len(losses):
         shadow = free_run(reference, _permuted(reference, case), "float32")
     return Trajectory(reference.name, case, made, losses, shadow, reference)
 
