@@ -25,26 +25,58 @@ LAYERS = {
     "torch_net": (1, {"numpy", "torch", "jaxnet.spec"}),
     "optimizers": (1, {"jax", "optax", "jaxnet.spec"}),
     "train": (1, {"numpy", "jax", "optax"}),
+    "parity.participants": (2.0, {"numpy"}),
+    "parity.bars": (2.0, {"numpy"}),
+    "parity.frameworks": (2.1, {"numpy"}),
+    "parity.torch_functions": (2.2, {"numpy", "torch"}),
+    "parity.mistakes": (2.1, {"numpy"}),
+    "parity.compare": (2.1, {"numpy"}),
+    "parity.diagnose": (2.2, {"numpy"}),
+    "parity.trajectory": (2.2, {"numpy"}),
+    "parity.report": (2.3, set()),
+    "parity.gradient": (2.4, {"numpy"}),
+    "parity.checks": (2.4, {"numpy"}),
+    "parity.__init__": (2.5, set()),
+    "parity.stages": (2.5, {"numpy"}),
+    "parity.selftest": (2.6, {"numpy", "jax", "optax"}),
+    "parity.plugin": (2.6, {"pytest"}),
     "plots": (2, {"matplotlib"}),
     "runs": (2, {"numpy", "jax", "safetensors", "jaxnet"}),
-    "cli": (3, {"jaxnet", "jaxnet.config"}),
-    "__main__": (3, {"jaxnet.cli"}),
+    "cli_parity": (3, set()),
+    "cli": (3.1, {"tyro", "jaxnet"}),
+    "__main__": (3.2, set()),
 }
 # module -> what it imports inside functions, so that it is paid for only when it is used
-INSIDE = {"tables": {"pyarrow"}, "runs": {"jaxnet.plots"}, "cli": {"tyro", "rich", "jaxnet.runs"}}
-NO_JAX = ("spec", "config", "numpy_net", "data", "tables", "encoding")
+INSIDE = {
+    "tables": {"pyarrow"},
+    "runs": {"jaxnet.plots"},
+    "cli": {"rich"},
+    "parity.frameworks": {"jax", "flax", "jaxnet.parity.torch_functions"},
+    "parity.gradient": {"jax"},
+    "parity.stages": {"flax"},
+    "parity.plugin": {"jaxnet.parity"},
+}
+NO_JAX = ("spec", "config", "numpy_net", "data", "tables", "encoding", "parity")
+
+
+def module(name):
+    return f"jaxnet.{name}".removesuffix(".__init__")
+
+
+MODULES = {module(name) for name in LAYERS}
 
 
 def imports(name, everywhere=False):
     """The modules that a file imports: those of this package whole, the others by first name."""
-    tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+    tree = ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text())
     top = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
     found = set()
     for node in ast.walk(tree) if everywhere else top:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "jaxnet":
-            found |= {f"jaxnet.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module in ("jaxnet", "jaxnet.parity"):
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {m if m in MODULES else node.module for m in inside}
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module or "")
     short = {m if m.startswith("jaxnet") else m.partition(".")[0] for m in found}
@@ -55,11 +87,12 @@ def allowed(name):
     layer, names = LAYERS[name]
     if layer < 2:
         return names
-    return names | {f"jaxnet.{other}" for other, (below, _) in LAYERS.items() if below < layer}
+    return names | {module(other) for other, (below, _) in LAYERS.items() if below < layer}
 
 
 def test_every_module_has_a_layer():
-    assert {path.stem for path in PACKAGE.glob("*.py")} == set(LAYERS)
+    paths = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py")]
+    assert {".".join(path.parts) for path in paths} == set(LAYERS)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -79,7 +112,7 @@ def test_the_oracle_and_the_data_need_no_jax():
 
 
 def test_submodules_are_reached_from_the_package():
-    names = set(LAYERS) - {"__init__", "__main__"}
+    names = {name.partition(".")[0] for name in LAYERS} - {"__init__", "__main__"}
     assert names <= set(dir(jaxnet))
     assert jaxnet.numpy_net.__name__ == "jaxnet.numpy_net"
     with pytest.raises(AttributeError, match="no attribute 'nets'"):

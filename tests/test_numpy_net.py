@@ -28,7 +28,8 @@ def smooth_problem(network, repeats):
     """Return a problem whose units are all far from the kink, so that differences see no jump."""
     for seed in itertools.count():
         params, batch = problem(network, repeats, seed)
-        _, _, outputs = numpy_net._run(params, batch.x, network.activation, repeats)
+        function, _ = numpy_net.ACTIVATIONS[network.activation]
+        _, _, outputs = numpy_net.run_layers(params, batch.x, function, repeats, np.matmul)
         if all(np.abs(h).min() > 100 * STEP for h in outputs[:-1]):
             return params, batch
     raise AssertionError

@@ -12,24 +12,22 @@ from jaxnet.parity.checks import check
 from jaxnet.parity.compare import Case, Leaf
 from jaxnet.parity.diagnose import Cause
 from jaxnet.parity.frameworks import flax_participant, jax_participant, torch_participant
-from jaxnet.parity.participants import (
-    Participant,
-    mapped,
-    numpy_participant,
-    oracle,
-)
+from jaxnet.parity.gradient import GradientReport, check_gradient
+from jaxnet.parity.participants import Participant, mapped, numpy_participant, oracle
 from jaxnet.parity.report import ParityError, Report
 from jaxnet.parity.trajectory import Trajectory, load, record, trajectory
 
 __all__ = [
     "Case",
     "Cause",
+    "GradientReport",
     "Leaf",
     "ParityError",
     "Participant",
     "Report",
     "Trajectory",
     "check",
+    "check_gradient",
     "flax_participant",
     "jax_participant",
     "load",

@@ -6,9 +6,9 @@ For C = A @ B of reduction length n, with u = 2**-24 and independent roundings,
 
 That takes roundings as independent, which in deep networks, and where a weight is used again,
 they are not: there a bar is at least the spread of replays with random roundings (Monte Carlo
-arithmetic, Parker, 1997). Correct float32 programs stay below 2.5 bars, whatever their order of summation; the
-limit is 8. A unit whose |h| is below 8 of its bars may be on either side of the ReLU's kink: its
-whole gradient joins the bar.
+arithmetic, Parker, 1997). Correct float32 programs stay below 4 bars, whatever their order of
+summation; the limit is 8. A unit whose |h| is below 8 of its bars may be on either side of the
+ReLU's kink: its whole gradient joins the bar.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ def check(
         if case is None:
             raise ValueError("`case` must be given with a participant to compare against")
         against = trajectory(against, case)
+    if not tiers or set(tiers) - set(DTYPES):
+        raise ValueError(f"`tiers` must be of {', '.join(DTYPES)}, got {tiers}")
     leaves: list[Leaf] = []
     causes: list[Cause] = []
     for tier in tiers:
@@ -79,8 +81,8 @@ def _causes(
     """The mistakes that explain what was seen; a recording cannot be replayed, so it names none."""
     if against.reference is not None and (causes := diagnose(against.reference, seen)):
         return causes
-    again, more = (compare(candidate, seen[0][0])[0] for _ in range(2))
-    if [leaf.got for leaf in again] != [leaf.got for leaf in more]:
+    again, more = (compare(candidate, seen[0][0])[1] for _ in range(2))
+    if not all(np.array_equal(again[key], more[key], equal_nan=True) for key in again):
         remedy = "the same input gives two outputs: look for dropout in training mode, or noise"
         return [Cause("not deterministic", remedy, 0.0)]
     return []
@@ -118,10 +120,11 @@ def _drift(candidate: Participant, against: Trajectory) -> dict[str, dict[int, f
     steps = sorted({s for s in (1, 10, 100, len(want)) if s <= len(want)})
     runs = {candidate.name: free_run(candidate, against.case, "float32")}
     runs[f"shadow of {against.name}"] = against.shadow
-    return {
-        name: {s: float(abs(losses[s - 1] / want[s - 1] - 1)) for s in steps}
-        for name, losses in runs.items()
-    }
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            name: {s: float(abs(losses[s - 1] / want[s - 1] - 1)) for s in steps}
+            for name, losses in runs.items()
+        }
 
 
 def _left_out(candidate: Participant, against: Trajectory) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,23 +108,30 @@ def points(reference: Participant, case: Case) -> tuple[list[Point], np.ndarray]
     """
 
     def point(step, probe, params, state, batch):
+        state = {"step": np.asarray(step - 1)} | state  # not every optimizer counts
         return [_point(reference, tier, step, probe, params, state, batch) for tier in DTYPES]
 
-    init, update = reference.init, reference.update
-    trains = init is not None and update is not None
+    def initial(params):
+        return {} if reference.init is None else reference.init(params)
+
+    update = reference.update
     made = []
     for name, (params, batch) in case.probes.items():
-        made += point(1, name, params, init(params) if trains else {}, batch)
-    params, state = case.params, init(case.params) if trains else {}
+        made += point(1, name, params, initial(params), batch)
+    params = cast(case.params, "float64")  # a copy: an update may work in place
+    state = initial(params)
     losses = []
-    for i in range(max(*case.steps, case.num_steps) if trains else 1):
+    for i in range(1 if update is None else max(*case.steps, case.num_steps)):
         batch = cast(case.batch_at(i), "float64")
         if i + 1 in case.steps:
             made += point(i + 1, "", params, state, batch)
-        if trains:
+        if update is not None:
             loss, grads = reference.value_and_grad(params, batch)
             losses.append(float(loss))
             params, state = update(params, grads, state)
+    if not np.isfinite(losses[: case.num_steps]).all():
+        bad = int(np.flatnonzero(~np.isfinite(losses))[0])
+        raise ValueError(f"not compared: the reference's loss is not finite at step {bad + 1}")
     if not made:
         raise ValueError("not compared: without an optimizer only step 1 exists; put 1 in `steps`")
     return made, np.asarray(losses[: case.num_steps])
@@ -137,10 +145,11 @@ def observe(
     if participant.forward is not None:
         found["forward", "y_pred"] = np.asarray(participant.forward(params, batch))
     value, own = participant.value_and_grad(params, batch)
-    found["loss", "loss"] = np.asarray(value)
-    found |= {("gradient", name): np.asarray(leaf) for name, leaf in own.items()}
+    found["loss", "loss"] = np.array(value)  # copies: an implementation may use its arrays again
+    found |= {("gradient", name): np.array(leaf) for name, leaf in own.items()}
     if participant.update is not None:
-        new_params, new_state = participant.update(params, own if grads is None else grads, state)
+        inputs = copy.deepcopy((params, own if grads is None else grads, state))
+        new_params, new_state = participant.update(*inputs)
         found |= {("parameters", name): np.asarray(leaf) for name, leaf in new_params.items()}
         found |= {
             ("optimizer", name): np.asarray(leaf) for name, leaf in new_state.items() if "/" in name
@@ -155,6 +164,9 @@ def compare(candidate: Participant, point: Point) -> tuple[list[Leaf], Outputs]:
     """
     dtype = DTYPES[point.tier]
     inputs = cast((point.params, point.state, point.batch, point.grads), dtype)
+    if ("parameters", next(iter(point.params))) not in point.want:
+        candidate = replace(candidate, update=None)
+    _check_slots(candidate, inputs[0], point.state)
     got = observe(candidate, *inputs)
     common = _check_outputs(candidate, got, point)
     leaves, failed = [], set()
@@ -220,6 +232,17 @@ def _bars(reference, tier, params, state, batch, grads, want) -> tuple[Outputs, 
             scale = np.abs(want[key]).max(initial=0)
             bar[key] = np.full(want[key].shape, max(error, bars.U * scale))
     return bar, PEER
+
+
+def _check_slots(candidate: Participant, params: Leaves, state: Leaves) -> None:
+    """An optimizer that needs more than the reference's state holds cannot take its step."""
+    if candidate.init is not None and candidate.update is not None:
+        own = {name for name in candidate.init(params) if "/" in name}
+        if not own <= set(state):
+            raise ValueError(
+                f"not compared: the optimizer state of {candidate.name} has the leaves "
+                f"{sorted(own)}, the reference's {sorted(state)}"
+            )
 
 
 def _check_outputs(candidate: Participant, got: Outputs, point: Point) -> list[tuple[str, str]]:

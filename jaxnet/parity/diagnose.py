@@ -4,6 +4,7 @@ cause.
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -35,13 +36,19 @@ def diagnose(
     """
     if seen[0][0].tier == MATHEMATICS and _single(seen):
         return [Cause("computed in float32", "switch x64 on, or keep float64 throughout", 0.0)]
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # a mistake may overflow, or leave a batch empty
+        causes = _explanations(reference, seen)
+    return sorted(causes, key=lambda c: c.distance)[:most]
+
+
+def _explanations(reference: Participant, seen: list[tuple[Point, Outputs]]) -> list[Cause]:
     first = seen[0][0]
     candidates = mistakes.known_mistakes(reference, first.params)
     if reference.update is not None and (factor := _rate_factor(seen)) is not None:
         candidates.append(mistakes.scaled_rate(reference, factor))
     causes = [Cause(m.name, m.remedy, _distance(m.participant, seen)) for m in candidates]
-    causes = sorted((c for c in causes if c.distance <= EXPLAINED), key=lambda c: c.distance)
-    return causes[:most]
+    return [c for c in causes if c.distance <= EXPLAINED]
 
 
 def verdict(causes: list[Cause]) -> str:
@@ -57,13 +64,18 @@ def _distance(replay: Participant, seen: list[tuple[Point, Outputs]]) -> float:
     """The largest part of any leaf's difference that the replay leaves, over all points."""
     worst = 0.0
     for point, got in seen:
-        found = observe(replay, point.params, point.state, point.batch, point.grads)
+        try:
+            found = observe(replay, point.params, point.state, point.batch, point.grads)
+        except Exception:  # this reference cannot make the mistake: a batch of a fixed size, say
+            return np.inf
         for key, value in got.items():
             if key not in found or found[key].shape != value.shape:
                 continue
             limit = point.allowed * point.bar[key].max(initial=0)
             scale = max(_size(value - point.want[key]), limit)
             left = _size(value - found[key])
+            if not np.isfinite(left):
+                return np.inf
             if left > 0:
                 worst = max(worst, left / scale if scale > 0 else np.inf)
     return worst

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,15 +85,24 @@ def flax_participant(
 ) -> Participant:
     """A participant from an nnx module and loss(module, batch), split once.
 
-    Its leaves are named by their paths in the module ("linear1/kernel"). forward(module, batch) ->
-    prediction. layout: see `mapped`.
+    Its leaves are its `nnx.Param`s, named by their paths in the module ("linear1/kernel"); all else
+    (statistics, random keys) keeps its value. forward(module, batch) -> prediction. layout: see
+    `mapped`.
+
+    Raises: ValueError for a module that holds an active Dropout: call `module.eval()` first.
     """
     from flax import nnx
 
-    graphdef, params = nnx.split(module)
+    for path, part in nnx.iter_graph(module):
+        if isinstance(part, nnx.Dropout) and not part.deterministic and part.rate > 0:
+            raise ValueError(
+                f"`module` must not drop units at random: {'/'.join(map(str, path)) or 'it'} is an "
+                "active Dropout; call module.eval() first"
+            )
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
 
     def merged(function):
-        return lambda params, batch: function(nnx.merge(graphdef, params), batch)
+        return lambda params, batch: function(nnx.merge(graphdef, params, rest), batch)
 
     return jax_participant(
         merged(loss),
@@ -148,12 +157,19 @@ class _Tree:
         if self.like is None:
             return {key: jax.numpy.asarray(value) for key, value in leaves.items()}
         paths, structure = jax.tree_util.tree_flatten_with_path(self.like)
-        names = [_path(path) for path, _ in paths]
+        shapes = {_path(path): np.shape(leaf) for path, leaf in paths}
+        names = list(shapes)
         if set(names) != set(leaves):
             raise ValueError(
                 f"the reference's leaves {sorted(leaves)} are not the candidate's {sorted(names)}: "
                 "declare a `layout`"
             )
+        for name, shape in shapes.items():
+            if leaves[name].shape != shape:
+                raise ValueError(
+                    f"leaf {name!r} must have shape {shape}, got {leaves[name].shape}: "
+                    "declare a `layout`"
+                )
         return structure.unflatten([jax.numpy.asarray(leaves[name]) for name in names])
 
 
@@ -175,15 +191,16 @@ def _optax_functions(loss: Callable, optimizer: Any, tree: _Tree) -> dict[str, A
 
     update = jax.jit(optimizer.update)
 
-    def slots(state) -> Leaves:
+    def slots(state, params: Leaves) -> Leaves:
         paths, _ = jax.tree_util.tree_flatten_with_path(state)
-        return {_slot(path): np.asarray(value) for path, value in paths}
+        return {_slot(path, params): np.asarray(value) for path, value in paths}
 
     @functools.cache
     def template(dtype):  # the names, dtypes and structure of the state, for parameters of a dtype
         state = optimizer.init(jax.tree.map(lambda p: jax.numpy.zeros_like(p), example[dtype]))
         paths, structure = jax.tree_util.tree_flatten_with_path(state)
-        return [(_slot(path), value.dtype) for path, value in paths], structure
+        names = tree.flatten(example[dtype])
+        return [(_slot(path, names), value.dtype) for path, value in paths], structure
 
     example: dict[str, Any] = {}
 
@@ -195,22 +212,24 @@ def _optax_functions(loss: Callable, optimizer: Any, tree: _Tree) -> dict[str, A
 
     def run_init(params):
         with _precision(params):
-            return slots(optimizer.init(tree.build(params)))
+            return slots(optimizer.init(tree.build(params)), params)
 
     def run_update(params, grads, state):
         with _precision(params):
             tree_params = tree.build(params)
             updates, new = update(tree.build(grads), build(tree_params, state), tree_params)
             new_params = jax.tree.map(lambda p, u: p + u, tree_params, updates)
-            return tree.flatten(new_params), slots(new)
+            return tree.flatten(new_params), slots(new, params)
 
     step = train.make_step(loss, optimizer)
 
     def run(params, batch_at, num_steps):
         with _precision(params):
-            return train.fit(step, train.init(tree.build(params), optimizer), batch_at, num_steps)[
-                1
-            ]
+            state, losses = train.init(tree.build(params), optimizer), []
+            for i in range(num_steps):
+                state, loss = step(state, batch_at(i))
+                losses.append(loss)
+            return np.asarray(jax.device_get(losses))
 
     return {"init": run_init, "update": run_update, "run": run}
 
@@ -223,15 +242,16 @@ def _name(key: Any) -> str:
 
 
 def _path(path: tuple) -> str:
-    """A leaf's path as text, without the `value` that wraps each nnx variable."""
-    names = [_name(key) for key in path]
-    return "/".join(name for name in names if name != "value")
+    """A leaf's path as text, without the attribute `value` of an nnx variable at its end."""
+    wrapped = path and getattr(path[-1], "name", None) == "value"
+    return "/".join(_name(key) for key in (path[:-1] if wrapped else path))
 
 
-def _slot(path: tuple) -> str:
-    """An optimizer state's leaf as "slot/leaf": the last known field, and the path below it."""
-    names = [_name(key) for key in path if _name(key) != "value"]
-    for i in reversed(range(len(names))):
-        if names[i] in SLOTS and not names[i].isdigit():
-            return "/".join([SLOTS[names[i]], *names[i + 1 :]])
-    return "/".join(names)
+def _slot(path: tuple, params: Iterable[str]) -> str:
+    """An optimizer state's leaf as "slot/leaf": a known field, and the parameter's path below."""
+    names = _path(path).split("/")
+    known = [i for i, name in enumerate(names) if name in SLOTS]
+    known = [i for i in known if "/".join(names[i + 1 :]) in params] or known[-1:]
+    if not known:
+        return "/".join(names)
+    return "/".join([SLOTS[names[known[0]]], *names[known[0] + 1 :]])

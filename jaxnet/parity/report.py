@@ -97,7 +97,7 @@ class Report:
             "first": _plain(self.first),
             "causes": [cause._asdict() for cause in self.causes],
             "leaves": [_plain(leaf) for leaf in self.leaves],
-            "drift": self.drift,
+            "drift": {name: _texts(by_step) for name, by_step in self.drift.items()},
             "left_out": list(self.left_out),
         }
 
@@ -223,7 +223,11 @@ def _drift_lines(drift: dict[str, dict[int, float]]) -> list[str]:
 def _plain(leaf: Leaf | None) -> dict[str, Any] | None:
     if leaf is None:
         return None
-    record = leaf._asdict() | {"equal": leaf.equal, "ulps": leaf.ulps}
+    return _texts(leaf._asdict() | {"equal": leaf.equal, "ulps": leaf.ulps})
+
+
+def _texts(record: dict[Any, Any]) -> dict[Any, Any]:
+    """The record with infinities and NaNs as text, which JSON has no numbers for."""
     return {
         key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in record.items()
