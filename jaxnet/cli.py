@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -16,6 +16,16 @@ import jaxnet
 from jaxnet import cli_parity
 from jaxnet.cli_parity import ParityOptions
 from jaxnet.config import Config, DataOptions, NetworkOptions, RunOptions, TrainingOptions
+
+Stages = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        metavar="[STAGE ...]",
+        help="tensors, sequential, module or dynamic; without one, all of them.",
+        help_behavior_hint="",
+    ),
+]
 
 if TYPE_CHECKING:
     from jaxnet.runs import Problem, Progress, Run
@@ -47,13 +57,13 @@ def train(
     return 0
 
 
-def parity(stages: tyro.conf.Positional[tuple[str, ...]] = (), *, options: ParityOptions) -> int:
+def parity(stages: Stages = (), *, comparison: ParityOptions) -> int:
     """Compare every version of the tutorial's networks with NumPy's gradients by hand.
 
-    Without a name all stages are run: tensors, sequential, module, dynamic. Exit code 0: all equal;
-    1: a mismatch, whose likely cause is named; 2: it could not be compared.
+    The exit code is 0 if all are equal, 1 for a mismatch, whose likely cause is named, 2 if they
+    could not be compared.
     """
-    return cli_parity.run(stages, options)
+    return cli_parity.run(stages, comparison)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """`parity.check` on models of one's own: torch modules ported to Flax, with planted bugs."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from helpers import undrawn
 from torch import nn
 
 from jaxnet import optimizers, parity
@@ -25,6 +27,10 @@ OPTIMIZERS = {
 }
 
 
+EXACT_GELU = functools.partial(nnx.gelu, approximate=False)
+torch.set_num_threads(1)  # the models are tiny
+
+
 class TorchMLP(nn.Module):
     def __init__(self):
         super().__init__()
@@ -36,18 +42,23 @@ class TorchMLP(nn.Module):
         return self.last(torch.relu(self.square(h)))
 
 
+def stop_bias(linear):
+    """The layer with its bias cut off from the gradient."""
+    bias = jax.lax.stop_gradient(linear.bias[...])
+    return lambda x: x @ linear.kernel[...] + bias
+
+
 class FlaxMLP(nnx.Module):
-    def __init__(self, rngs, epsilon=1e-5, gelu=functools.partial(nnx.gelu, approximate=False)):
-        self.first, self.norm = nnx.Linear(5, 4, rngs=rngs), nnx.LayerNorm(4, epsilon, rngs=rngs)
+    def __init__(self, rngs, epsilon=1e-5, gelu=EXACT_GELU, frozen=False):
+        self.first = nnx.Linear(5, 4, rngs=rngs)
+        self.norm = nnx.LayerNorm(4, epsilon=epsilon, rngs=rngs)
         self.square, self.last = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
-        self.gelu, self.frozen = gelu, False
+        self.gelu, self.frozen = gelu, frozen
 
     def __call__(self, x):
         h = self.norm(self.first(x))
-        bias = self.square.bias[...]
-        bias = jax.lax.stop_gradient(bias) if self.frozen else bias
-        h = nnx.relu(self.gelu(h) @ self.square.kernel[...] + bias)
-        return self.last(h)
+        square = stop_bias(self.square) if self.frozen else self.square
+        return self.last(nnx.relu(square(self.gelu(h))))
 
 
 MLP_LAYOUT = {
@@ -128,23 +139,31 @@ def reference(kind, optimizer="adam"):
     return parity.trajectory(participant, case)
 
 
-def check(kind, module=None, loss=flax_loss, optimizer=None, layout=None, against="adam"):
-    """The report of a port to Flax: the right one unless something is given."""
+def port(kind, optimizer=None, loss=flax_loss, layout=None, **given):
+    """The port to Flax as a participant; `given` goes to the module. Its values are not used."""
     _, make, right, *_ = MODELS[kind]
-    candidate = parity.flax_participant(
-        make(nnx.Rngs(0)) if module is None else module,
+    return parity.flax_participant(
+        undrawn(lambda: make(nnx.Rngs(0), **given)),
         loss,
-        OPTIMIZERS[against][0]() if optimizer is None else optimizer,
+        optimizer,
         forward=lambda module, batch: module(batch["x"]),
         layout=right | (layout or {}),
     )
-    return parity.check(candidate, against=reference(kind, against))
 
 
-def frozen():
-    module = FlaxMLP(nnx.Rngs(0))
-    module.frozen = True
-    return module
+@functools.cache
+def right_port(kind, optimizer):
+    return port(kind, OPTIMIZERS[optimizer][0]())
+
+
+def check_bug(kind, change):
+    """The report of a port with a bug; what the bug leaves alone is compiled once for all."""
+    candidate, right = port(kind, **change), right_port(kind, "adam")
+    if "optimizer" in change:
+        right = replace(candidate, value_and_grad=right.value_and_grad, forward=right.forward)
+    else:
+        right = replace(right, value_and_grad=candidate.value_and_grad, forward=candidate.forward)
+    return parity.check(replace(right, run=None), against=reference(kind))
 
 
 def mean_loss(module, batch):
@@ -154,57 +173,57 @@ def mean_loss(module, batch):
 # bug -> what is changed in the right port, where it must show first, and the cause's name
 BUGS = {
     "a square kernel's transpose undeclared": (
-        ("MLP", lambda: {"layout": {"square/kernel": "square.weight"}}),
+        ("MLP", {"layout": {"square/kernel": "square.weight"}}),
         ("forward", "y_pred"),
         "transposed weight square.weight",
     ),
     "LayerNorm's epsilon": (
-        ("MLP", lambda: {"module": FlaxMLP(nnx.Rngs(0), epsilon=1e-6)}),
+        ("MLP", {"epsilon": 1e-6}),
         ("forward", "y_pred"),
         "unknown",
     ),
     "a bias without its gradient": (
-        ("MLP", lambda: {"module": frozen()}),
+        ("MLP", {"frozen": True}),
         ("gradient", "square.bias"),
         "dropped leaf square.bias",
     ),
     "ReLU for GELU": (
-        ("MLP", lambda: {"module": FlaxMLP(nnx.Rngs(0), gelu=nnx.relu)}),
+        ("MLP", {"gelu": nnx.relu}),
         ("forward", "y_pred"),
         "unknown",
     ),
     "GELU by tanh": (
-        ("MLP", lambda: {"module": FlaxMLP(nnx.Rngs(0), gelu=nnx.gelu)}),
+        ("MLP", {"gelu": nnx.gelu}),
         ("forward", "y_pred"),
         "unknown",
     ),
     "mean for sum": (
-        ("MLP", lambda: {"loss": mean_loss}),
+        ("MLP", {"loss": mean_loss}),
         ("loss", "loss"),
         "mean over all elements for the sum (loss and gradient)",
     ),
     "padding by SAME, which is (0, 1) at stride 2": (
-        ("convolution", lambda: {"module": FlaxConv(nnx.Rngs(0), padding="SAME")}),
+        ("convolution", {"padding": "SAME"}),
         ("forward", "y_pred"),
         "unknown",
     ),
     "stride 1, hidden by the mean": (
-        ("convolution", lambda: {"module": FlaxConv(nnx.Rngs(0), strides=1)}),
+        ("convolution", {"strides": 1}),
         ("forward", "y_pred"),
         "unknown",
     ),
     "a kernel upside down": (
-        ("convolution", lambda: {"layout": {"mix/kernel": ("mix.weight", (2, 3, 0, 1))}}),
+        ("convolution", {"layout": {"mix/kernel": ("mix.weight", (2, 3, 0, 1))}}),
         ("forward", "y_pred"),
         "unknown",
     ),
     "Adam's epsilon": (
-        ("MLP", lambda: {"optimizer": optimizers.adam(1e-2, eps=1e-7)}),
+        ("MLP", {"optimizer": optimizers.adam(1e-2, eps=1e-7)}),
         ("parameters", None),
         "unknown",
     ),
     "the learning rate": (
-        ("convolution", lambda: {"optimizer": optimizers.adam(1.1e-2)}),
+        ("convolution", {"optimizer": optimizers.adam(1.1e-2)}),
         ("parameters", None),
         "learning rate times 1.1",
     ),
@@ -214,7 +233,7 @@ BUGS = {
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_right_port_is_equal_in_every_stage(kind, optimizer):
-    report = check(kind, against=optimizer)
+    report = parity.check(right_port(kind, optimizer), against=reference(kind, optimizer))
     report.raise_for_mismatch()
     assert report.verdict == "equal"
     assert (report.first, report.cause, list(report.causes)) == (None, "", [])
@@ -227,8 +246,7 @@ def test_a_right_port_is_equal_in_every_stage(kind, optimizer):
 
 @pytest.mark.parametrize(("change", "where", "cause"), BUGS.values(), ids=BUGS)
 def test_a_planted_bug_is_found_where_it_is(change, where, cause):
-    kind, make = change
-    report = check(kind, **make())
+    report = check_bug(*change)
     first = report.first
     assert report.verdict == "mismatch"
     assert first is not None
@@ -241,7 +259,7 @@ def test_a_planted_bug_is_found_where_it_is(change, where, cause):
 
 
 def test_the_update_of_a_wrong_gradient_is_still_compared_by_itself():
-    report = check("MLP", module=frozen())
+    report = check_bug("MLP", {"frozen": True})
     wrong = {leaf.stage for leaf in report.leaves if not leaf.equal}
     assert wrong == {"gradient", "free run"}
 
@@ -295,3 +313,100 @@ def test_torch_follows_a_jax_reference_that_counts_no_steps(make):
     params = {"weight": np.random.default_rng(0).standard_normal((2, 3))}
     case = parity.Case("", params, lambda i: np.ones((4, 3)), (1, 2, 3), 3)
     parity.check(candidate, against=reference, case=case).raise_for_mismatch()
+
+
+def test_a_nested_model_of_pure_jax_is_named_by_its_paths():
+    """A pytree of lists and dictionaries, with names that optimizer states and nnx use too."""
+    rng = np.random.default_rng(0)
+    shapes = {"value": (3, 4), "mu": (4, 4), "query": (4, 2)}
+    value, mu, query = (rng.standard_normal(shape) for shape in shapes.values())
+    like = {"attention": [{"value": value}, {"mu": mu}], "query": query, "step": np.zeros(2)}
+    names = ["attention/0/value", "attention/1/mu", "query", "step"]
+
+    def loss(params, batch):
+        first, second = params["attention"]
+        h = jnp.tanh(batch["x"] @ first["value"]) @ second["mu"]
+        return jnp.square(h @ params["query"] + params["step"] - batch["y"]).mean()
+
+    def flat_loss(params, batch):
+        h = torch.tanh(batch["x"] @ params["0"]) @ params["1"]
+        return (h @ params["2"] + params["3"] - batch["y"]).square().mean()
+
+    leaves = [value, mu, query, np.zeros(2)]
+    module = nn.ParameterDict({str(i): torch.tensor(leaf) for i, leaf in enumerate(leaves)})
+    for made, twin in OPTIMIZERS.values():
+        report = parity.check(
+            parity.jax_participant(loss, made(), like=like),
+            against=parity.torch_participant(
+                module, flat_loss, twin, layout={str(i): name for i, name in enumerate(names)}
+            ),
+            case=parity.Case(
+                "attention",
+                dict(zip(names, leaves, strict=True)),
+                lambda i: {"x": np.full((5, 3), 0.1 * i + 0.5), "y": np.ones((5, 2))},
+                (1, 2),
+                3,
+            ),
+        )
+        report.raise_for_mismatch()
+        assert {leaf.leaf for leaf in report.leaves if leaf.stage == "gradient"} == set(names)
+
+
+def test_a_model_without_an_optimizer_compares_loss_and_gradient_only():
+    candidate = port("MLP")
+    case = replace(reference("MLP").case, steps=(1,))
+    against = parity.torch_participant(
+        TorchMLP(), lambda module, batch: (module(batch["x"]) - batch["y"]).square().sum()
+    )
+    report = parity.check(candidate, against=against, case=case)
+    report.raise_for_mismatch()
+    assert {leaf.stage for leaf in report.leaves} == {"loss", "gradient"}
+    assert report.left_out == ["parameters and optimizer state: torch has no optimizer"]
+
+
+def test_an_optimizer_of_the_candidates_alone_is_left_out():
+    case = replace(reference("MLP").case, steps=(1,))
+    against = parity.torch_participant(
+        TorchMLP(), lambda module, batch: (module(batch["x"]) - batch["y"]).square().sum()
+    )
+    report = parity.check(right_port("MLP", "adam"), against=against, case=case)
+    report.raise_for_mismatch()
+    assert {leaf.stage for leaf in report.leaves} == {"loss", "gradient"}
+
+
+def test_a_jax_candidate_that_becomes_nan_in_its_free_run_is_a_mismatch():
+    third = float(reference("MLP").case.batch_at(2)["x"][0, 0])
+
+    def broken(module, batch):
+        here = jnp.abs(batch["x"][0, 0] - third) < 1e-3
+        return flax_loss(module, batch) * jnp.where(here, jnp.nan, 1.0)
+
+    candidate = port("MLP", OPTIMIZERS["adam"][0](), broken)
+    report = parity.check(candidate, against=reference("MLP"))
+    first = report.first
+    assert first is not None
+    assert (first.stage, first.step, first.ratio) == ("free run", 3, np.inf)
+    assert "NaN" not in report.to_json()
+
+
+def test_a_flax_module_with_dropout_is_refused_in_training_and_compared_in_evaluation():
+    class Dropping(FlaxMLP):
+        def __init__(self, rngs):
+            super().__init__(rngs)
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.drop(super().__call__(x))
+
+    module = Dropping(nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"drop is an active Dropout; call module.eval\(\) first"):
+        parity.flax_participant(module, flax_loss)
+    module.eval()
+    candidate = parity.flax_participant(module, flax_loss, layout=MLP_LAYOUT)
+    report = parity.check(candidate, against=reference("MLP"), tiers=("mathematics",))
+    report.raise_for_mismatch()
+
+
+def test_a_flax_layout_without_its_axes_is_refused():
+    with pytest.raises(ValueError, match=r"'first/kernel' must have shape \(5, 4\), got \(4, 5\)"):
+        parity.check(port("MLP", layout={"first/kernel": "first.weight"}), against=reference("MLP"))

@@ -137,6 +137,7 @@ def points(reference: Participant, case: Case) -> tuple[list[Point], np.ndarray]
     return made, np.asarray(losses[: case.num_steps])
 
 
+@np.errstate(all="ignore")  # what is not finite is a result: it is judged, not warned of
 def observe(
     participant: Participant, params: Leaves, state: Leaves, batch: Any, grads: Leaves | None
 ) -> Outputs:
@@ -291,6 +292,7 @@ def _judge(point: Point, stage: str, name: str, got: np.ndarray, inherited: bool
     )
 
 
+@np.errstate(all="ignore")
 def free_run(participant: Participant, case: Case, dtype: str) -> np.ndarray:
     """The losses (num_steps,) of free training in a dtype, from the case's parameters."""
     params = cast(case.params, dtype)

@@ -62,10 +62,11 @@ def jax_participant(
 
     functions: dict[str, Any] = {}
     if forward is not None:
+        jitted = jax.jit(forward)
 
         def run_forward(params, batch):
             with _precision(params):
-                return np.asarray(forward(tree.build(params), batch))
+                return np.asarray(jitted(tree.build(params), batch))
 
         functions["forward"] = run_forward
     if optimizer is not None:
@@ -189,7 +190,12 @@ def _optax_functions(loss: Callable, optimizer: Any, tree: _Tree) -> dict[str, A
 
     from jaxnet import train
 
-    update = jax.jit(optimizer.update)
+    init = jax.jit(optimizer.init)
+
+    @jax.jit
+    def update(params, grads, state):
+        updates, new = optimizer.update(grads, state, params)
+        return jax.tree.map(lambda p, u: p + u, params, updates), new
 
     def slots(state, params: Leaves) -> Leaves:
         paths, _ = jax.tree_util.tree_flatten_with_path(state)
@@ -197,7 +203,7 @@ def _optax_functions(loss: Callable, optimizer: Any, tree: _Tree) -> dict[str, A
 
     @functools.cache
     def template(dtype):  # the names, dtypes and structure of the state, for parameters of a dtype
-        state = optimizer.init(jax.tree.map(lambda p: jax.numpy.zeros_like(p), example[dtype]))
+        state = init(example[dtype])
         paths, structure = jax.tree_util.tree_flatten_with_path(state)
         names = tree.flatten(example[dtype])
         return [(_slot(path, names), value.dtype) for path, value in paths], structure
@@ -212,13 +218,12 @@ def _optax_functions(loss: Callable, optimizer: Any, tree: _Tree) -> dict[str, A
 
     def run_init(params):
         with _precision(params):
-            return slots(optimizer.init(tree.build(params)), params)
+            return slots(init(tree.build(params)), params)
 
     def run_update(params, grads, state):
         with _precision(params):
             tree_params = tree.build(params)
-            updates, new = update(tree.build(grads), build(tree_params, state), tree_params)
-            new_params = jax.tree.map(lambda p, u: p + u, tree_params, updates)
+            new_params, new = update(tree_params, tree.build(grads), build(tree_params, state))
             return tree.flatten(new_params), slots(new, params)
 
     step = train.make_step(loss, optimizer)

@@ -227,6 +227,8 @@ def run_stage(
         raise ValueError(
             f"`sizes` must be four integers N, D_in, H, D_out of at least 1, got {sizes}"
         )
+    if num_steps < 1:
+        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}")
     stage = STAGES[name]
     steps = tuple(step for step in STEPS if step <= num_steps)
     case = stage_case(stage, sizes, steps, num_steps)

@@ -1,0 +1,441 @@
+"""What `parity.check` refuses, what it must not let pass, and the forms of its report."""
+
+import json
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxnet import numpy_net, parity
+
+X = np.random.default_rng(0).standard_normal((6, 4))
+Y = np.random.default_rng(1).standard_normal((6, 4))
+PARAMS = {"w": np.random.default_rng(2).standard_normal((4, 4)), "b": np.zeros(4)}
+
+
+def forward(params, batch):
+    return np.tanh(batch["x"] @ params["w"] + params["b"])
+
+
+def value_and_grad(params, batch):
+    y_pred = forward(params, batch)
+    grad_h = 2 * (y_pred - batch["y"]) * (1 - y_pred**2)
+    loss = np.square(y_pred - batch["y"]).sum()
+    return loss, {"w": batch["x"].T @ grad_h, "b": grad_h.sum(axis=0)}
+
+
+def make(function=value_and_grad, optimizer="momentum", forward=forward, **given):
+    """A NumPy participant: as it stands, the right one."""
+    made = None if optimizer is None else numpy_net.make_optimizer(optimizer, 0.01, **given)
+    return parity.numpy_participant(lambda p, b: function(p, b), made, forward=forward)
+
+
+def batch_at(i):
+    return {"x": X + 0.1 * i, "y": Y}
+
+
+def case(params=PARAMS, batch_at=batch_at, steps=(1, 2), num_steps=3):
+    return parity.Case("tanh layer", params, batch_at, steps, num_steps)
+
+
+def check(candidate, reference=None, **given):
+    return parity.check(candidate, against=reference or make(), case=case(**given))
+
+
+def test_a_right_candidate_is_equal():
+    report = check(make())
+    report.raise_for_mismatch()
+    assert (report.verdict, report.first, report.cause) == ("equal", None, "")
+    # in each tier and step: prediction, loss, and w and b as gradient, parameter, momentum
+    assert report.n_compared == 2 * 2 * (24 + 1 + 3 * 20) + 3
+
+
+def test_the_same_object_is_not_compared_with_itself():
+    participant = make()
+    for other in (participant, replace(participant, name="another")):
+        with pytest.raises(ValueError, match=r"not compared: .* are the same object"):
+            check(other, participant)
+
+
+def test_a_participant_needs_a_case():
+    with pytest.raises(ValueError, match="`case` must be given"):
+        parity.check(make(), against=make())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "bool"])
+def test_parameters_of_a_case_must_be_float64(dtype):
+    with pytest.raises(ValueError, match=rf"`case.params\['w'\]` must be float64, got {dtype}"):
+        case(PARAMS | {"w": np.ones((4, 4), dtype)})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_parameters_of_a_case_must_be_finite(value):
+    with pytest.raises(ValueError, match=r"`case.params\['b'\]` must be finite"):
+        case(PARAMS | {"b": np.array([0, 1, 2, value])})
+
+
+def test_a_case_must_have_parameters():
+    with pytest.raises(ValueError, match="must hold at least one leaf, got none"):
+        case({})
+
+
+@pytest.mark.parametrize(("steps", "num_steps"), [((0, 1), 3), ((-1,), 3), ((), 3), ((1,), 0)])
+def test_steps_count_from_1(steps, num_steps):
+    with pytest.raises(ValueError, match="`steps` must be 1 or more, got"):
+        case(steps=steps, num_steps=num_steps)
+
+
+def test_without_an_optimizer_a_later_step_is_no_comparison():
+    with pytest.raises(ValueError, match="not compared: without an optimizer only step 1 exists"):
+        check(make(optimizer=None), make(optimizer=None), steps=(2,))
+
+
+@pytest.mark.parametrize("tiers", [(), ("float32",), ("mathematics", "Precision")])
+def test_unknown_tiers_are_refused_and_none_is_no_pass(tiers):
+    with pytest.raises(ValueError, match="`tiers` must be of mathematics, precision, got"):
+        parity.check(make(), against=make(), case=case(), tiers=tiers)
+
+
+def test_a_trajectory_without_points_of_a_tier_is_no_pass():
+    made = parity.trajectory(make(optimizer=None), case())
+    made = made._replace(points=[p for p in made.points if p.tier == "mathematics"])
+    with pytest.raises(ValueError, match="not compared: no points for the tiers"):
+        parity.check(make(optimizer=None), against=made, tiers=("precision",))
+
+
+@pytest.mark.parametrize("change", [{"b": None}, {"c": np.ones(4)}], ids=["one less", "one more"])
+def test_other_leaves_are_refused(change):
+    def other(params, batch):
+        value, grads = value_and_grad(params, batch)
+        return value, {k: v for k, v in (grads | change).items() if v is not None}
+
+    with pytest.raises(ValueError, match="not compared: the gradient of numpy has the leaves"):
+        check(make(other, optimizer=None))
+
+
+COLUMN = {"w": np.ones((4, 1))}
+SHAPES = {
+    "prediction (N,)": ("forward", lambda y: y[:, 0], "forward y_pred .* shape \\(6,\\), .*6, 1"),
+    "prediction (1, N)": ("forward", lambda y: y.T, "forward y_pred .* shape \\(1, 6\\), .*6, 1"),
+    "gradient (1, 4)": ("gradient", lambda g: g.T, "gradient w .* shape \\(1, 4\\), .*4, 1"),
+    "gradient ()": ("gradient", lambda g: g.sum(), "gradient w .* shape \\(\\), .*4, 1"),
+    "loss (1,)": ("loss", lambda value: value[None], "loss loss .* shape \\(1,\\), .*\\(\\)"),
+    "loss (N,)": ("loss", lambda value: np.full(6, value), "loss loss .* shape \\(6,\\)"),
+}
+
+
+@pytest.mark.parametrize(("stage", "change", "text"), SHAPES.values(), ids=SHAPES)
+def test_other_shapes_are_refused_and_never_broadcast(stage, change, text):
+    def keep(value):
+        return value
+
+    changes = {"forward": keep, "loss": keep, "gradient": keep}
+
+    def column(forward, loss, gradient):
+        def both(params, batch):
+            residual = batch["x"] @ params["w"]
+            grads = {"w": gradient(2 * batch["x"].T @ residual)}
+            return loss(np.square(residual).sum()), grads
+
+        return parity.numpy_participant(
+            both, forward=lambda params, batch: forward(batch["x"] @ params["w"])
+        )
+
+    with pytest.raises(ValueError, match="not compared: " + text):
+        check(column(**changes | {stage: change}), column(**changes), params=COLUMN)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_reference_that_is_not_finite_is_refused(value):
+    def broken(params, batch):
+        loss, grads = value_and_grad(params, batch)
+        return loss, grads | {"b": grads["b"] * value}
+
+    with pytest.raises(ValueError, match="the reference's gradient b is not finite at step 1"):
+        check(make(), make(broken))
+
+
+def test_a_reference_that_diverges_between_the_locked_steps_is_refused():
+    def diverging(params, batch):
+        loss, grads = value_and_grad(params, batch)
+        return (loss if batch["x"][0, 0] < X[0, 0] + 0.15 else np.inf), grads
+
+    with pytest.raises(ValueError, match="the reference's loss is not finite at step 3"):
+        check(make(), make(diverging))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_candidate_that_is_not_finite_is_a_mismatch_with_an_infinite_ratio(value):
+    def broken(params, batch):
+        loss, grads = value_and_grad(params, batch)
+        return loss + value, {name: np.full_like(grad, value) for name, grad in grads.items()}
+
+    report = check(make(broken))
+    first = report.first
+    assert report.verdict == "mismatch"
+    assert first is not None
+    assert (first.stage, first.leaf, first.ratio) == ("loss", "loss", np.inf)
+    assert report.cause == "unknown"
+    plain = strict_json(report.to_json())
+    assert plain["first"]["ratio"] == "inf"
+    assert str(value) in str(report)
+
+
+def test_one_element_that_is_not_finite_is_seen():
+    def broken(params, batch):
+        loss, grads = value_and_grad(params, batch)
+        grads["w"][2, 3] = np.nan
+        return loss, grads
+
+    first = check(make(broken)).first
+    assert first is not None
+    assert (first.stage, first.leaf, first.index) == ("gradient", "w", (2, 3))
+
+
+def test_a_constant_candidate_is_caught_and_named():
+    constant = value_and_grad(PARAMS, batch_at(0))
+
+    def stuck(params, batch):
+        dtype = params["w"].dtype
+        return constant[0].astype(dtype), {k: g.astype(dtype) for k, g in constant[1].items()}
+
+    report = check(make(stuck))
+    first = report.first
+    assert first is not None
+    assert (first.step, first.stage) == (2, "loss")
+    assert report.cause == "constant output"
+
+
+def test_fresh_noise_is_named_not_deterministic():
+    rng = np.random.default_rng(0)
+
+    def noisy(params, batch):
+        x = batch["x"] * (rng.random(batch["x"].shape) < 0.5)
+        return value_and_grad(params, batch | {"x": x.astype(batch["x"].dtype)})
+
+    report = check(make(noisy))
+    assert report.verdict == "mismatch"
+    assert report.cause == "not deterministic"
+
+
+def test_float32_in_the_mathematics_tier_is_named():
+    def single(params, batch):
+        down = [{k: v.astype("float32") for k, v in tree.items()} for tree in (params, batch)]
+        value, grads = value_and_grad(*down)
+        dtype = params["w"].dtype
+        return value.astype(dtype), {k: g.astype(dtype) for k, g in grads.items()}
+
+    report = check(make(single, forward=None))
+    assert report.cause == "computed in float32"
+    assert {leaf.tier for leaf in report.leaves if not leaf.equal} == {"mathematics"}
+
+
+def test_an_undeclared_transpose_of_a_square_leaf_is_named():
+    right = parity.mapped(make(), {"w": ("w", (1, 0)), "b": "b"})
+    assert check(right).cause == "transposed weight w"
+
+
+def renamed():
+    """The right candidate under names of its own."""
+
+    def function(params, batch):
+        value, grads = value_and_grad({"w": params["kernel"].T, "b": params["bias"]}, batch)
+        return value, {"kernel": grads["w"].T, "bias": grads["b"]}
+
+    return make(function, forward=None)
+
+
+RIGHT_LAYOUT = {"kernel": ("w", (1, 0)), "bias": "b"}
+LAYOUTS = {
+    "misses": ({"kernel": ("w", (1, 0))}, "`layout` must cover the reference's leaves"),
+    "repeats": ({"kernel": "w", "bias": "w"}, "`layout` must name each leaf .* once"),
+    "invents": (RIGHT_LAYOUT | {"c": "c"}, "`layout` must cover the reference's leaves"),
+}
+
+
+@pytest.mark.parametrize(("layout", "text"), LAYOUTS.values(), ids=LAYOUTS)
+def test_a_layout_must_be_complete_and_one_to_one(layout, text):
+    with pytest.raises(ValueError, match=text):
+        check(parity.mapped(renamed(), layout))
+
+
+def test_a_right_layout_maps_names_and_axes_of_the_optimizers_state_too():
+    report = check(parity.mapped(renamed(), RIGHT_LAYOUT))
+    report.raise_for_mismatch()
+    assert {leaf.leaf for leaf in report.leaves if leaf.stage == "optimizer"} == {
+        "momentum/w",
+        "momentum/b",
+    }
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4).flatmap(lambda n: st.permutations(range(n))), st.integers(0, 99))
+def test_permuted_axes_round_trip(axes, seed):
+    shape = (2, 3, 4, 5)[: len(axes)]
+    params = {"w": np.random.default_rng(seed).standard_normal(shape)}
+    seen = []
+
+    def function(leaves, batch):
+        seen.append(leaves["own"])
+        return np.square(leaves["own"]).sum(), {"own": 2 * leaves["own"]}
+
+    made = make(function, "adam", forward=None)
+    mapped = parity.mapped(made, {"own": ("w", tuple(axes))})
+    _, grads = mapped.value_and_grad(params, None)
+    np.testing.assert_array_equal(seen[0], np.transpose(params["w"], axes))
+    np.testing.assert_array_equal(grads["w"], 2 * params["w"])
+    assert mapped.init is not None
+    assert mapped.update is not None
+    new_params, state = mapped.update(params, grads, mapped.init(params))
+    assert state["m/w"].shape == new_params["w"].shape == shape
+    np.testing.assert_allclose(state["m/w"], 0.1 * grads["w"], rtol=1e-14)
+
+
+def test_an_optimizer_with_other_slots_is_refused():
+    with pytest.raises(ValueError, match=r"not compared: the optimizer state .*'m/b', 'm/w'"):
+        check(make(optimizer="adam"))
+
+
+def test_an_optimizer_with_fewer_slots_is_a_mismatch_of_its_update():
+    first = check(make(optimizer="sgd")).first
+    assert first is not None
+    assert (first.step, first.stage) == (2, "parameters")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_an_optimizer_on_one_side_only_is_left_out_and_said(ours):
+    sides = {True: make(), False: make(optimizer=None)}
+    report = check(sides[ours], sides[not ours], steps=(1,))
+    report.raise_for_mismatch()
+    assert {leaf.stage for leaf in report.leaves} == {"forward", "loss", "gradient"}
+    assert report.left_out == ["parameters and optimizer state: numpy has no optimizer"]
+
+
+def test_programs_that_work_in_place_are_compared_as_they_are():
+    buffers = {name: np.zeros_like(leaf) for name, leaf in PARAMS.items()}
+
+    def function(params, batch):
+        value, grads = value_and_grad(params, batch)
+        if grads["w"].dtype == float:
+            for name, grad in grads.items():
+                buffers[name][...] = grad
+            grads = dict(buffers)
+        return value, grads
+
+    def update(params, grads, state):
+        for name in params:
+            params[name] -= 0.01 * grads[name]
+        return params, state
+
+    before = {name: leaf.copy() for name, leaf in PARAMS.items()}
+    in_place = parity.Participant("in place", function, forward, lambda p: {}, update)
+    check(in_place, make(optimizer="sgd")).raise_for_mismatch()
+    check(make(optimizer="sgd"), in_place).raise_for_mismatch()
+    for name, leaf in PARAMS.items():
+        np.testing.assert_array_equal(leaf, before[name])
+
+
+def test_a_mistake_that_the_reference_cannot_replay_explains_nothing():
+    def fixed(params, batch):
+        assert batch["x"].shape == X.shape
+        return value_and_grad(params, batch)
+
+    def tripled(params, batch):
+        value, grads = fixed(params, batch)
+        return 3 * value, grads
+
+    assert check(make(tripled), make(fixed)).cause == "unknown"
+
+
+def strict_json(text):
+    """JSON without the NaN and Infinity that Python's own reader lets pass."""
+
+    def refuse(token):
+        raise AssertionError(token)
+
+    return json.loads(text, parse_constant=refuse)["reports"][0]
+
+
+def doubled(params, batch):
+    value, grads = value_and_grad(params, batch)
+    return 2 * value, {name: 2 * grad for name, grad in grads.items()}
+
+
+def shifted(params, batch):
+    return forward(params, batch) + 1
+
+
+def test_the_first_difference_is_not_an_inherited_one():
+    def moved(params, batch):
+        y_pred = shifted(params, batch)
+        value = np.square(y_pred - batch["y"]).sum()
+        return value, doubled(params, batch)[1]
+
+    report = check(make(moved, forward=shifted))
+    first = report.first
+    assert first is not None
+    assert (first.stage, first.inherited) == ("forward", False)
+    wrong = {leaf.stage: leaf.inherited for leaf in report.leaves if not leaf.equal}
+    del wrong["free run"]
+    assert wrong == {"forward": False, "loss": True, "gradient": True}
+    assert "inherited" in str(report)
+
+
+def test_the_report_of_a_mismatch_says_what_where_and_why():
+    report = check(make(doubled))
+    first = report.first
+    assert first is not None
+    assert (first.tier, first.step, first.stage) == ("mathematics", 1, "loss")
+    np.testing.assert_allclose(first.got, 2 * first.want, rtol=1e-14)
+    assert report.cause == "factor 2 (loss and gradient)"
+    assert report.causes[0].distance < 1e-12
+    text = str(report)
+    with pytest.raises(parity.ParityError) as raised:
+        report.raise_for_mismatch()
+    assert str(raised.value) == text
+    assert text.startswith("tanh layer: numpy against numpy: mismatch, ")
+    assert "mathematics, step 1, loss, loss" in text
+    assert "cause: factor 2 (loss and gradient)" in text
+
+
+@pytest.mark.parametrize("candidate", [make(), make(doubled)], ids=["equal", "mismatch"])
+def test_every_form_of_the_report_tells_the_same(candidate):
+    report = check(candidate)
+    worst = report.worst()
+    failed = [leaf for leaf in worst if not leaf.equal]
+    plain = strict_json(report.to_json())
+    assert plain["verdict"] == report.verdict
+    assert plain["n_compared"] == report.n_compared
+    assert plain["cause"] == report.cause
+    assert len(plain["leaves"]) == len(report.leaves)
+    suite = ElementTree.fromstring(report.to_junit())[0]
+    assert int(suite.get("tests", "")) == len(suite) == len(worst)
+    assert int(suite.get("failures", "")) == len(suite.findall(".//failure")) == len(failed)
+    assert {failure.get("message") for failure in suite.iter("failure")} <= {report.cause}
+    rows = [line.split(" | ") for line in report.to_markdown().splitlines() if "|" in line]
+    assert len(rows) == 2 + len(worst)
+    assert len({len(row) for row in rows}) == 1
+    assert sum(row[-1] == "MISMATCH |" for row in rows) == sum(not a.inherited for a in failed)
+    assert (report.cause in report.to_markdown()) or report.verdict == "equal"
+
+
+def test_worst_has_one_leaf_for_each_tier_and_stage_with_the_largest_share():
+    report = check(make(doubled))
+    worst = {(leaf.tier, leaf.stage): leaf for leaf in report.worst()}
+    assert len(worst) == len(report.worst()) == 2 * 5 + 1
+    for leaf in report.leaves:
+        assert leaf.ratio / leaf.allowed <= worst[leaf.tier, leaf.stage].ratio / leaf.allowed
+
+
+def test_junit_escapes_names():
+    report = replace(check(make()), case='<a & "b">')
+    assert ElementTree.fromstring(report.to_junit())[0].get("name") == '<a & "b">/numpy'
+
+
+def test_a_free_run_of_a_candidate_that_diverges_is_still_json():
+    report = check(make(momentum=-1e200), make(momentum=0.9), steps=(1,), num_steps=4)
+    assert report.verdict == "mismatch"
+    strict_json(report.to_json())
