@@ -244,5 +244,13 @@ for argv in (["--help"], ["train", "--help"], ["--version"]):
 """
     done = run("-c", code)
     assert (done.returncode, done.stderr) == (0, "")
-    for option in ("--data", "--target", "--hidden", "--optimizer", "--epochs", "--out", "{train}"):
+    for option in (
+        "--data",
+        "--target",
+        "--hidden",
+        "--optimizer",
+        "--epochs",
+        "--out",
+        "{train,parity}",
+    ):
         assert option in done.stdout

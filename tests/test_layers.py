@@ -29,6 +29,7 @@ LAYERS = {
     "parity.bars": (2.0, {"numpy"}),
     "parity.frameworks": (2.1, {"numpy"}),
     "parity.torch_functions": (2.2, {"numpy", "torch"}),
+    "parity.oracle_mistakes": (2.05, {"numpy"}),
     "parity.mistakes": (2.1, {"numpy"}),
     "parity.compare": (2.1, {"numpy"}),
     "parity.diagnose": (2.2, {"numpy"}),
