@@ -34,7 +34,8 @@ class ParityOptions:
     markdown: Path | None = None
     """Write the reports as Markdown."""
 
-    def __post_init__(self):
+    def validate(self) -> None:
+        """Raise ValueError naming the wrong option; not at once, since tyro would reformat it."""
         if self.steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {self.steps}")
         if min(self.sizes) < 1:
@@ -50,6 +51,7 @@ def run(names: Iterable[str], options: ParityOptions) -> int:
     """Compare every implementation of the named stages; 0 if all are equal, else 1."""
     from jaxnet.parity import stages
 
+    options.validate()
     names = tuple(names) or STAGES
     for name in names:
         if name not in STAGES:

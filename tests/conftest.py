@@ -11,7 +11,12 @@ NO_TORCH = importlib.util.find_spec("torch") is None
 if NO_TORCH and os.environ.get("JAXNET_REQUIRE_TORCH"):
     raise RuntimeError("JAXNET_REQUIRE_TORCH is set, but torch is not installed")
 
-TORCH_TESTS = ["test_torch_net.py", "test_torch_live.py", "test_parity_models.py"]
+TORCH_TESTS = [
+    "test_torch_net.py",
+    "test_torch_live.py",
+    "test_parity_models.py",
+    "test_parity_torch.py",
+]
 collect_ignore = TORCH_TESTS if NO_TORCH else []
 
 

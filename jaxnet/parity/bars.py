@@ -159,7 +159,13 @@ def _activate(activation: str, h: Barred, smooth: bool) -> Barred:
     if not smooth:
         return Barred(value, np.where((h.value > 0) | _ambiguous(h), h.square, 0))
     slope = _slope(activation, h.value)
-    return Barred(value, slope**2 * h.square + (4 * U) ** 2 * (value**2 + (slope * h.value) ** 2))
+    own = (4 * U) ** 2 * (value**2 + (slope * h.value) ** 2) + _cancelled(activation, h.value)
+    return Barred(value, slope**2 * h.square + own)
+
+
+def _cancelled(activation: str, h: np.ndarray) -> np.ndarray:
+    """The square of what gelu and silu lose far below 0, where 1 + erf and 1 + tanh cancel."""
+    return (U * h) ** 2 if activation in ("gelu", "silu") else np.zeros_like(h)
 
 
 def _deactivate(activation: str, h: Barred, grad: Barred, smooth: bool) -> Barred:
@@ -171,6 +177,7 @@ def _deactivate(activation: str, h: Barred, grad: Barred, smooth: bool) -> Barre
     slope = _slope(activation, h.value)
     curvature = (_slope(activation, h.value + 1e-5) - _slope(activation, h.value - 1e-5)) / 2e-5
     own = (4 * U) ** 2 * (value**2 + grad.value**2)
+    own = own + _cancelled(activation, h.value) * grad.value**2
     return Barred(value, slope**2 * grad.square + (grad.value * curvature) ** 2 * h.square + own)
 
 

@@ -162,9 +162,13 @@ _HEADER = ["tier", "stage", "worst leaf", "step", "error", "limit", "share", "ve
 
 
 def table(reports: Iterable[Report]) -> str:
-    """One table over many reports: a line for each candidate, tier and stage."""
-    rows = [[r.candidate, *_row(leaf)] for r in reports for leaf in r.worst()]
+    """One table over many reports: a line for each candidate (or recording), tier and stage."""
+    rows = [[_who(r), *_row(leaf)] for r in reports for leaf in r.worst()]
     return "\n".join(_columns([["candidate", *_HEADER], *rows]))
+
+
+def _who(report: Report) -> str:
+    return report.reference if report.reference.endswith("(recorded)") else report.candidate
 
 
 def drift_table(reports: Iterable[Report]) -> str:

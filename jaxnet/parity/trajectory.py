@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import platform
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,6 @@ from jaxnet.parity.compare import Case, Point, free_run, points
 from jaxnet.parity.participants import Leaves, Participant
 from jaxnet.spec import Batch
 
-DAMAGED = (zipfile.BadZipFile, zlib.error)
 FORMAT = "jaxnet parity recording 1"
 
 
@@ -50,7 +48,7 @@ def trajectory(reference: Participant, case: Case) -> Trajectory:
 def record(path: str | Path, participant: Participant, case: Case) -> None:
     """Write a participant's trajectory to an .npz file, to be compared with where it cannot run.
 
-    It holds arrays and JSON only (no pickle): inputs and outputs of every point, bars, losses, the
+    It holds numbers and JSON only (no pickle): inputs and outputs of every point, bars, losses, the
     versions and the platform. Batches must be `Batch`es or dictionaries of arrays.
     """
     made = trajectory(participant, case)
@@ -70,7 +68,7 @@ def record(path: str | Path, participant: Participant, case: Case) -> None:
         groups["bar"] = {"|".join(key): value for key, value in point.bar.items()}
         for group, leaves in groups.items():
             arrays |= {f"point/{i}/{group}/{k}": np.asarray(v) for k, v in leaves.items()}
-    about = {
+    about: dict[str, Any] = {
         "format": FORMAT,
         "participant": participant.name,
         "case": case.name,
@@ -80,9 +78,10 @@ def record(path: str | Path, participant: Participant, case: Case) -> None:
         "versions": _versions(),
         "platform": platform.platform(),
     }
-    arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    about["arrays"], values = _pack(arrays)
     stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
+    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez_compressed(stream, about=text, values=values)
     temporary = Path(f"{path}.partial")
     temporary.write_bytes(stream.getvalue())
     temporary.replace(path)
@@ -94,16 +93,36 @@ def load(path: str | Path) -> Trajectory:
     Raises: FileNotFoundError; ValueError for a file that is damaged or not a recording.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(arrays["about"].tobytes())
-        if about["format"] != FORMAT:
-            raise ValueError(f"its format is {about['format']!r}, not {FORMAT!r}")
-        return _read(about, arrays)
+        content = io.BytesIO(Path(path).read_bytes())  # np.load leaves a damaged file open
+        with np.load(content, allow_pickle=False) as file:
+            about = json.loads(file["about"].tobytes())
+            if about["format"] != FORMAT:
+                raise ValueError(f"its format is {about['format']!r}, not {FORMAT!r}")
+            return _read(about, _unpack(about["arrays"], file["values"]))
     except FileNotFoundError:
         raise FileNotFoundError(f"no recording at {path}") from None
-    except (ValueError, KeyError, TypeError, EOFError, OSError, *DAMAGED) as error:
+    except Exception as error:  # damage comes as NotImplementedError, MemoryError, anything
         raise ValueError(f"{path}: not a readable parity recording ({error})") from None
+
+
+def _pack(arrays: Leaves) -> tuple[dict[str, tuple[int, str, tuple[int, ...]]], np.ndarray]:
+    """All arrays as one, equal ones once, and where each is: its offset in bytes, dtype, shape."""
+    offsets: dict[bytes, int] = {}
+    index, size = {}, 0
+    for name, array in arrays.items():
+        content = array.tobytes()
+        if content not in offsets:
+            offsets[content], size = size, size + len(content)
+        index[name] = offsets[content], array.dtype.str, array.shape
+    return index, np.frombuffer(b"".join(offsets), np.uint8)
+
+
+def _unpack(index: dict[str, Any], values: np.ndarray) -> Leaves:
+    def array(offset, dtype, shape):  # a view: it refuses a dtype of pointers
+        end = offset + np.dtype(dtype).itemsize * math.prod(shape)
+        return values[offset:end].view(dtype).reshape(shape).copy()
+
+    return {name: array(*place) for name, place in index.items()}
 
 
 def _read(about: dict[str, Any], arrays: Leaves) -> Trajectory:
