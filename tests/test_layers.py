@@ -35,6 +35,7 @@ LAYERS = {
     "parity.diagnose": (2.2, {"numpy"}),
     "parity.trajectory": (2.2, {"numpy"}),
     "parity.report": (2.3, set()),
+    "parity.taylor": (2.0, {"numpy"}),
     "parity.gradient": (2.4, {"numpy"}),
     "parity.checks": (2.4, {"numpy"}),
     "parity.__init__": (2.5, set()),

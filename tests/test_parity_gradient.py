@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxnet import net, numpy_net
-from jaxnet.parity.gradient import EPS, LADDER, check_gradient
+from jaxnet.parity.gradient import check_gradient
 from jaxnet.parity.report import ParityError
+from jaxnet.parity.taylor import EPS, LADDER
 from jaxnet.spec import Batch, Spec
 
 TUTORIAL = Spec()

@@ -90,47 +90,46 @@ def oracle(
     return replace(made, plan=Plan(spec, optimizer, learning_rate, hyperparameters))
 
 
-def mapped(
-    participant: Participant, layout: Mapping[str, str | tuple[str, tuple[int, ...]]]
-) -> Participant:
-    """The same participant under the reference's names and layout, both declared, never guessed.
+class _Layout:
+    """Names and axes between a participant's own leaves and the reference's, in both directions."""
 
-    layout: each of its own leaves -> the reference's name, or (name, axes) where its own array is
-    `np.transpose(reference's, axes)`: {"linear1.weight": ("w1", (1, 0)), "linear1.bias": "b1"}.
-    """
-    pairs = {
-        own: (to, None) if isinstance(to, str) else (to[0], tuple(to[1]))
-        for own, to in layout.items()
-    }
-    canonical = [name for name, _ in pairs.values()]
-    if len(set(canonical)) != len(canonical):
-        raise ValueError(f"`layout` must name each leaf of the reference once, got {canonical}")
+    def __init__(self, layout: Mapping[str, str | tuple[str, tuple[int, ...]]], owner: str):
+        self.owner = owner
+        self.pairs = {
+            own: (to, None) if isinstance(to, str) else (to[0], tuple(to[1]))
+            for own, to in layout.items()
+        }
+        self.names = [name for name, _ in self.pairs.values()]
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(
+                f"`layout` must name each leaf of the reference once, got {self.names}"
+            )
 
-    def to_own(leaves):
-        missing = set(canonical) - set(leaves)
-        extra = set(leaves) - set(canonical)
-        if missing or extra:
+    def to_own(self, leaves: Leaves) -> Leaves:
+        if set(leaves) != set(self.names):
             raise ValueError(
                 f"`layout` must cover the reference's leaves {sorted(leaves)}, "
-                f"got {sorted(canonical)}"
+                f"got {sorted(self.names)}"
             )
         return {
             own: leaves[name] if axes is None else np.transpose(leaves[name], axes)
-            for own, (name, axes) in pairs.items()
+            for own, (name, axes) in self.pairs.items()
         }
 
-    def from_own(leaves):
-        if set(leaves) != set(pairs):
+    def from_own(self, leaves: Leaves) -> Leaves:
+        if set(leaves) != set(self.pairs):
             raise ValueError(
-                f"`layout` must have the leaves of {participant.name}, {sorted(leaves)}; "
-                f"got {sorted(pairs)}"
+                f"`layout` must have the leaves of {self.owner}, {sorted(leaves)}; "
+                f"got {sorted(self.pairs)}"
             )
         return {
             name: leaves[own] if axes is None else np.transpose(leaves[own], np.argsort(axes))
-            for own, (name, axes) in pairs.items()
+            for own, (name, axes) in self.pairs.items()
         }
 
-    def each_slot(state, change):
+    @staticmethod
+    def slots(state: Leaves, change: Callable[[Leaves], Leaves]) -> Leaves:
+        """An optimizer state with `change` made to the leaves of every slot."""
         slots: dict[str, Leaves] = {}
         flat: Leaves = {}
         for key, value in state.items():
@@ -139,30 +138,40 @@ def mapped(
                 slots.setdefault(slot, {})[leaf] = value
             else:
                 flat[key] = value
-        return flat | {
-            f"{slot}/{name}": value
-            for slot, leaves in slots.items()
-            for name, value in change(leaves).items()
-        }
+        for slot, leaves in slots.items():
+            flat |= {f"{slot}/{name}": value for name, value in change(leaves).items()}
+        return flat
+
+
+def mapped(
+    participant: Participant, layout: Mapping[str, str | tuple[str, tuple[int, ...]]]
+) -> Participant:
+    """The same participant under the reference's names and layout, both declared, never guessed.
+
+    layout: each of its own leaves -> the reference's name, or (name, axes) where its own array is
+    `np.transpose(reference's, axes)`: {"linear1.weight": ("w1", (1, 0)), "linear1.bias": "b1"}.
+    """
+    own = _Layout(layout, participant.name)
 
     def value_and_grad(params, batch):
-        value, grads = participant.value_and_grad(to_own(params), batch)
-        return value, from_own(grads)
+        value, grads = participant.value_and_grad(own.to_own(params), batch)
+        return value, own.from_own(grads)
 
     changes: dict[str, Any] = {"value_and_grad": value_and_grad}
     if forward := participant.forward:
-        changes["forward"] = lambda params, batch: forward(to_own(params), batch)
+        changes["forward"] = lambda params, batch: forward(own.to_own(params), batch)
     if init := participant.init:
-        changes["init"] = lambda params: each_slot(init(to_own(params)), from_own)
+        changes["init"] = lambda params: own.slots(init(own.to_own(params)), own.from_own)
     if update := participant.update:
 
         def mapped_update(params, grads, state):
-            new_params, new_state = update(to_own(params), to_own(grads), each_slot(state, to_own))
-            return from_own(new_params), each_slot(new_state, from_own)
+            state = own.slots(state, own.to_own)
+            new_params, new_state = update(own.to_own(params), own.to_own(grads), state)
+            return own.from_own(new_params), own.slots(new_state, own.from_own)
 
         changes["update"] = mapped_update
     if run := participant.run:
-        changes["run"] = lambda params, batch_at, n: run(to_own(params), batch_at, n)
+        changes["run"] = lambda params, batch_at, n: run(own.to_own(params), batch_at, n)
     return replace(participant, **changes)
 
 

@@ -261,9 +261,13 @@ def _sgd_plants() -> Iterator[Plant]:
         dampening=0.5,
     )
     for shift in (1, -1):
-        late = lambda step, shift=shift: _cosine(jnp.maximum(step + shift, 0), jnp)  # noqa: E731
+        late = partial(_shifted, shift=shift)
         name = f"schedule off by one ({shift:+d})"
         yield plant(name, optimizers.adam(late), "adam", partial(_cosine, xp=np))
+
+
+def _shifted(step, shift):
+    return _cosine(jnp.maximum(step + shift, 0), jnp)
 
 
 def _cosine(step, xp):
