@@ -52,7 +52,10 @@ def run(names: Iterable[str], options: ParityOptions) -> int:
     from jaxnet.parity import stages
 
     options.validate()
-    names = tuple(names) or STAGES
+    names = tuple(names)
+    if names and options.self_test:
+        raise ValueError(f"`stages` must be left out with --self-test, got {' '.join(names)}")
+    names = names or STAGES
     for name in names:
         if name not in STAGES:
             raise ValueError(f"`stages` must be of {', '.join(STAGES)}; got {name!r}")

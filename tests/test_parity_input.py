@@ -229,7 +229,7 @@ LAYOUTS = {
     "misses": ({"kernel": ("w", (1, 0))}, "`layout` must cover the reference's leaves"),
     "repeats": (
         {"kernel": "w", "bias": "w"},
-        "`layout` must name each of the reference's leaves once",
+        "`layout` must name each leaf of the reference once",
     ),
     "invents": (RIGHT_LAYOUT | {"c": "c"}, "`layout` must cover the reference's leaves"),
 }

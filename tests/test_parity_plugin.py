@@ -104,3 +104,10 @@ def test_the_option_is_in_the_help(tmp_path):
     code, out = run(tmp_path, "--help")
     assert code == 0
     assert "--parity-json=PATH" in out
+
+
+def test_reports_of_parallel_workers_are_gathered(tmp_path):
+    code, out = run(tmp_path, "-p", "xdist.plugin", "-n", "2", "--parity-json", "all.json")
+    assert code == 1, out
+    reports = json.loads((tmp_path / "all.json").read_text())["reports"]
+    assert sorted(report["verdict"] for report in reports) == ["equal", "mismatch"]

@@ -6,18 +6,19 @@ def test_port(parity):
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-REPORTS = pytest.StashKey[list]()
+REPORTS = pytest.StashKey[list[dict[str, Any]]]()
 
 
 class Checker:
     """What the fixture gives: `check` as jaxnet.parity's, failing the test on a mismatch."""
 
-    def __init__(self, reports: list):
+    def __init__(self, reports: list[dict[str, Any]]):
         self._reports = reports
 
     def check(self, candidate: Any, **arguments: Any) -> Any:
@@ -25,7 +26,7 @@ class Checker:
         from jaxnet import parity
 
         report = parity.check(candidate, **arguments)
-        self._reports.append(report)
+        self._reports.append(report.to_dict())
         if report.verdict != "equal":
             pytest.fail(str(report), pytrace=False)
         return report
@@ -49,9 +50,15 @@ def parity(request: pytest.FixtureRequest) -> Checker:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the reports of the session, if a path was given."""
-    path = session.config.getoption("--parity-json")
-    if path:
-        from jaxnet.parity.report import to_json
+    """Write the reports of the session, if a path was given; a worker of xdist hands them on."""
+    reports = session.config.stash[REPORTS]
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["parity"] = json.dumps(reports)
+    elif path := session.config.getoption("--parity-json"):
+        Path(path).write_text(json.dumps({"reports": reports}, indent=1, allow_nan=False) + "\n")
 
-        Path(path).write_text(to_json(session.config.stash[REPORTS]))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the reports of a worker of pytest-xdist."""
+    node.config.stash[REPORTS] += json.loads(getattr(node, "workeroutput", {}).get("parity", "[]"))
