@@ -117,9 +117,9 @@ def fit_scan(
     """Make `num_steps` more steps compiled, `chunk` of them to one call of the device.
 
     The scan's input is what `batch_at` returns, stacked over a chunk: small for a step made by
-    `on_rows`, which gathers rows on the device. A chunk length compiles once, so one that divides
-    `num_steps` is best. on_chunk(state, losses), if given, is called after each chunk; `state` is
-    valid until it returns.
+    `on_rows`, which gathers rows on the device. It compiles once for each chunk length (a shorter
+    last chunk stops the same program early). on_chunk(state, losses), if given, is called after
+    each chunk; `state` is valid until it returns.
     Returns the state and the losses (num_steps,).
 
     Raises: FloatingPointError naming the first step whose loss is NaN or infinite, at the end of
@@ -128,21 +128,54 @@ def fit_scan(
     first = _first_step(state, num_steps)
     if chunk < 1:
         raise ValueError(f"`chunk` must be at least 1, got {chunk}")
-    # A Partial is a pytree: its data enter the program as arguments, not as constants.
-    step = step if isinstance(step, Partial) else Partial(step)
+    capacity = min(chunk, num_steps)
     fetched: list[np.ndarray] = []
     for start, stop in _chunks(first, num_steps, chunk):
-        batches = jax.tree.map(lambda *leaves: np.stack(leaves), *map(batch_at, range(start, stop)))
-        state, losses = _scan(step, state, batches, stop - start)
-        fetched.append(_finite(losses, start))
+        state, losses = scan_chunk(step, state, batch_at, stop - start, capacity)
+        fetched.append(losses)
         if on_chunk is not None:
-            on_chunk(state, fetched[-1])
+            on_chunk(state, losses)
     return state, _concatenate(fetched)
 
 
-@functools.partial(jax.jit, static_argnames="length", donate_argnames="state")
-def _scan(step, state, batches, length):
-    return lax.scan(step, state, batches, length=length)
+def scan_chunk(
+    step: Step,
+    state: TrainState,
+    batch_at: Callable[[int], Any],
+    num_steps: int,
+    capacity: int,
+) -> tuple[TrainState, np.ndarray]:
+    """Make `num_steps` more steps, 1 to `capacity`, in one call of the device.
+
+    It compiles once for each `capacity`: a shorter chunk stops the same program early, and gives
+    the same bits. Returns the state and the losses (num_steps,).
+
+    Raises: FloatingPointError naming the first step whose loss is NaN or infinite.
+    """
+    first = int(state.step)
+    batches = [batch_at(i) for i in range(first, first + num_steps)]
+    batches += batches[-1:] * (capacity - num_steps)  # never looked at: the shape stays
+    batches = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+    # A Partial is a pytree: its data enter the program as arguments, not as constants.
+    step = step if isinstance(step, Partial) else Partial(step)
+    state, losses = _scan(step, state, batches, num_steps, capacity)
+    return state, _finite(np.asarray(losses)[:num_steps], first)
+
+
+@functools.partial(jax.jit, static_argnames="capacity", donate_argnames="state")
+def _scan(step, state, batches, num_steps, capacity):
+    """As `lax.scan`, whose loop this is, but with a length that is data, which scan's cannot be."""
+
+    def at(i):
+        return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), batches)
+
+    def body(i, carry):
+        state, losses = carry
+        state, loss = step(state, at(i))
+        return state, losses.at[i].set(loss)
+
+    losses = jnp.zeros(capacity, jax.eval_shape(step, state, at(0))[1].dtype)
+    return lax.fori_loop(0, num_steps, body, (state, losses))
 
 
 def _first_step(state: TrainState, num_steps: int) -> int:
