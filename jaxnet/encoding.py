@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.tables import Table, list_names
+from jaxnet.spec import check_choice
+from jaxnet.tables import NOT, Table, check_finite, check_lengths, is_number, list_names, quote
 
+UNSEEN = ("error", "zero")  # what becomes of a category that training did not have
+KINDS = {"b": "boolean", "i": "integer", "u": "integer", "f": "real", "O": "text"}
+VALUES = {"boolean": "True".__eq__, "integer": int, "real": float, "text": str}  # of a category
+TYPES = {"boolean": bool, "integer": np.int64, "real": np.float64}
 MAX_CLASSES = 20  # an integer target with more distinct values is taken for a quantity
 
 
@@ -16,13 +21,14 @@ class Column(NamedTuple):
     """How a column becomes numbers: standardised by mean and std, or one-hot categories.
 
     mean, std: one float for each of the column's D numbers. categories: text, sorted; then the
-    others are empty.
+    others are empty. kind: what the column of training held, boolean, integer, real or text.
     """
 
     name: str
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     categories: tuple[str, ...] = ()
+    kind: str = "real"
 
     @property
     def width(self) -> int:
@@ -92,21 +98,116 @@ def encode(
     table: Table, encoding: Encoding, dtype: str = "float32"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return x (N, D_in), and y: (N, D_out) standardised numbers or (N,) int32 classes."""
+    return encode_features(table, encoding, dtype), encode_target(table, encoding, dtype)
+
+
+def encode_features(
+    table: Table, encoding: Encoding, dtype: str = "float32", unseen: str = "error"
+) -> np.ndarray:
+    """Return x (N, D_in) of a table that has the feature columns, in any order, and maybe others.
+
+    unseen: "error", or "zero" to encode a category that training did not have as zeros.
+
+    Raises: ValueError for a column that is missing or has another width or kind than in training,
+    an unseen category, and a number too large for the dtype.
+    """
+    check_choice("unseen", unseen, UNSEEN)
     widths = [column.width for column in encoding.features]
-    n = len(next(iter(table.columns.values())))
-    x = np.empty((n, sum(widths)), dtype)
+    arrays = [_find(table, column) for column in encoding.features]
+    x = np.empty((len(arrays[0]), sum(widths)), dtype)
     stop = 0
-    for column, width in zip(encoding.features, widths, strict=True):
+    for column, width, values in zip(encoding.features, widths, arrays, strict=True):
         start, stop = stop, stop + width
-        values = table.columns[column.name]
         if column.categories:
-            x[:, start:stop] = _codes(values, column)[:, None] == np.arange(width)
+            codes = _codes(table, values, column, unseen)
+            x[:, start:stop] = codes[:, None] == np.arange(width)
         else:
-            x[:, start:stop] = _standardise(values, column)
-    values = table.columns[encoding.target.name]
-    if encoding.target.categories:
-        return x, _codes(values, encoding.target)
-    return x, _standardise(values, encoding.target).astype(dtype)
+            x[:, start:stop] = _standardise(table, values, column, dtype)
+    return x
+
+
+def encode_target(table: Table, encoding: Encoding, dtype: str = "float32") -> np.ndarray:
+    """Return y: (N, D_out) standardised numbers, or (N,) int32 classes; any other is an error."""
+    column = encoding.target
+    values = _find(table, column)
+    if column.categories:
+        return _codes(table, values, column, "error", "classes")
+    return _standardise(table, values, column, dtype)
+
+
+def classes(column: Column) -> np.ndarray:
+    """The categories as the values that training had: booleans, integers, reals or text objects."""
+    values = [VALUES[column.kind](text) for text in column.categories]
+    return np.array(values, object if column.kind == "text" else None)
+
+
+def decode(y_pred: np.ndarray, column: Column) -> np.ndarray:
+    """Return what outputs (N, D_out) say of a target.
+
+    The most probable class (N,), or float64 numbers in the target's units: (N,), or (N, D) for a
+    target of several columns.
+    """
+    if column.categories:
+        return classes(column)[y_pred.argmax(axis=1)]
+    numbers = y_pred.astype(float) * np.asarray(column.std) + np.asarray(column.mean)
+    return numbers if column.width > 1 else numbers[:, 0]
+
+
+def kinds_to_read(columns: Iterable[Column]) -> dict[str, str]:
+    """What to read each column as from text: its kind, or a number if it is standardised."""
+    return {c.name: c.kind if c.categories or c.kind == "boolean" else "real" for c in columns}
+
+
+def from_columns(columns: Any, features: tuple[Column, ...], path: str = "`columns`") -> Table:
+    """Return the table of a mapping of arrays by name, or of numbers (N, D_in) in order."""
+    if not hasattr(columns, "keys"):
+        return _from_matrix(np.asarray(columns), features, path)
+    names = list(columns.keys())
+    arrays = {c.name: np.asarray(columns[c.name]) for c in features if c.name in names}
+    if missing := [c.name for c in features if c.name not in names]:
+        raise ValueError(f"{path}: no column {missing[0]!r}; the columns are {list_names(names)}")
+    check_lengths(path, {name: array.shape for name, array in arrays.items()})
+    arrays = {name: _plain(path, name, array) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        check_finite(path, name, array)
+    return Table(path, arrays)
+
+
+def _from_matrix(x: np.ndarray, features: tuple[Column, ...], path: str) -> Table:
+    if text := [column.name for column in features if column.categories]:
+        raise ValueError(
+            f"{path} must be a mapping of names to arrays, since column {text[0]!r} holds "
+            f"categories; got an array of shape {x.shape}"
+        )
+    stops = np.cumsum([column.width for column in features])
+    if x.ndim != 2 or x.shape[1] != stops[-1] or x.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{path} must be numbers (N, {stops[-1]}), got {x.dtype} of shape {x.shape}"
+        )
+    parts = np.split(x, stops[:-1], axis=1)
+    arrays = {column.name: part for column, part in zip(features, parts, strict=True)}
+    for name, array in arrays.items():
+        check_finite(path, name, array)
+    return Table(path, arrays)
+
+
+def _plain(path: str, name: str, array: np.ndarray) -> np.ndarray:
+    """Return an array that a user gave as a column: numbers, booleans, or text as objects."""
+    if array.dtype == object and not all(isinstance(value, str) for value in array.flat):
+        for row, value in enumerate(array.tolist(), start=1):
+            if not isinstance(value, (str, bool, int, float, np.generic, list)) or value != value:
+                raise ValueError(
+                    f"{path}: row {row}, column {name!r}: the value is missing, or neither "
+                    f"number nor text: {quote(str(value))}"
+                )
+        array = np.array(array.tolist())
+    if array.dtype.kind in "UT":
+        array = array.astype(object)
+    if array.dtype.kind not in KINDS:
+        raise ValueError(
+            f"{path}: column {name!r} must be numbers, booleans or text, got {array.dtype}"
+        )
+    return array.reshape(len(array), -1) if array.ndim > 2 else array
 
 
 def _fit_column(
@@ -123,7 +224,7 @@ def _fit_column(
                 f"{path}: column {name!r} has {len(categories)} distinct categories in "
                 f"{len(column)} rows; {advice}"
             )
-        return Column(name, categories=tuple(map(str, categories)))
+        return Column(name, categories=tuple(map(str, categories)), kind=KINDS[column.dtype.kind])
     values = column[rows].reshape(len(rows), -1).astype(float)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, std = values.mean(axis=0), values.std(axis=0)
@@ -132,16 +233,78 @@ def _fit_column(
             f"{path}: column {name!r} has values up to {np.abs(values).max():.4g}, too large to "
             "standardise; rescale it"
         )
-    return Column(name, tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
+    std = np.where(std > 0, std, 1.0)
+    kind = KINDS[column.dtype.kind]
+    return Column(name, tuple(mean.tolist()), tuple(std.tolist()), kind=kind)
 
 
-def _codes(values: np.ndarray, column: Column) -> np.ndarray:
-    """The index (N,) int32 of each value among the column's categories, which are sorted."""
-    return np.searchsorted(np.asarray(column.categories), values.astype(str)).astype(np.int32)
+def _find(table: Table, column: Column) -> np.ndarray:
+    """Return the column's values: (N,) categories, or numbers (N, D)."""
+    values = table.columns.get(column.name)
+    if values is None:
+        raise ValueError(
+            f"{table.path}: no column {column.name!r}; the columns are {list_names(table.columns)}"
+        )
+    width = 1 if column.categories else column.width
+    if values.size != len(values) * width:
+        raise ValueError(
+            f"{table.path}: column {column.name!r} must have {width} "
+            f"value{'s' * (width > 1)} a row, as in training; got shape {values.shape}"
+        )
+    return values.reshape(len(values)) if column.categories else values.reshape(len(values), width)
 
 
-def _standardise(values: np.ndarray, column: Column) -> np.ndarray:
-    return (values.reshape(len(values), -1) - np.asarray(column.mean)) / np.asarray(column.std)
+def _codes(
+    table: Table, values: np.ndarray, column: Column, unseen: str, what: str = "categories"
+) -> np.ndarray:
+    """The index (N,) int32 of each value among the column's categories, -1 for an unseen one."""
+    index = {category: code for code, category in enumerate(column.categories)}
+    few, place = values, np.arange(len(values))
+    if values.dtype != object:
+        few, place = np.unique(values, return_inverse=True)
+    texts = _texts(few, column.kind)
+    codes = np.array([index.get(text, -1) for text in texts], np.int32)[place]
+    if unseen == "error" and (codes < 0).any():
+        row = int((codes < 0).argmax())
+        remedy = ", or encode it as zeros with `unseen` zero" if what == "categories" else ""
+        raise ValueError(
+            f"{table.path}: row {table.offset + row + 1}, column {column.name!r}: "
+            f"{quote(texts[place[row]])} is not among the {what} of training "
+            f"({list_names(column.categories)}); correct it{remedy}"
+        )
+    return codes
+
+
+def _texts(values: np.ndarray, kind: str) -> list[str]:
+    """The text for each value (N,), as it was in training: an integer may have become a real."""
+    if values.dtype == object:
+        return [str(value) for value in values.tolist()]
+    if KINDS[values.dtype.kind] == kind or kind == "text":
+        return values.astype(str).tolist()
+    with np.errstate(invalid="ignore"):
+        cast = values.astype(TYPES[kind])
+    return np.where(cast == values, cast.astype(str), values.astype(str)).tolist()
+
+
+def _standardise(table: Table, values: np.ndarray, column: Column, dtype: str) -> np.ndarray:
+    """The values (N, D), less the mean, over the std."""
+    if values.dtype == object:
+        texts = values[:, 0].tolist()
+        row = next((i for i, text in enumerate(texts) if not is_number(text)), 0)
+        raise ValueError(
+            f"{table.path}: row {table.offset + row + 1}, column {column.name!r}: "
+            f"{quote(texts[row])} is {NOT['double']}; correct it or drop the column"
+        )
+    with np.errstate(over="ignore"):
+        scaled = (values - np.asarray(column.mean)) / np.asarray(column.std)
+        scaled = scaled.astype(dtype)
+    if not np.isfinite(scaled).all():
+        row, place = np.argwhere(~np.isfinite(scaled))[0]
+        raise ValueError(
+            f"{table.path}: row {table.offset + row + 1}, column {column.name!r}: the value "
+            f"{values[row, place]} is too large for {dtype}; correct it"
+        )
+    return scaled
 
 
 def _target_column(table: Table, target: str) -> np.ndarray:

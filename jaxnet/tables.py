@@ -5,11 +5,13 @@ Every error names the file, and the row and column where there is one; data rows
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +19,24 @@ import numpy as np
 
 
 class Table(NamedTuple):
-    """The columns of a file by name: numbers or booleans (N,) or (N, D), or text (N,) objects."""
+    """The columns of a file by name: numbers or booleans (N,) or (N, D), or text (N,) objects.
+
+    offset: how many rows of the file come before these.
+    """
 
     path: str
     columns: dict[str, np.ndarray]
+    offset: int = 0
+
+
+SUFFIXES = (".npz", ".csv", ".csv.gz", ".tsv", ".parquet")
+DAMAGED_NPZ = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+DAMAGED_CSV = (UnicodeDecodeError, OSError, EOFError, zlib.error)
+NOT = {  # what a value is that does not have its column's type, by the name of the type
+    "double": "text in a column of numbers",
+    "int64": "no integer in a column of integers",
+    "bool": "neither true nor false",
+}
 
 
 def read(path: str | Path, drop: Collection[str] = ()) -> Table:
@@ -34,15 +50,9 @@ def read(path: str | Path, drop: Collection[str] = ()) -> Table:
     repeated or unknown column, a missing or non-finite value, and text among the numbers of a
     column.
     """
-    file = Path(path)
-    readers = {".npz": _read_npz, ".csv": _read_csv, ".csv.gz": _read_csv, ".tsv": _read_csv}
-    readers[".parquet"] = _read_parquet
-    suffix = next((s for s in readers if file.name.lower().endswith(s)), None)
-    if suffix is None:
-        raise ValueError(f"`data` must be a file ending in {', '.join(readers)}; got {path}")
-    if not file.is_file():
-        raise FileNotFoundError(f"`data` names no file: {path}")
-    columns = readers[suffix](file, frozenset(drop))
+    file, suffix = find(path)
+    readers = {".npz": _read_npz, ".parquet": _read_parquet}
+    columns = readers.get(suffix, _read_csv)(file, frozenset(drop))
     if unknown := sorted(set(drop) - set(columns)):
         raise ValueError(
             f"{path}: no column {unknown[0]!r} to drop; the columns are {list_names(columns)}"
@@ -51,29 +61,50 @@ def read(path: str | Path, drop: Collection[str] = ()) -> Table:
     if not columns or not len(next(iter(columns.values()))):
         raise ValueError(f"{path}: the table is empty")
     for name, column in columns.items():
-        _check_column(path, name, column)
+        check_finite(path, name, column)
+        _check_words(path, name, column)
     return Table(str(path), columns)
 
 
+def find(path: str | Path) -> tuple[Path, str]:
+    """Return the file and which of SUFFIXES it ends in; raise if there is none such."""
+    file = Path(path)
+    suffix = next((s for s in SUFFIXES if file.name.lower().endswith(s)), None)
+    if suffix is None:
+        raise ValueError(f"`data` must be a file ending in {', '.join(SUFFIXES)}; got {path}")
+    if not file.is_file():
+        raise FileNotFoundError(f"`data` names no file: {path}")
+    return file, suffix
+
+
 def _read_npz(file: Path, drop: Collection[str]) -> dict[str, np.ndarray]:
+    with npz_errors(file), zipfile.ZipFile(file), np.load(file, allow_pickle=False) as arrays:
+        # ZipFile: a zip, not a .npy
+        columns = {name: arrays[name] if name not in drop else np.zeros(0) for name in arrays.files}
+    check_lengths(file, {name: a.shape for name, a in columns.items() if name not in drop})
+    return {name: plain(file, name, a) for name, a in columns.items()}
+
+
+@contextlib.contextmanager
+def npz_errors(file: Path) -> Iterator[None]:
+    """Name the .npz file that cannot be read."""
     try:
-        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as arrays:  # zip, not .npy
-            columns = {
-                name: arrays[name] if name not in drop else np.zeros(0) for name in arrays.files
-            }
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        yield
+    except DAMAGED_NPZ as error:
         raise ValueError(
             f"{file}: not a readable .npz file without pickled objects ({error})"
         ) from None
-    lengths = {
-        name: a.shape[0] if a.ndim else None for name, a in columns.items() if name not in drop
-    }
+
+
+def check_lengths(file: Any, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Return the number of rows that arrays by name have in common."""
+    lengths = {name: shape[0] if shape else None for name, shape in shapes.items()}
     if len(set(lengths.values())) > 1 or None in lengths.values():
         raise ValueError(f"{file}: every array must have the same number of rows, got {lengths}")
-    return {name: _plain(file, name, a) for name, a in columns.items()}
+    return next(iter(lengths.values()), None) or 0
 
 
-def _plain(file: Path, name: str, array: np.ndarray) -> np.ndarray:
+def plain(file: Path, name: str, array: np.ndarray) -> np.ndarray:
     """Return an NPZ array as a column: text as objects, more dimensions flattened to (N, D)."""
     if array.dtype.kind == "U" and array.ndim == 1:
         return array.astype(object)
@@ -87,35 +118,58 @@ def _plain(file: Path, name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _read_csv(file: Path, drop: Collection[str]) -> dict[str, np.ndarray]:
-    import gzip
-
-    import pyarrow
     from pyarrow import csv
 
+    with csv_errors(file), open_text(file) as stream:
+        options = csv_options(file), csv.ConvertOptions(strings_can_be_null=True)
+        arrow = csv.read_csv(stream, *options[0], options[1])
+    return _columns(file, arrow, drop)
+
+
+def open_text(file: Path) -> Any:
+    """Open a CSV for pyarrow, which would know only .gz, not .GZ."""
+    import pyarrow
+
+    compression = "gzip" if file.name.lower().endswith(".gz") else None
+    return pyarrow.input_stream(str(file), compression=compression)
+
+
+def csv_options(file: Path) -> tuple[Any, Any]:
+    """Return pyarrow's options to read and to parse the file: block size and delimiter."""
+    from pyarrow import csv
+
+    with gzip.open(file) if file.name.lower().endswith(".gz") else open(file, "rb") as stream:
+        line = next(filter(bytes.strip, stream), b"").decode("utf-8-sig")
+    header = re.sub('"[^"]*"', "", line)
+    # One thread: only then does pyarrow count the rows that it refuses. A row must fit a block.
+    return (
+        csv.ReadOptions(use_threads=False, block_size=min(max(2**20, 32 * len(line)), 2**30)),
+        csv.ParseOptions(delimiter=max(",;\t", key=header.count)),
+    )
+
+
+@contextlib.contextmanager
+def csv_errors(file: Path, names: Collection[str] = ()) -> Iterator[None]:
+    """Name the file that cannot be read, and the row and which of its columns `names`."""
+    import pyarrow
+
     try:
-        with (
-            gzip.open(file, "rb")
-            if file.name.lower().endswith(".gz")
-            else open(file, "rb") as stream
-        ):
-            line = next(filter(bytes.strip, stream), b"").decode("utf-8-sig")
-        header = re.sub('"[^"]*"', "", line)
-        # One thread: only then does pyarrow count the rows that it refuses. A row must fit a block.
-        arrow = csv.read_csv(
-            file,
-            csv.ReadOptions(use_threads=False, block_size=min(max(2**20, 32 * len(line)), 2**30)),
-            csv.ParseOptions(delimiter=max(",;\t", key=header.count)),
-            csv.ConvertOptions(strings_can_be_null=True),
-        )
-    except (pyarrow.ArrowInvalid, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file}: {_csv_reason(error)}") from None
-    return _from_arrow(file, arrow, drop)
+        yield
+    except (pyarrow.ArrowInvalid, *DAMAGED_CSV) as error:
+        raise ValueError(f"{file}: {_csv_reason(error, list(names))}") from None
 
 
-def _csv_reason(error: Exception) -> str:
+def _csv_reason(error: Exception, names: list[str]) -> str:
     """pyarrow's reason in one short line; its "Row #3" counts the header."""
     if isinstance(error, UnicodeDecodeError):
         return "the text is not UTF-8"
+    found = re.search(r"column #(\d+): Row #(\d+): .* error to (\w+): (.*)", str(error), re.DOTALL)
+    if found and names:
+        where = f"row {int(found[2]) - 1}, column {names[int(found[1])]!r}: "
+        value = re.fullmatch("invalid value '(.*)'", found[4], re.DOTALL)
+        if value is None:
+            return where + "the text is not UTF-8"
+        return f"{where}{quote(value[1])} is {NOT[found[3]]}; correct it or drop the column"
     reason = str(error).splitlines()[0]
     if match := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", reason):
         row, wanted, got = map(int, match.groups())
@@ -124,22 +178,29 @@ def _csv_reason(error: Exception) -> str:
 
 
 def _read_parquet(file: Path, drop: Collection[str]) -> dict[str, np.ndarray]:
-    import pyarrow
     from pyarrow import parquet
 
-    try:
+    with parquet_errors(file):
         arrow = parquet.read_table(file)
+    return _columns(file, arrow, drop)
+
+
+@contextlib.contextmanager
+def parquet_errors(file: Path) -> Iterator[None]:
+    """Name the Parquet file that cannot be read."""
+    import pyarrow
+
+    try:
+        yield
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(
             f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})"
         ) from None
-    return _from_arrow(file, arrow, drop)
 
 
-def _from_arrow(file: Path, arrow: Any, drop: Collection[str]) -> dict[str, np.ndarray]:
+def _columns(file: Path, arrow: Any, drop: Collection[str]) -> dict[str, np.ndarray]:
     names = arrow.column_names
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{file}: the column {repeated[0]!r} appears twice; rename one of them")
+    check_unique(file, names)
     if "" in names and "" not in drop:  # pandas writes its index so
         raise ValueError(
             f"{file}: column {names.index('') + 1} has no name; name it, or drop the column ''"
@@ -147,16 +208,21 @@ def _from_arrow(file: Path, arrow: Any, drop: Collection[str]) -> dict[str, np.n
     if not arrow.num_rows:
         raise ValueError(f"{file}: the table is empty")
     zeros = np.zeros(0)
-    return {
-        name: zeros if name in drop else _from_chunks(file, name, arrow[name]) for name in names
-    }
+    return {name: zeros if name in drop else from_arrow(file, name, arrow[name]) for name in names}
 
 
-def _from_chunks(file: Path, name: str, chunks: Any) -> np.ndarray:
+def check_unique(file: Path, names: Collection[str]) -> None:
+    """Refuse a column's name that appears twice."""
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{file}: the column {repeated[0]!r} appears twice; rename one of them")
+
+
+def from_arrow(file: Path, name: str, chunks: Any, offset: int = 0) -> np.ndarray:
+    """Return an Arrow column, whose rows come after `offset` others, as an array (N,)."""
     import pyarrow as pa
 
     if chunks.null_count:
-        row = int(np.flatnonzero(chunks.is_null().to_numpy())[0]) + 1
+        row = int(np.flatnonzero(chunks.is_null().to_numpy())[0]) + offset + 1
         raise ValueError(
             f"{file}: row {row}, column {name!r}: the value is missing; "
             "fill it in or drop the column"
@@ -180,27 +246,32 @@ def _from_chunks(file: Path, name: str, chunks: Any) -> np.ndarray:
     return chunks.to_numpy()
 
 
-def _check_column(path: str | Path, name: str, column: np.ndarray) -> None:
-    """Refuse NaN and infinity, and text that hides among numbers."""
+def check_finite(path: str | Path, name: str, column: np.ndarray, offset: int = 0) -> None:
+    """Refuse NaN and infinity in a column whose rows come after `offset` others."""
     if column.dtype.kind == "f" and not np.isfinite(column).all():
         row, *rest = np.argwhere(~np.isfinite(column))[0]
         raise ValueError(
-            f"{path}: row {row + 1}, column {name!r}: the value is {column[(row, *rest)]}; "
-            "correct it or drop the column"
+            f"{path}: row {row + offset + 1}, column {name!r}: the value is "
+            f"{column[(row, *rest)]}; correct it or drop the column"
         )
+
+
+def _check_words(path: str | Path, name: str, column: np.ndarray) -> None:
+    """Refuse text that hides among numbers."""
     if column.dtype != object:
         return
     texts, first = np.unique(column, return_index=True)
-    words = [(row, text) for row, text in zip(first, texts, strict=True) if not _is_number(text)]
+    words = [(row, text) for row, text in zip(first, texts, strict=True) if not is_number(text)]
     if words and len(words) <= len(texts) / 2:
         row, text = min(words)
         raise ValueError(
-            f"{path}: row {row + 1}, column {name!r}: {text!r} is text in a column of numbers; "
+            f"{path}: row {row + 1}, column {name!r}: {quote(text)} is {NOT['double']}; "
             "correct it or drop the column"
         )
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text reads as a number."""
     try:
         float(text)
     except ValueError:
@@ -212,3 +283,8 @@ def list_names(columns: Collection[str]) -> str:
     """The names for a message: the first twenty, and how many there are."""
     names = list(columns)
     return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
+
+
+def quote(text: str) -> str:
+    """The text in quotes for a message, cut where it is long."""
+    return repr(text if len(text) <= 60 else text[:60] + "...")

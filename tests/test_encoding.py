@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
 
-from jaxnet.encoding import MAX_CLASSES, Column, encode, fit_encoding, infer_task
+from jaxnet.encoding import (
+    MAX_CLASSES,
+    Column,
+    classes,
+    decode,
+    encode,
+    encode_features,
+    encode_target,
+    fit_encoding,
+    from_columns,
+    infer_task,
+    kinds_to_read,
+)
 from jaxnet.tables import Table
 
 ALL = np.arange(6)
@@ -50,7 +62,7 @@ def test_a_missing_target_lists_the_columns(function):
 def test_numbers_are_standardised_by_the_training_rows_alone():
     encoding = fit_encoding(MIXED, "label", "classification", ALL[:5])
     x, _ = encode(MIXED, encoding, "float64")
-    assert encoding.features[0] == Column("length", mean=(3.0,), std=(2.0**0.5,))
+    assert encoding.features[0] == Column("length", mean=(3.0,), std=(2.0**0.5,), kind="real")
     # Rounding of a sum of five numbers near 1.
     np.testing.assert_allclose(x[:5, 0].mean(), 0, atol=1e-15)
     np.testing.assert_allclose(x[:5, 0].std(), 1, atol=1e-15)
@@ -59,7 +71,7 @@ def test_numbers_are_standardised_by_the_training_rows_alone():
 
 def test_each_number_of_a_wide_column_has_statistics_of_its_own():
     encoding = fit_encoding(MIXED, "label", "classification", ALL[1:3])
-    assert encoding.features[2] == Column("pair", mean=(3.0, 4.0), std=(1.0, 1.0))
+    assert encoding.features[2] == Column("pair", (3.0, 4.0), (1.0, 1.0), kind="integer")
     x, _ = encode(MIXED, encoding)
     np.testing.assert_array_equal(x[:, -2:], MIXED.columns["pair"] - np.array([3.0, 4.0]))
 
@@ -84,7 +96,7 @@ def test_a_constant_feature_becomes_zeros():
 
 def test_text_is_one_hot_over_the_sorted_categories_of_all_rows():
     encoding = fit_encoding(MIXED, "label", "classification", ALL[:2])  # without "ägg"
-    assert encoding.features[1] == Column("colour", categories=("blue", "red", "ägg"))
+    assert encoding.features[1] == Column("colour", categories=("blue", "red", "ägg"), kind="text")
     x, _ = encode(MIXED, encoding)
     blue, red, egg = [1, 0, 0], [0, 1, 0], [0, 0, 1]
     np.testing.assert_array_equal(x[:, 1:4], [red, blue, red, egg, blue, red])
@@ -97,12 +109,25 @@ def test_a_fitted_encoding_keeps_its_categories_for_other_rows():
         np.testing.assert_array_equal(whole[4:], part)
 
 
-def test_classes_decode_to_the_values_of_the_table():
-    for target in (["b", "a", "b", "c"], [30, 4, 30, 5], [True, False, True, True]):
-        data = table(x=[1.0, 2.0, 3.0, 4.0], y=target)
-        encoding = fit_encoding(data, "y", "classification", ALL[:2])
-        _, y = encode(data, encoding)
-        assert [encoding.target.categories[code] for code in y] == list(map(str, target))
+CLASSES = {
+    "text": np.array(["b", "a", "b", "c"], object),
+    "integer": np.array([30, 4, 30, -5]),
+    "boolean": np.array([True, False, True, True]),
+    "real": np.array([0.1, 1e16, -2.0, 0.1]),
+}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_classes_decode_to_the_values_of_the_table_in_their_kind(kind):
+    target = CLASSES[kind]
+    data = table(x=[1.0, 2.0, 3.0, 4.0], y=target)
+    encoding = fit_encoding(data, "y", "classification", ALL[:2])
+    assert encoding.target.kind == kind
+    y = encode_target(data, encoding)
+    names = classes(encoding.target)
+    assert names[y].tolist() == target.tolist()
+    assert names.dtype == target.dtype
+    np.testing.assert_array_equal(decode(np.eye(len(names))[y], encoding.target), target)
 
 
 def test_a_regression_target_decodes_to_the_units_of_the_table():
@@ -127,7 +152,7 @@ def test_one_column_of_numbers_to_predict_has_shape_n_1():
 def test_categorical_makes_categories_of_numbers():
     data = table(month=[12, 1, 2, 12], y=[0.5, 1.0, 2.0, 3.0])
     encoding = fit_encoding(data, "y", "regression", ALL[:4], categorical=["month"])
-    assert encoding.features == (Column("month", categories=("1", "12", "2")),)
+    assert encoding.features == (Column("month", categories=("1", "12", "2"), kind="integer"),)
     x, _ = encode(data, encoding)
     np.testing.assert_array_equal(x, [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]])
 
@@ -186,3 +211,160 @@ def test_what_cannot_be_encoded_is_refused_by_file_and_column(message):
 def test_text_that_repeats_is_no_identifier():
     encoding = fit(a=NAMES * 2, y=np.arange(2.0 * len(NAMES)))
     assert encoding.features[0].categories == tuple(sorted(NAMES))
+
+
+def category(kind):
+    """An encoding that takes the numbers of CLASSES as categories."""
+    data = table(a=CLASSES[kind], y=[1.0, 2.0, 3.0, 4.0])
+    return fit_encoding(data, "y", "regression", ALL[:4], categorical=["a"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("integer", np.array([30.0, 4.0, 30.0, -5.0])),  # pandas, once a value was missing
+        ("integer", np.array([30, 4, 30, -5], np.int8)),
+        ("integer", np.array(["30", "4", "30", "-5"], object)),
+        ("real", np.array([0.1, 1e16, -2.0, 0.1], np.float64)),
+        ("boolean", np.array([1, 0, 1, 1])),
+        ("boolean", np.array([1.0, 0.0, 1.0, 1.0])),
+        ("text", np.array(["b", "a", "b", "c"], object)),
+    ],
+)
+def test_a_category_is_the_same_in_another_type(kind, values):
+    encoding = category(kind)
+    expected = encode_features(table(a=CLASSES[kind]), encoding)
+    np.testing.assert_array_equal(encode_features(Table("t", {"a": values}), encoding), expected)
+    np.testing.assert_array_equal(expected.sum(axis=1), 1)
+
+
+def test_integers_fed_to_a_real_category_are_reals():
+    encoding = category("real")
+    x = encode_features(table(a=[-2, 10**16]), encoding)
+    np.testing.assert_array_equal(x, encode_features(table(a=[-2.0, 1e16]), encoding))
+
+
+def test_features_are_found_by_name_among_others_and_without_the_target():
+    encoding = fit_encoding(MIXED, "label", "classification", ALL)
+    names = ["pair", "extra", "length", "colour"]
+    columns = MIXED.columns | {"extra": np.array([None] * 6)}
+    data = Table("t.csv", {name: columns[name] for name in names})
+    np.testing.assert_array_equal(encode_features(data, encoding), encode(MIXED, encoding)[0])
+
+
+UNSEEN = Table("t.csv", MIXED.columns | {"colour": np.array(["red"] * 4 + ["mauve"] * 2, object)})
+
+
+def test_an_unseen_category_is_an_error_or_zeros():
+    encoding = fit_encoding(MIXED, "label", "classification", ALL)
+    message = (
+        r"^t\.csv: row 12, column 'colour': 'mauve' is not among the categories of training "
+        r"\(blue, red, ägg\); correct it, or encode it as zeros with `unseen` zero$"
+    )
+    with pytest.raises(ValueError, match=message):
+        encode_features(UNSEEN._replace(offset=7), encoding)
+    x = encode_features(UNSEEN, encoding, unseen="zero")
+    red, none = [0, 1, 0], [0, 0, 0]
+    np.testing.assert_array_equal(x[:, 1:4], [red] * 4 + [none] * 2)
+    with pytest.raises(ValueError, match="`unseen` must be one of error, zero; got 'skip'"):
+        encode_features(UNSEEN, encoding, unseen="skip")
+
+
+def test_an_unseen_class_is_an_error():
+    encoding = fit_encoding(MIXED, "label", "classification", ALL)
+    message = r"t\.csv: row 2, column 'label': '4' is not among the classes .*\(3, 5\); correct it$"
+    with pytest.raises(ValueError, match=message):
+        encode_target(table(label=[3, 4]), encoding)
+
+
+UNFIT = {
+    r"no column 'pair'; the columns are length, colour$": {"pair": None},
+    r"column 'pair' must have 2 values a row, as in training; got shape \(6, 3\)": {
+        "pair": np.ones((6, 3))
+    },
+    r"column 'pair' must have 2 values a row, as in training; got shape \(6,\)": {
+        "pair": np.ones(6)
+    },
+    r"column 'colour' must have 1 value a row, as in training; got shape \(6, 2\)": {
+        "colour": np.ones((6, 2))
+    },
+    r"row 102, column 'length': 'long' is text in a column of numbers": {
+        "length": np.array(["1", "long", "1", "1", "1", "1"], object)
+    },
+    r"row 103, column 'length': the value 1e\+300 is too large for float32": {
+        "length": np.array([0, 0, 1e300, 0, 0, 0])
+    },
+}
+
+
+@pytest.mark.parametrize("message", UNFIT)
+def test_features_that_do_not_fit_the_training_are_refused_by_column(message):
+    encoding = fit_encoding(MIXED, "label", "classification", ALL)
+    columns = {**MIXED.columns, **UNFIT[message]}
+    del columns["label"]
+    columns = {name: column for name, column in columns.items() if column is not None}
+    with pytest.raises(ValueError, match=r"^t\.csv: " + message):
+        encode_features(Table("t.csv", columns, offset=100), encoding)
+
+
+def test_text_is_read_as_the_kind_of_training():
+    columns = [
+        Column("a", (0.0,), (1.0,), kind="integer"),  # a file to predict may hold 2.5
+        Column("b", (0.0,), (1.0,), kind="boolean"),
+        Column("c", categories=("1", "2"), kind="integer"),
+        Column("d", categories=("x",), kind="text"),
+    ]
+    assert kinds_to_read(columns) == {"a": "real", "b": "boolean", "c": "integer", "d": "text"}
+
+
+GIVEN = {"length": [1.0, 2.0], "colour": ["red", "blue"], "pair": [[1, 2], [3, 4]]}
+BAD_COLUMNS: dict = {
+    r"no column 'pair'; the columns are length, colour$": {"pair": None},
+    r"every array must have the same number of rows, got .*'colour': 3": {"colour": ["red"] * 3},
+    r"every array must have the same number of rows, got .*'length': None": {"length": 1.0},
+    r"row 2, column 'length': the value is nan; correct it": {"length": [1.0, np.nan]},
+    r"row 1, column 'length': the value is missing, or neither.*: 'None'": {"length": [None, 1]},
+    r"row 2, column 'colour': the value is missing, or neither.*: 'nan'": {
+        "colour": np.array(["red", np.nan], object)
+    },
+    r"column 'length' must be numbers, booleans or text, got complex128": {"length": [1j, 2j]},
+    r"row 1, column 'length': 'x' is text in a column of numbers": {"length": ["x", "1"]},
+}
+
+
+@pytest.mark.parametrize("message", BAD_COLUMNS)
+def test_columns_from_python_are_refused_by_row_and_name(message):
+    encoding = fit_encoding(MIXED, "label", "classification", ALL)
+    columns = {k: v for k, v in (GIVEN | BAD_COLUMNS[message]).items() if v is not None}
+    with pytest.raises(ValueError, match="^`columns`: " + message):
+        encode_features(from_columns(columns, encoding.features), encoding)
+
+
+def test_columns_from_python_may_be_lists_and_objects():
+    encoding = fit_encoding(MIXED, "label", "classification", ALL)
+    expected = encode_features(Table("t", {k: c[1:3] for k, c in MIXED.columns.items()}), encoding)
+    given = {
+        "pair": MIXED.columns["pair"][1:3].astype(object),
+        "colour": np.array(["blue", "red"]),
+        "length": np.array([2, 3.0], object),
+        "ignored": object(),
+    }
+    x = encode_features(from_columns(given, encoding.features), encoding)
+    np.testing.assert_array_equal(x, expected)
+
+
+def test_a_matrix_of_numbers_is_the_features_in_order():
+    data = table(b=[1.0, 2.0, 4.0], a=np.arange(6.0).reshape(3, 2), y=[1.0, 2.0, 3.0])
+    encoding = fit_encoding(data, "y", "regression", ALL[:3])
+    matrix = np.column_stack([data.columns["b"], data.columns["a"]])
+    x = encode_features(from_columns(matrix, encoding.features), encoding)
+    np.testing.assert_array_equal(x, encode_features(data, encoding))
+    for bad in (matrix[:, :2], matrix[0], matrix.astype(str)):
+        with pytest.raises(ValueError, match=r"`columns` must be numbers \(N, 3\), got"):
+            from_columns(bad, encoding.features)
+    matrix[1, 2] = np.inf
+    with pytest.raises(ValueError, match="row 2, column 'a': the value is inf"):
+        from_columns(matrix, encoding.features)
+    encoding = fit_encoding(MIXED, "label", "classification", ALL)
+    with pytest.raises(ValueError, match=r"must be a mapping.*'colour' holds categories; got an"):
+        from_columns(np.ones((2, 6)), encoding.features)
