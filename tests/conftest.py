@@ -16,6 +16,7 @@ TORCH_TESTS = [
     "test_torch_live.py",
     "test_parity_models.py",
     "test_parity_torch.py",
+    "test_export_torch.py",
 ]
 collect_ignore = TORCH_TESTS if NO_TORCH else []
 

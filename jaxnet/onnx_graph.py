@@ -1,0 +1,113 @@
+"""A network with its encoding as an ONNX graph, written by hand (extra `onnx`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+from onnx import checker, helper, numpy_helper
+
+OPSET, IR_VERSION = 13, 8  # old enough for every runtime in use, new enough for every node below
+
+
+class Graph:
+    """Nodes and constants as they are added; `add` returns the name of a node's output."""
+
+    def __init__(self):
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, op: str, *inputs: str | np.ndarray, output: str = "", **attributes) -> str:
+        """Add a node; an array among its inputs becomes a constant."""
+        names = [self.constant(i) if isinstance(i, np.ndarray) else i for i in inputs]
+        output = output or f"{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, names, [output], **attributes))
+        return output
+
+    def constant(self, value: np.ndarray) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+
+def relu(graph: Graph, h: str, dtype: np.dtype) -> str:
+    return graph.add("Relu", h)
+
+
+def tanh(graph: Graph, h: str, dtype: np.dtype) -> str:
+    return graph.add("Tanh", h)
+
+
+def gelu(graph: Graph, h: str, dtype: np.dtype) -> str:
+    # Erf in float32, also for float64: onnxruntime has no other
+    scaled = graph.add("Mul", h, np.asarray(math.sqrt(0.5), dtype))
+    single = graph.add("Cast", scaled, to=onnx.TensorProto.FLOAT)
+    erf = graph.add("Cast", graph.add("Erf", single), to=_type(dtype))
+    half = graph.add("Mul", h, np.asarray(0.5, dtype))
+    return graph.add("Mul", half, graph.add("Add", erf, np.asarray(1, dtype)))
+
+
+def silu(graph: Graph, h: str, dtype: np.dtype) -> str:
+    return graph.add("Mul", h, graph.add("Sigmoid", h))
+
+
+ACTIVATIONS: dict[str, Callable[[Graph, str, np.dtype], str]] = {
+    "relu": relu,
+    "my_relu": relu,  # they differ in the derivative only
+    "tanh": tanh,
+    "gelu": gelu,
+    "silu": silu,
+}
+
+
+def build(
+    *,
+    numbers: tuple[np.ndarray, np.ndarray],
+    codes: tuple[np.ndarray, np.ndarray],
+    layers: Sequence[tuple[np.ndarray, np.ndarray | None]],
+    activation: str,
+    output: tuple[np.ndarray, np.ndarray] | None,
+) -> bytes:
+    """The ONNX file of a network on `numbers` (N, n), standardised, beside `codes`, one-hot.
+
+    numbers: mean and std (n,). codes: for each one-hot input, its column of `codes` and the code
+    that sets it. layers: weight (in, out) and bias. output: mean and std (D_out,) of `prediction`
+    (N, D_out); without them, `probabilities` (N, D_out). All floats have the dtype of the weights.
+    """
+    graph, inputs, parts = Graph(), [], []
+    dtype = layers[0][0].dtype
+    mean, std = numbers
+    if len(mean):
+        inputs.append(helper.make_tensor_value_info("numbers", _type(dtype), ["N", len(mean)]))
+        parts.append(graph.add("Div", graph.add("Sub", "numbers", mean), std))
+    column, code = codes
+    if len(column):
+        shape = ["N", int(column.max()) + 1]
+        inputs.append(helper.make_tensor_value_info("codes", onnx.TensorProto.INT32, shape))
+        chosen = graph.add("Gather", "codes", column.astype(np.int64), axis=1)
+        equal = graph.add("Equal", chosen, code.astype(np.int32))
+        parts.append(graph.add("Cast", equal, to=_type(dtype)))
+    h = graph.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
+    for k, (w, b) in enumerate(layers):
+        if k:
+            h = ACTIVATIONS[activation](graph, h, dtype)
+        h = graph.add("MatMul", h, w)
+        h = h if b is None else graph.add("Add", h, b)
+    if output is None:
+        name = graph.add("Softmax", h, output="probabilities", axis=1)
+    else:
+        name = graph.add("Add", graph.add("Mul", h, output[1]), output[0], output="prediction")
+    outputs = [helper.make_tensor_value_info(name, _type(dtype), ["N", layers[-1][0].shape[1]])]
+    proto = helper.make_graph(graph.nodes, "jaxnet", inputs, outputs, graph.constants)
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(
+        proto, producer_name="jaxnet", opset_imports=opsets, ir_version=IR_VERSION
+    )
+    checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def _type(dtype: np.dtype) -> int:
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -1,0 +1,81 @@
+"""The metrics of a run as TensorBoard scalars (extra `tensorboard`: tensorboardX)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+EVENTS = "tensorboard"  # in a run's folder
+# each metric of a line of metrics.jsonl, and its tag: one group holds train and validation
+TAGS = {
+    "train_loss": "loss/train",
+    "val_loss": "loss/validation",
+    "val_accuracy": "accuracy/validation",
+    "val_rmse": "rmse/validation",
+    "val_r2": "r2/validation",
+}
+
+
+def require() -> None:
+    """Raise ValueError if tensorboardX is not installed."""
+    try:
+        import tensorboardX  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "`tensorboard` needs the package tensorboardX: pip install 'jaxnet[tensorboard]'"
+        ) from None
+
+
+@contextlib.contextmanager
+def writer(folder: Path, step: int = 0) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield a function that adds a line of metrics.jsonl to the events in FOLDER/tensorboard.
+
+    step: where the run goes on, 0 for a new one; TensorBoard drops the events after it. Each line
+    is on the disk when the function returns, and what is null in it is left out.
+
+    Raises: ValueError without tensorboardX, OSError for a folder that cannot be written.
+    """
+    require()
+    from tensorboardX import RecordWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore
+    from tensorboardX.proto.summary_pb2 import Summary  # pyrefly: ignore
+
+    # RecordWriter and not SummaryWriter: that one queues its events, so that its flush leaves some
+    # behind, and takes the name of the last file if a run goes on within the same second
+    events = folder / EVENTS
+    events.mkdir(exist_ok=True)
+    records = RecordWriter(str(_next_file(events)))
+
+    def add(**event: Any) -> None:
+        records.write(Event(wall_time=time.time(), **event).SerializeToString())
+
+    def write(line: dict[str, Any]) -> None:
+        values = [
+            Summary.Value(tag=tag, simple_value=line[name])
+            for name, tag in TAGS.items()
+            if line.get(name) is not None and math.isfinite(line[name])
+        ]
+        add(step=line["step"], summary=Summary(value=values))
+        records.flush()
+
+    try:
+        add(file_version="brain.Event:2")
+        add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+        records.flush()
+        yield write
+    finally:
+        records.close()
+
+
+def _next_file(events: Path) -> Path:
+    """A new name, after all others in the order in which TensorBoard reads them, by name."""
+    numbers = [int(path.suffix[1:]) for path in events.glob("*.tfevents.*") if _numbered(path)]
+    return events / f"events.out.tfevents.{max(numbers, default=0) + 1:010d}"
+
+
+def _numbered(path: Path) -> bool:
+    return path.suffix[1:].isdecimal()
