@@ -30,6 +30,7 @@ import orbax.checkpoint as ocp
 
 FORMAT = 1  # of checkpoint.json; a greater one was written by a newer jaxnet
 JSON, TREE = "checkpoint.json", "tree"
+OVERHEAD = 2**14  # bytes of a checkpoint beside its arrays, and more
 
 
 class Restored(NamedTuple):
@@ -221,10 +222,11 @@ def _read_arrays(path: Path, leaves: dict[str, list]) -> dict[str, np.ndarray]:
 def _write(folder: Path, step: int, leaves: dict[str, np.ndarray], content: dict, keep: int):
     """Write a checkpoint beside its name, then rename it; only then does an old one go."""
     part = folder / f"{step}.part"
+    stored = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax: none empty
     absl = logging.getLogger("absl")
     absl.addFilter(_not_orbax)  # which logs, page after page, what it then raises
     try:
-        stored = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax: none empty
+        _reserve(part, sum(leaf.nbytes for leaf in stored.values()) + OVERHEAD)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
             writer.save(part / TREE, args=ocp.args.StandardSave(stored))
         files = sorted(path for path in part.rglob("*") if path.is_file())
@@ -243,6 +245,15 @@ def _write(folder: Path, step: int, leaves: dict[str, np.ndarray], content: dict
         raise _disk_error(folder, error) from None
     finally:
         absl.removeFilter(_not_orbax)
+
+
+def _reserve(part: Path, size: int) -> None:
+    """Raise OSError if the disk has no room: half way, TensorStore's threads print pages."""
+    part.mkdir()
+    if hasattr(os, "posix_fallocate"):
+        with (part / "room").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        (part / "room").unlink()
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:

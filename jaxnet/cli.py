@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import inspect
+import logging
+import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import tyro
 
 import jaxnet
-from jaxnet import cli_parity
+from jaxnet import cli_parity, cli_train
+from jaxnet.cli_export import export
+from jaxnet.cli_inference import evaluate, predict
 from jaxnet.cli_parity import ParityOptions
+from jaxnet.cli_show import show
 from jaxnet.config import Config, DataOptions, NetworkOptions, RunOptions, TrainingOptions
 
 Stages = Annotated[
@@ -26,13 +31,24 @@ Stages = Annotated[
         help_behavior_hint="",
     ),
 ]
-
-if TYPE_CHECKING:
-    from jaxnet.runs import Problem, Progress, Run
+Weights = Annotated[
+    Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help="A .safetensors file.")
+]
+GROUPS = {
+    "data": DataOptions,
+    "network": NetworkOptions,
+    "training": TrainingOptions,
+    "run": RunOptions,
+}
 
 
 def train(
-    data: DataOptions, network: NetworkOptions, training: TrainingOptions, run: RunOptions
+    data: DataOptions,
+    network: NetworkOptions,
+    training: TrainingOptions,
+    run: RunOptions,
+    *,
+    resume: Path | None = None,
 ) -> int:
     """Train a feed-forward network on a table, or on the handwritten digits if none is given.
 
@@ -42,19 +58,49 @@ def train(
 
     jaxnet train --data wine.csv --target class
 
-    jaxnet train --data houses.parquet --target price --hidden 256 64 --epochs 200
+    jaxnet train --data houses.parquet --target price --hidden 256 64 --epochs 200 --patience 20
 
     jaxnet train --data genes.npz --target y --optimizer adamw --weight-decay 0.1 --schedule warmup
+
+    jaxnet train --resume runs/wine-1 --epochs 100
+
+    Args:
+        resume: The folder of a run to go on with, to the same bits as if it had never stopped. Its
+            options hold; epochs, learning rate, schedule, patience, device and how it is saved may
+            be given anew.
     """
     config = Config(**asdict(data), **asdict(network), **asdict(training), **asdict(run))
-    from jaxnet import runs  # brings JAX, which --help does without
+    return cli_train.train(config) if resume is None else cli_train.resume(resume, config)
 
-    problem = runs.prepare(config)
-    _print_problem(problem, config)
-    with _reporter() as on_progress:
-        finished = runs.train(config, problem=problem, on_progress=on_progress)
-    _print_run(finished)
-    return 0
+
+def import_weights(
+    weights: Weights,
+    data: DataOptions,
+    network: NetworkOptions,
+    training: TrainingOptions,
+    run: RunOptions,
+    *,
+    like: Path | None = None,
+    layers: tuple[str, ...] = (),
+) -> int:
+    """Begin a run with weights from PyTorch, to be trained on with `jaxnet train --resume`.
+
+    In PyTorch: safetensors.torch.save_file(model.state_dict(), "model.safetensors"), for a model of
+    Linear layers with one activation between them. The sizes are those of the file.
+
+    Try:
+
+    jaxnet import model.safetensors --like runs/wine-1
+
+    jaxnet import model.safetensors --data wine.csv --target class --activation tanh
+
+    Args:
+        like: A run whose options hold where none are given, and whose encoding of the columns.
+        layers: The names of the Linear layers in order, if their names do not tell.
+    """
+    config = Config(**asdict(data), **asdict(network), **asdict(training), **asdict(run))
+    hidden = NetworkOptions().hidden if like is None else _options_of(like).hidden
+    return cli_train.import_weights(weights, like, layers, config, hidden)
 
 
 def parity(stages: Stages = (), *, comparison: ParityOptions) -> int:
@@ -66,124 +112,94 @@ def parity(stages: Stages = (), *, comparison: ParityOptions) -> int:
     return cli_parity.run(stages, comparison)
 
 
+COMMANDS: dict[str, Callable[..., int]] = {
+    "train": train,
+    "show": show,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "import": import_weights,
+    "parity": parity,
+}
+DEFAULTS = {"train": "--resume", "import": "--like"}  # options that name the run to take others of
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0 done, 1 unequal, 2 bad input, 130 interrupted."""
+    """Run the command line; the exit code is 0 done, 1 unequal, 2 bad input, 128 + signal."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv == ["--version"]:
         print(f"jaxnet {jaxnet.__version__}")
         return 0
+    _log_to_stderr()
     try:
         return tyro.extras.subcommand_cli_from_dict(
-            {"train": train, "parity": parity},
+            COMMANDS | _with_run_options(argv),
             prog="jaxnet",
             description="Feed-forward networks in JAX, proven equal to NumPy and PyTorch.",
             args=argv,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
         )
-    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        print(f"jaxnet: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        text = error.strerror if error.errno and error.filename is None else None
+        return _fail(2, text or str(error))
+    except (ValueError, FloatingPointError, MemoryError) as error:
+        return _fail(2, str(error))
     except SystemExit as stop:  # tyro has printed the help, or what it could not parse
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        print("jaxnet: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:  # or runs.Stopped, which is one
+        number = getattr(stop, "signum", signal.SIGINT)
+        return _fail(128 + number, str(stop) or "interrupted")
 
 
-def _print_problem(problem: Problem, config: Config) -> None:
-    """Say what was read, what was chosen, and how to choose otherwise."""
-    rows = len(problem.train.x), len(problem.validation.x)
-    sizes = "-".join(map(str, problem.spec.sizes))
-    print(f"{Path(problem.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
-    other = "regression" if problem.task == "classification" else "classification"
-    target = problem.encoding.target.name
-    column = problem.table.columns[target]
-    either = column.dtype != object and column.ndim == 1  # text or (N, D) leaves no choice
-    override = f" (--task {other} overrides)" if config.task == "auto" and either else ""
-    print(f"{problem.task} of {target!r}, since {problem.reason}{override}")
-    print(f"network {sizes} {config.activation}, {config.optimizer}, batch {problem.batch_size}")
+def _log_to_stderr() -> None:
+    """Show what the library logs as lines of this program; the stream is that of each line."""
+    log = logging.getLogger("jaxnet")
+    log.propagate = False
+    log.handlers = [_Lines()]
 
 
-@contextlib.contextmanager
-def _reporter() -> Iterator[Callable[[Progress], None]]:
-    """Yield the progress callback: a live bar on a terminal, else about twenty plain lines."""
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        yield _plain_reporter()
-        return
-    from rich import progress as rich
-
-    columns = (
-        rich.BarColumn(),
-        rich.TaskProgressColumn(),
-        rich.TextColumn("{task.description}"),
-        rich.TimeRemainingColumn(),
-    )
-    with rich.Progress(*columns, console=console) as bar:
-        task = bar.add_task("compiling", total=None)
-        rate = _Rate()
-
-        def report(progress: Progress) -> None:
-            text = _describe(progress, rate.per_second(progress.step), ("val_accuracy", "val_rmse"))
-            bar.update(task, total=progress.num_steps, completed=progress.step, description=text)
-
-        yield report
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"jaxnet: {record.getMessage()}", file=sys.stderr)
 
 
-def _plain_reporter() -> Callable[[Progress], None]:
-    rate = _Rate()
-    printed = 0
-
-    def report(progress: Progress) -> None:
-        nonlocal printed
-        done = progress.step * 20 // progress.num_steps
-        if done > printed and progress.metrics.get("step") == progress.step:
-            printed = done
-            line = _describe(progress, rate.per_second(progress.step))
-            print(f"step {progress.step}/{progress.num_steps}  {line}", flush=True)
-
-    return report
+def _fail(code: int, text: str) -> int:
+    print(f"jaxnet: {text}", file=sys.stderr)
+    return code
 
 
-class _Rate:
-    """Steps per second since the first report, so that compilation does not count."""
+def _with_run_options(argv: list[str]) -> dict[str, Callable[..., int]]:
+    """The command of `argv` with a run's options as its defaults, if it names a run for that."""
+    option = DEFAULTS.get(argv[0] if argv else "")
+    folder = None
+    for i, word in enumerate(argv):
+        if word == option and i + 1 < len(argv):
+            folder = argv[i + 1]
+        elif option and word.startswith(f"{option}="):
+            folder = word.partition("=")[2]
+    if folder is None:
+        return {}
+    command, values = COMMANDS[argv[0]], asdict(_options_of(Path(folder)))
 
-    def __init__(self):
-        self.first: tuple[float, int] | None = None
+    @functools.wraps(command)
+    def with_options(*args: Any, **options: Any) -> int:
+        return command(*args, **options)
 
-    def per_second(self, step: int) -> float:
-        now = time.perf_counter()
-        self.first = self.first or (now, step)
-        return (step - self.first[1]) / max(now - self.first[0], 1e-9)
-
-
-def _describe(
-    progress: Progress, rate: float, names: Sequence[str] = ("val_loss", "val_accuracy", "val_rmse")
-) -> str:
-    """The loss, the metrics `names` that are there, and the rate, which the first report lacks."""
-    texts = [f"loss {progress.loss:.4g}"]
-    texts += [f"{name} {progress.metrics[name]:.4g}" for name in names if name in progress.metrics]
-    return "  ".join([*texts, f"{rate:,.0f} steps/s"] if rate else texts)
-
-
-def _print_run(run: Run) -> None:
-    """Print the final metrics as a table, and where everything is."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name in run.metrics["train"]:
-        table.add_column(name, justify="right")
-    for split, metrics in run.metrics.items():
-        table.add_row(split, *map(_format, metrics, metrics.values()))
-    Console().print(table)
-    print(f"{run.folder}: " + ", ".join(sorted(path.name for path in run.folder.iterdir())))
+    signature = inspect.signature(command)
+    parameters = [
+        parameter.replace(default=_pick(GROUPS[name], values)) if name in GROUPS else parameter
+        for name, parameter in signature.parameters.items()
+    ]
+    # tyro reads the defaults of options from the signature
+    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr]
+    return {argv[0]: with_options}
 
 
-def _format(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2%}" if name == "accuracy" else f"{value:.4g}"
+def _options_of(folder: Path) -> Config:
+    from jaxnet import runs
+
+    return runs.read_config(folder)
+
+
+def _pick(group: type, values: dict[str, Any]) -> Any:
+    return group(**{field.name: values[field.name] for field in fields(group)})

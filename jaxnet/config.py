@@ -11,6 +11,11 @@ TASKS = ("auto", "classification", "regression")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "cosine", "warmup")
 DTYPES = ("float32", "float64")
+# What a run may change when it goes on; the rest defines what it computes.
+RESUMABLE = frozenset(
+    {"epochs", "learning_rate", "schedule", "patience", "max_time", "device"}
+    | {"checkpoint_every", "keep", "tensorboard"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,10 @@ class TrainingOptions:
     """Rows per step; by default 32, or all of a smaller table."""
     epochs: int = 50
     """Passes over the training rows."""
+    patience: int | None = None
+    """Stop after that many epochs without a lower validation loss; by default, never."""
+    clip_norm: float | None = None
+    """Scale the gradient down to this norm where it is longer; by default, never."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +81,14 @@ class RunOptions:
     """auto, cpu or gpu."""
     out: str | None = None
     """The run's folder, which must not hold a run; by default the next free runs/NAME-1, -2, ..."""
+    max_time: float | None = None
+    """Stop, and save, after that many seconds of training; by default, never."""
+    checkpoint_every: float = 10.0
+    """Seconds between checkpoints; 0 saves after every epoch. The end and a signal save too."""
+    keep: int = 3
+    """Checkpoints to keep: the last ones. Each holds the best weights so far as well."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too, to the run's folder (extra `tensorboard`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +111,18 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions):
             raise ValueError(f"`hidden` must be integers of at least 1, got {self.hidden}")
         if self.out == "":
             raise ValueError("`out` must name a folder, got ''")
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "patience", "keep"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(
-                f"`learning_rate` must be a finite number above 0, got {self.learning_rate}"
-            )
-        decay = self.weight_decay
-        if decay is not None and not (math.isfinite(decay) and decay >= 0):
-            raise ValueError(f"`weight_decay` must be a finite number of at least 0, got {decay}")
+        for name in ("learning_rate", "clip_norm", "max_time"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"`{name}` must be a finite number above 0, got {value}")
+        for name in ("weight_decay", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"`{name}` must be a finite number of at least 0, got {value}")
         if not 0 < self.validation < 1:
             raise ValueError(f"`validation` must be a share between 0 and 1, got {self.validation}")
         if self.seed < 0:

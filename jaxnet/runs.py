@@ -1,89 +1,53 @@
-"""A training run on a table, from a `Config` to a folder with metrics, weights, a picture."""
+"""A training run as a folder: begun, killed at any moment, gone on with to the same bits, loaded.
+
+run = runs.train(Config(data="wine.csv", target="class"))   # runs/wine-1
+run = runs.resume("runs/wine-1", epochs=100)
+runs.load("runs/wine-1").predict({"alcohol": [13.2, 12.4], ...})
+"""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
-import json
-import math
-import platform
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import save_file
 
-import jaxnet
-from jaxnet import data, net, numpy_net, optimizers, tables
-from jaxnet.config import Config
-from jaxnet.encoding import Encoding, encode, fit_encoding, infer_task
-from jaxnet.spec import Batch, Spec
-from jaxnet.train import fit_scan, init, make_step, on_rows
+from jaxnet import checkpoint, description, loop, run_folder, tensorboard
+from jaxnet.config import RESUMABLE, Config
+from jaxnet.loop import Progress
+from jaxnet.metrics import Metrics
+from jaxnet.model import Model, encoding_from_json, load
+from jaxnet.problem import Problem, prepare
+from jaxnet.stopping import Stopped, catch_signals
 
-FILES = ("config.json", "metrics.jsonl", "params.safetensors", "loss.png")  # of a run's folder
-MAX_CHUNK = 500  # steps to one call of the device, so that progress shows and Ctrl-C is heard
-EVALUATION_ROWS = 8192  # rows to one forward pass, which bounds its memory
+__all__ = [
+    "Progress", "Run", "Stopped", "create", "evaluate_validation", "load", "prepare", "resume",
+    "train",
+]  # fmt: skip
 
-
-class Problem(NamedTuple):
-    """A table made ready: its encoding, the network for it, the rows to train and validate on."""
-
-    table: tables.Table
-    task: str
-    reason: str
-    encoding: Encoding
-    spec: Spec
-    train: Batch
-    validation: Batch
-    batch_size: int
+log = logging.getLogger("jaxnet")
 
 
-class Progress(NamedTuple):
-    """Where a run is: steps made and to make, the last loss, the last evaluation if any."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Run(Model):
+    """A run that has ended: the model of its best epoch, and where it all is.
 
-    step: int
-    num_steps: int
-    loss: float
-    metrics: dict[str, Any]
-
-
-class Run(NamedTuple):
-    """A finished run: its folder and network, and the final metrics by split."""
+    folder: that of the run. epoch, epochs: the model's epoch, and the epochs made. reason: why the
+    run ended, "epochs", "patience" or "max_time". metrics: the model's by split, "train" and
+    "validation".
+    """
 
     folder: Path
-    spec: Spec
-    params: dict[str, np.ndarray]
-    encoding: Encoding
+    epoch: int
+    epochs: int
+    reason: str
     metrics: dict[str, dict[str, float | None]]
-
-
-def prepare(config: Config) -> Problem:
-    """Read the table and make it ready; every fault of the input is raised here."""
-    path = data.digits_path() if config.data is None else config.data
-    target = "digit" if config.target is None else config.target
-    table = tables.read(path, config.drop)
-    task, reason = infer_task(table, target)
-    if config.task != "auto":
-        task, reason = config.task, "you said so"
-    num_rows = len(table.columns[target])
-    rows, held_out = data.split(num_rows, config.validation, config.seed)
-    encoding = fit_encoding(table, target, task, rows, config.categorical)
-    x, y = encode(table, encoding, config.dtype)
-    spec = Spec(
-        sizes=(x.shape[1], *config.hidden, encoding.target.width),
-        bias=True,
-        activation=config.activation,
-        loss="cross_entropy" if task == "classification" else "mean_squares",
-    )
-    batch_size = config.batch_size or min(32, len(rows))
-    data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
-    batches = Batch(x[rows], y[rows]), Batch(x[held_out], y[held_out])
-    return Problem(table, task, reason, encoding, spec, *batches, batch_size)
 
 
 def train(
@@ -92,114 +56,258 @@ def train(
     problem: Problem | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
-    """Train as `config` says, and leave a run folder; `problem` is `prepare(config)` if at hand.
+    """Train as `config` says, in a new folder; `problem` is `prepare(config)` if at hand.
 
-    The folder holds config.json, metrics.jsonl (a line after each epoch), params.safetensors (the
-    dictionary w1, b1, ... in (in, out) layout) and loss.png. `on_progress` is called after each
-    chunk and each epoch.
+    on_progress is called after each chunk of steps. A first Ctrl-C or SIGTERM is noted: the run
+    saves and raises at the end of the chunk.
 
     Raises: ValueError for bad input, FileExistsError for a folder that holds a run, OSError for one
-    that cannot be written, FloatingPointError for a loss that becomes NaN or infinite: the
-    metrics of the epochs before it stay, and without any the folder goes.
+    that cannot be written, Stopped (a KeyboardInterrupt) after a signal, FloatingPointError for a
+    loss that becomes NaN or infinite. What was saved before stays, and `resume` goes on from there;
+    a folder in which nothing was saved is removed.
     """
     problem = problem or prepare(config)
-    device = _device(config.device)
-    description = _describe(config, problem, device)
-    folder, new = _make_folder(config.out, Path(problem.table.path).name.split(".")[0])
-    _write_json(folder / "config.json", description)
-    with jax.default_device(device), jax.enable_x64(config.dtype == "float64"):
-        try:
-            state, lines = _epochs(config, problem, folder / "metrics.jsonl", on_progress)
-        except BaseException:  # Ctrl-C too
-            if not (folder / "metrics.jsonl").exists():  # nothing to keep
-                _discard(folder, new)
-            raise
-        params = jax.device_get(state.params)
-        predict = _predictor(problem.spec)
-        metrics = {
-            name: evaluate(predict, state.params, batch, problem)
-            for name, batch in (("train", problem.train), ("validation", problem.validation))
-        }
-    _save(folder / "params.safetensors", params)
-    _plot(folder, lines, problem)
-    return Run(folder, problem.spec, params, problem.encoding, metrics)
+    with _new_folder(config, problem) as folder:
+        return _train(folder, config, problem, None, on_progress)
 
 
-def _epochs(
-    config: Config, problem: Problem, metrics_file: Path, on_progress: Callable[[Progress], None]
-):
-    """Run every epoch and append its metrics; return the last state and all lines."""
-    spec = problem.spec
-    rows_at = data.row_batches(len(problem.train.x), problem.batch_size, config.seed)
-    steps_per_epoch = len(problem.train.x) // problem.batch_size
-    num_steps = steps_per_epoch * config.epochs
-    decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
-    rate = optimizers.schedule(config.schedule, config.learning_rate, num_steps)
-    optimizer = optimizers.make(config.optimizer, rate, **decay)
-    loss = partial(net.loss, activation=spec.activation, loss=spec.loss)
-    step = on_rows(make_step(loss, optimizer), problem.train)
-    state = init(spec.init(config.seed, config.dtype), optimizer)
-    chunk = math.ceil(steps_per_epoch / math.ceil(steps_per_epoch / MAX_CHUNK))
-    predict = _predictor(spec)
-    lines: list[dict[str, Any]] = []
+def create(config: Config, params: dict[str, np.ndarray], *, problem: Problem) -> Path:
+    """Make the folder of a run that begins with the weights `params`, and return it.
 
-    def on_chunk(state, losses):
-        on_progress(
-            Progress(int(state.step), num_steps, float(losses[-1]), lines[-1] if lines else {})
-        )
+    They are its checkpoint of step 0, and its best model until training finds a better one.
 
-    for epoch in range(1, config.epochs + 1):
-        state, losses = fit_scan(
-            step, state, rows_at, steps_per_epoch, chunk=chunk, on_chunk=on_chunk
-        )
-        line = {
-            "step": epoch * steps_per_epoch,
-            "epoch": epoch,
-            "train_loss": float(losses.mean(dtype=float)),
-        }
-        validation = evaluate(predict, state.params, problem.validation, problem)
-        if not math.isfinite(validation["loss"] or 0):
-            raise FloatingPointError(
-                f"the validation loss became {validation['loss']} at step {line['step']}: "
-                "try a smaller learning rate, scaled inputs, or float64"
-            )
-        lines.append(line | {f"val_{name}": value for name, value in validation.items()})
-        with metrics_file.open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
-        on_chunk(state, losses)
-    return state, lines
-
-
-def _predictor(spec: Spec) -> Callable[[Any, np.ndarray], np.ndarray]:
-    forward = jax.jit(partial(net.forward, activation=spec.activation))
-
-    def predict(params, x):
-        parts = [x[i : i + EVALUATION_ROWS] for i in range(0, len(x), EVALUATION_ROWS)]
-        return np.concatenate([forward(params, part) for part in parts])
-
-    return predict
-
-
-def evaluate(
-    predict: Callable[[Any, np.ndarray], np.ndarray], params: Any, batch: Batch, problem: Problem
-) -> dict[str, float | None]:
-    """Return the loss and accuracy, or loss, rmse (in the target's units) and r2, on a batch.
-
-    r2 is the mean over the target's columns of 1 - residual / total sum of squares; None if a
-    column is constant.
+    Raises: as `train`; ValueError for parameters of other names, shapes or values than the network.
     """
-    y_pred = predict(params, batch.x).astype(float)
-    with np.errstate(invalid="ignore"):  # the loss says so
-        loss = float(numpy_net.LOSSES[problem.spec.loss](y_pred, batch.y)[0])
-    metrics: dict[str, float | None] = {"loss": loss}
-    if problem.task == "classification":
-        return metrics | {"accuracy": float((y_pred.argmax(axis=1) == batch.y).mean())}
-    y, std = batch.y.astype(float), np.asarray(problem.encoding.target.std)
-    residual, total = (y_pred - y) * std, (y - y.mean(axis=0)) * std
-    sums = np.square(residual).sum(axis=0), np.square(total).sum(axis=0)
-    constant = (y == y[0]).all(axis=0).any()  # whose mean rounds, so that its sum may not be 0
-    r2 = None if constant else float((1 - sums[0] / sums[1]).mean())
-    return metrics | {"rmse": float(np.sqrt(np.square(residual).mean())), "r2": r2}
+    wanted, got = problem.spec.shapes(), {name: np.shape(leaf) for name, leaf in params.items()}
+    if wanted != got:
+        raise ValueError(f"`params` must have the shapes {wanted}, got {got}")
+    with _new_folder(config, problem) as folder, _on_device(config):
+        snapshot = loop.begin(config, problem, params)
+        metrics = loop.evaluate(problem, snapshot.state.params, problem.validation).result()
+        line = {"step": 0, "epoch": 0, **{f"val_{name}": v for name, v in metrics.items()}}
+        described = run_folder.read_json(folder / run_folder.CONFIG)
+        with checkpoint.Writer(folder / run_folder.CHECKPOINTS, config.keep) as writer:
+            snapshot = snapshot._replace(best_line=line)
+            loop.save(writer, folder, snapshot, description.identity(described))
+    return folder
+
+
+def resume(
+    folder: str | Path,
+    *,
+    problem: Problem | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    **changed: Any,
+) -> Run:
+    """Go on with a run from its newest checkpoint, to the bits of a run that was never stopped.
+
+    changed: options of `Config` to change from here on: epochs, learning_rate, schedule, patience,
+    max_time, checkpoint_every, keep, tensorboard, device; and `data`, if the same file is elsewhere
+    now. A run that has ended is only loaded.
+
+    Raises: as `train`; ValueError for another option that differs, for other data, or for files of
+    the run that are damaged or were edited; FileNotFoundError for a folder that holds no run;
+    BlockingIOError if another process writes it.
+    """
+    folder = Path(folder)
+    config = changed_config(folder, changed)
+    problem = problem or prepare_again(folder, config)
+    with run_folder.lock(folder):
+        return _train(folder, config, problem, read_config(folder), on_progress)
+
+
+def changed_config(folder: str | Path, changed: dict[str, Any]) -> Config:
+    """The options of the run in a folder, as it goes on with those `changed`.
+
+    Raises: ValueError for an option that cannot change.
+    """
+    before = read_config(folder)
+    config = replace(before, **changed)
+    for name, value in description.changes(before, config).items():
+        if name not in RESUMABLE | {"data"}:
+            raise ValueError(
+                f"`{name}` must stay {getattr(before, name)!r} to go on with {folder}, got "
+                f"{value!r}; train a new run with it"
+            )
+    return config
+
+
+def read_config(folder: str | Path) -> Config:
+    """The options of the run in a folder."""
+    folder = Path(folder)
+    return description.read_config(folder, run_folder.read_json(folder / run_folder.CONFIG))
+
+
+def prepare_again(folder: str | Path, config: Config) -> Problem:
+    """The problem of a run, with the encoding that it began with.
+
+    Raises: ValueError if the data are not those that it began with.
+    """
+    path = Path(folder) / run_folder.CONFIG
+    described = run_folder.read_json(path)
+    try:
+        encoding, began = encoding_from_json(described["encoding"]), described["data"]
+        size, digest = began["bytes"], began["sha256"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not the description of a run ({error}); was it edited?"
+        ) from None
+    problem = prepare(config, encoding)
+    if problem.source["sha256"] != digest:
+        raise ValueError(
+            f"`data` must be the file that {folder} began with ({size:,} bytes, sha256 "
+            f"{str(digest)[:12]}...); {problem.source['path']} has {problem.source['bytes']:,} "
+            f"bytes, sha256 {problem.source['sha256'][:12]}..."
+        )
+    return problem
+
+
+def evaluate_validation(folder: str | Path) -> Metrics:
+    """The metrics of a run's model on its own validation rows."""
+    model = load(folder)
+    problem = prepare_again(folder, read_config(folder))
+    metrics = Metrics(model.spec.loss, model.encoding.target)
+    metrics.update(model.outputs(problem.validation.x), problem.validation.y)
+    return metrics
+
+
+def _train(
+    folder: Path,
+    config: Config,
+    problem: Problem,
+    before: Config | None,
+    on_progress: Callable[[Progress], None],
+) -> Run:
+    """Train in a folder that is locked; `before` are the options so far of a run that goes on."""
+    path = folder / run_folder.CONFIG
+    described = run_folder.read_json(path)
+    identity = description.identity(described)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_on_device(config))
+        received = stack.enter_context(catch_signals())
+        checkpoints = folder / run_folder.CHECKPOINTS
+        began = checkpoint.metadata(checkpoints).get("identity", identity)
+        _check_identity(folder, began, identity, problem)
+        snapshot, damaged = loop.restore(folder, loop.begin(config, problem, None))
+        for sentence in damaged:
+            log.warning("%s; going on from step %d", sentence, int(snapshot.state.step))
+        if before is not None:
+            _note_resume(path, described, before, config, int(snapshot.state.step))
+        writer = stack.enter_context(checkpoint.Writer(checkpoints, config.keep))
+        loop.write_model(folder, snapshot)
+        snapshot, reason = loop.run(
+            config,
+            problem,
+            snapshot,
+            folder=folder,
+            save=lambda snapshot: loop.save(writer, folder, snapshot, identity),
+            on_line=_events(stack, folder, config, int(snapshot.state.step)),
+            on_progress=on_progress,
+            signal=received,
+        )
+        writer.wait()
+        if (number := received()) is not None and reason == "signal":
+            step, num_steps = int(snapshot.state.step), problem.steps_per_epoch * config.epochs
+            raise Stopped(
+                number,
+                f"stopped by {signal.Signals(number).name} at step {step} of {num_steps}, and "
+                f"saved: go on with --resume {folder}",
+            )
+        return _finish(folder, problem, snapshot, reason)
+
+
+def _finish(folder: Path, problem: Problem, snapshot: loop.Snapshot, reason: str) -> Run:
+    """Draw the curves, and return the model of the best epoch with its metrics."""
+    batches = {"train": problem.train, "validation": problem.validation}
+    metrics = {
+        name: loop.evaluate(problem, snapshot.best, batch).result()
+        for name, batch in batches.items()
+    }
+    if snapshot.lines:
+        _plot(folder, snapshot.lines, problem)
+    return Run(
+        task=problem.task,
+        spec=problem.spec,
+        encoding=problem.encoding,
+        params=snapshot.best,
+        folder=folder,
+        epoch=(snapshot.best_line or {"epoch": 0})["epoch"],
+        epochs=len(snapshot.lines),
+        reason=reason,
+        metrics=metrics,
+    )
+
+
+@contextlib.contextmanager
+def _new_folder(config: Config, problem: Problem) -> Iterator[Path]:
+    """Make, lock and describe the folder of a new run; remove it if nothing is saved in it."""
+    if config.tensorboard:
+        tensorboard.require()
+    described = description.describe(config, problem, _device(config.device))
+    folder, new = run_folder.make(config.out, Path(problem.table.path).name.split(".")[0])
+    with run_folder.lock(folder):
+        run_folder.check_free(folder)
+        try:
+            run_folder.write_json(folder / run_folder.CONFIG, described)
+            yield folder
+        except BaseException:  # Ctrl-C too
+            saved = checkpoint.steps(folder / run_folder.CHECKPOINTS)
+            if not saved and not (folder / run_folder.METRICS).exists():
+                run_folder.discard(folder, new)
+            raise
+
+
+def _check_identity(folder: Path, began: dict, now: dict, problem: Problem) -> None:
+    """Refuse a config.json that is not the one of the checkpoint, and data that differ."""
+    if found := description.difference(began, now):
+        name, old, new = found
+        raise ValueError(
+            f"{folder / run_folder.CONFIG}: says {name} {new!r}, and the checkpoint {old!r}; was "
+            "it edited? Set it back, or train a new run"
+        )
+    if list(problem.spec.sizes) != now["sizes"] or problem.source["sha256"] != now["data"]:
+        raise ValueError(f"`problem` must be that of {folder}, got another")
+
+
+def _note_resume(
+    path: Path, described: dict[str, Any], before: Config, config: Config, step: int
+) -> None:
+    """Write into config.json what changes from here on, and say what may change the last bits."""
+    environment = description.environment(_device(config.device))
+    for name, now in environment.items():
+        if (found := description.difference(described[name], now)) and found[0] != "python":
+            log.warning(
+                "%s %s was %s and is %s: losses will agree to rounding, not to the bit",
+                name,
+                *found,
+            )
+    changed = description.changes(before, config)
+    if "epochs" in changed and config.schedule != "constant" and step > 0:
+        log.warning(
+            "the %s schedule of the learning rate now ends after epoch %d, so it rises again from "
+            "where the one over %d epochs had it", config.schedule, config.epochs, before.epochs,
+        )  # fmt: skip
+    if changed or environment != {name: described[name] for name in environment}:
+        entry = {"step": step, "changed": changed, **environment}
+        history = [*described.get("history", []), entry]
+        options = described["config"] | {k: v for k, v in changed.items() if k != "data"}
+        if "data" in changed:
+            described["data"]["path"] = str(Path(changed["data"]).absolute())
+        content = described | {"config": options, "history": history} | environment
+        run_folder.write_json(path, content)
+
+
+def _events(stack: contextlib.ExitStack, folder: Path, config: Config, step: int) -> Callable:
+    if not config.tensorboard:
+        return lambda line: None
+    return stack.enter_context(tensorboard.writer(folder, step))
+
+
+@contextlib.contextmanager
+def _on_device(config: Config) -> Iterator[None]:
+    device = _device(config.device)
+    with jax.default_device(device), jax.enable_x64(config.dtype == "float64"):
+        yield
 
 
 def _device(name: str) -> jax.Device:
@@ -212,70 +320,8 @@ def _device(name: str) -> jax.Device:
         ) from None
 
 
-def _make_folder(out: str | None, name: str) -> tuple[Path, list[Path]]:
-    """Make `out`, or the next free runs/NAME-1, -2, ...; return it and all folders made."""
-    folder = Path("runs" if out is None else out)
-    if out is not None and any((folder / file).exists() for file in FILES):
-        raise FileExistsError(f"`out` must not hold a run already: {folder}; give another folder")
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"`out` must be a folder that can be made, got {folder} ({error.strerror})"
-        ) from None
-    if out is not None:
-        return folder, new
-    number = 1
-    while True:
-        numbered = folder / f"{name}-{number}"
-        with contextlib.suppress(FileExistsError):
-            numbered.mkdir()
-            return numbered, [numbered, *new]
-        number += 1
-
-
-def _discard(folder: Path, new: list[Path]) -> None:
-    """Remove a run that came to nothing: its config.json, and the folders that were made for it."""
-    (folder / "config.json").unlink()
-    with contextlib.suppress(OSError):  # not empty: something else lies there
-        for path in new:
-            path.rmdir()
-
-
-def _describe(config: Config, problem: Problem, device: jax.Device) -> dict[str, Any]:
-    """All that defines the run, as JSON."""
-    file = Path(problem.table.path)
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return {
-        "config": asdict(config) | {"batch_size": problem.batch_size},
-        "task": problem.task,
-        "spec": asdict(problem.spec),
-        "rows": {"train": len(problem.train.x), "validation": len(problem.validation.x)},
-        "data": {"name": file.name, "bytes": file.stat().st_size, "sha256": digest},
-        "encoding": {
-            "features": [column._asdict() for column in problem.encoding.features],
-            "target": problem.encoding.target._asdict(),
-        },
-        "device": {"platform": device.platform, "kind": device.device_kind},
-        "versions": {"jaxnet": jaxnet.__version__, "python": platform.python_version()} | versions,
-    }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, default=str) + "\n")  # str: a Path in the config
-
-
-def _save(path: Path, params: dict[str, np.ndarray]) -> None:
-    save_file(params, path)
-    path.chmod(0o644)  # safetensors writes for the owner alone
-
-
 def _plot(folder: Path, lines: list[dict[str, Any]], problem: Problem) -> None:
     from jaxnet import plots  # matplotlib takes a second to import
 
     title = f"{folder.name}: {problem.task} of {problem.encoding.target.name!r}"
-    plots.learning_curves(lines, problem.spec.loss, title, folder / "loss.png")
+    plots.learning_curves(lines, problem.spec.loss, title, folder / run_folder.CURVES)

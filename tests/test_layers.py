@@ -19,7 +19,14 @@ LAYERS = {
     "numpy_net": (1, {"numpy", "jaxnet.spec"}),
     "data": (1, {"numpy", "jaxnet.spec"}),
     "tables": (1, {"numpy"}),
-    "encoding": (1, {"numpy", "jaxnet.tables"}),
+    "encoding": (1, {"numpy", "jaxnet.spec", "jaxnet.tables"}),
+    "streaming": (1, {"numpy", "jaxnet.encoding", "jaxnet.tables"}),
+    "metrics": (1, {"numpy", "jaxnet.encoding", "jaxnet.numpy_net"}),
+    "run_folder": (1, {"filelock"}),
+    "stopping": (1, set()),
+    "tensorboard": (1, set()),
+    "torch_weights": (1, {"numpy", "safetensors", "jaxnet.spec"}),
+    "checkpoint": (1, {"numpy", "jax", "orbax"}),
     "net": (1, {"jax", "jaxnet.spec"}),
     "flax_net": (1, {"jax", "flax", "optax", "jaxnet.spec"}),
     "torch_net": (1, {"numpy", "torch", "jaxnet.spec"}),
@@ -42,9 +49,22 @@ LAYERS = {
     "parity.stages": (2.5, {"numpy"}),
     "parity.selftest": (2.6, {"numpy", "jax", "optax"}),
     "parity.plugin": (2.6, {"pytest"}),
-    "plots": (2, {"matplotlib"}),
-    "runs": (2, {"numpy", "jax", "safetensors", "jaxnet"}),
+    "plots": (2, {"numpy", "matplotlib"}),
+    "problem": (2, set()),
+    "model": (2, {"numpy", "jax", "safetensors"}),
+    "description": (2.1, {"jax", "jaxnet"}),
+    "loop": (2.1, {"numpy", "jax", "optax"}),
+    "inference": (2.1, {"numpy"}),
+    "onnx_graph": (2.1, {"numpy", "onnx"}),
+    "export_programs": (2.1, set()),
+    "export": (2.2, {"numpy", "jax"}),
+    "runs": (2.2, {"numpy", "jax"}),
+    "show": (2.1, set()),
     "cli_parity": (3, set()),
+    "cli_show": (3, {"tyro"}),
+    "cli_inference": (3, {"tyro"}),
+    "cli_export": (3, {"tyro"}),
+    "cli_train": (3, set()),
     "cli": (3.1, {"tyro", "jaxnet"}),
     "__main__": (3.2, set()),
 }
@@ -52,13 +72,18 @@ LAYERS = {
 INSIDE = {
     "tables": {"pyarrow"},
     "runs": {"jaxnet.plots"},
-    "cli": {"rich"},
+    "cli_train": {"rich"},
+    "show": {"rich"},
+    "streaming": {"pyarrow"},
+    "inference": {"pyarrow"},
+    "tensorboard": {"tensorboardX"},
     "parity.frameworks": {"jax", "flax", "jaxnet.parity.torch_functions"},
     "parity.gradient": {"jax"},
     "parity.stages": {"flax"},
     "parity.plugin": {"jaxnet.parity"},
 }
-NO_JAX = ("spec", "config", "numpy_net", "data", "tables", "encoding", "parity")
+NO_JAX = ("spec", "config", "numpy_net", "data", "tables", "encoding", "streaming", "metrics")
+NO_JAX += ("run_folder", "tensorboard", "torch_weights", "show", "parity")
 
 
 def module(name):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxnet import numpy_net, runs
+from jaxnet import data, loop, numpy_net, run_folder, runs
 from jaxnet.config import Config
+from jaxnet.metrics import Metrics
+from jaxnet.spec import Batch
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((47, 3))
@@ -45,9 +47,11 @@ def lines_of(run):
 def test_a_run_leaves_its_whole_folder(monkeypatch):
     monkeypatch.setattr(runs, "_plot", PLOT)
     run = runs.train(config())
-    assert sorted(path.name for path in run.folder.iterdir()) == sorted(runs.FILES)
+    names = {path.name for path in run.folder.iterdir()}
+    assert names - {run_folder.LOCK} == set(run_folder.FILES)
     assert (run.folder / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.stat().st_mode & 0o044 for path in run.folder.iterdir()} == {0o044}
+    files = [path for path in run.folder.rglob("*") if path.name != run_folder.LOCK]
+    assert {path.stat().st_mode & 0o044 for path in files} == {0o044}
 
 
 def test_the_config_file_defines_the_run():
@@ -69,13 +73,15 @@ def test_the_config_file_defines_the_run():
     ("name", "metrics"),
     [("class", ["val_loss", "val_accuracy"]), ("price", ["val_loss", "val_rmse", "val_r2"])],
 )
-def test_each_epoch_leaves_a_line_and_the_last_is_the_result(name, metrics):
+def test_each_epoch_leaves_a_line_and_the_best_is_the_result(name, metrics):
     run = runs.train(config(name))
     lines = lines_of(run)
     assert [list(line) for line in lines] == [["step", "epoch", "train_loss", *metrics]] * 3
     assert [(line["step"], line["epoch"]) for line in lines] == [(4, 1), (8, 2), (12, 3)]
+    best = min(lines, key=lambda line: line["val_loss"])
+    assert (run.epoch, run.epochs, run.reason) == (best["epoch"], 3, "epochs")
     result = {f"val_{name}": value for name, value in run.metrics["validation"].items()}
-    assert {name: lines[-1][name] for name in metrics} == result
+    assert {name: best[name] for name in metrics} == result
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -84,7 +90,7 @@ def test_the_saved_weights_reproduce_the_metrics_in_numpy(name, activation):
     options = config(name, activation=activation, hidden=(5, 4))
     problem = runs.prepare(options)
     run = runs.train(options, problem=problem)
-    params = load_file(run.folder / "params.safetensors")
+    params = load_file(run.folder / "model" / "params.safetensors")
     assert sorted(params) == ["b1", "b2", "b3", "w1", "w2", "w3"]
     for split, batch in (("train", problem.train), ("validation", problem.validation)):
         loss = numpy_net.loss(params, batch, activation=activation, loss=run.spec.loss)
@@ -103,7 +109,7 @@ def test_regression_is_scored_in_the_targets_units(dtype):
     )
     problem = runs.prepare(options)
     run = runs.train(options, problem=problem)
-    rows = runs.data.split(47, 0.3, 3)[1]
+    rows = data.split(47, 0.3, 3)[1]
     y_pred = numpy_net.forward(run.params, problem.validation.x)[:, 0].astype(float)
     predicted = y_pred * run.encoding.target.std[0] + run.encoding.target.mean[0]
     residual = predicted - PRICE[rows]
@@ -138,9 +144,11 @@ def test_r2_is_the_mean_over_the_columns_of_the_target():
 
 
 def test_r2_is_none_where_the_validation_rows_are_all_alike():
-    batch = runs.Batch(np.zeros((7, 1), np.float32), np.full((7, 1), 0.1, np.float32))
+    batch = Batch(np.zeros((7, 1), np.float32), np.full((7, 1), 0.1, np.float32))
     problem = runs.prepare(config("price"))
-    metrics = runs.evaluate(lambda params, x: x, None, batch, problem)
+    metrics = Metrics("mean_squares", problem.encoding.target)
+    metrics.update(batch.x, batch.y)
+    metrics = metrics.result()
     assert (metrics["r2"], json.dumps(metrics["r2"])) == (None, "null")
     # The residual is 0.1, rounded to float32, in units of the target's std.
     expected = 0.1 * problem.encoding.target.std[0]
@@ -166,7 +174,7 @@ def test_a_run_is_gradient_descent_over_the_seeded_weights_and_rows(seed):
     problem = runs.prepare(options)
     run = runs.train(options, problem=problem)
     params = problem.spec.init(seed, "float64")
-    batch_at = runs.data.batches(problem.train, problem.batch_size, seed)
+    batch_at = data.batches(problem.train, problem.batch_size, seed)
     for step in range(12):
         _, grads = numpy_net.value_and_grad(params, batch_at(step), loss="mean_squares")
         params = {name: value - 0.1 * grads[name] for name, value in params.items()}
@@ -193,11 +201,14 @@ def test_runs_are_numbered_and_never_overwritten(folder):
     assert [path.name for path in (folder / "runs" / "class-2").iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("held", runs.FILES)
+@pytest.mark.parametrize("held", run_folder.FILES)
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(folder, held):
     (folder / "old").mkdir()
     (folder / "old" / held).write_text("kept")
-    with pytest.raises(FileExistsError, match="`out` must not hold a run already: old; give"):
+    with pytest.raises(
+        FileExistsError,
+        match="`out` must not hold a run already: old; go on with it by --resume old, or give",
+    ):
         runs.train(config(out="old"))
     assert [(path.name, path.read_text()) for path in (folder / "old").iterdir()] == [
         (held, "kept")
@@ -208,8 +219,8 @@ def test_a_folder_with_other_files_can_take_a_run(folder):
     (folder / "mine").mkdir()
     (folder / "mine" / "notes.txt").write_text("mine")
     runs.train(config(out="mine", epochs=1))
-    names = sorted(path.name for path in (folder / "mine").iterdir())
-    assert names == sorted([*runs.FILES, "notes.txt"])
+    names = {path.name for path in (folder / "mine").iterdir()}
+    assert names - {run_folder.LOCK} == {*run_folder.FILES, "notes.txt"}
 
 
 def test_an_out_that_cannot_be_a_folder_is_refused(folder):
@@ -247,20 +258,20 @@ def test_a_run_that_diverges_late_keeps_the_epochs_before():
     assert all(math.isfinite(value) for line in lines for value in line.values())
 
 
-def test_ctrl_c_before_the_first_epoch_ends_leaves_nothing(folder):
-    def interrupt(progress):
+def test_an_interrupt_before_anything_is_saved_leaves_nothing(folder, monkeypatch):
+    def interrupt(*args):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(loop, "scan_chunk", interrupt)
     before = sorted(folder.rglob("*"))
     with pytest.raises(KeyboardInterrupt):
-        runs.train(config(), on_progress=interrupt)
+        runs.train(config())
     assert sorted(folder.rglob("*")) == before
 
 
 def test_progress_counts_the_steps_and_carries_the_last_metrics():
     seen = []
     run = runs.train(config(), on_progress=seen.append)
-    assert seen[0].metrics == {}
     assert [progress.step for progress in seen] == sorted(progress.step for progress in seen)
     assert {progress.num_steps for progress in seen} == {12}
     assert (seen[-1].step, seen[-1].metrics) == (12, lines_of(run)[-1])

@@ -1,0 +1,228 @@
+"""`jaxnet train` and `jaxnet import`: what they run, and what they print."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxnet.config import Config
+
+if TYPE_CHECKING:
+    from jaxnet.runs import Problem, Progress, Run
+
+REASONS = {
+    "epochs": "all epochs made",
+    "patience": "the validation loss fell no more (--patience)",
+    "max_time": "the time is over (--max-time)",
+}
+
+
+def train(config: Config) -> int:
+    """Train a new run, and say where it is and what to try next."""
+    from jaxnet import runs  # brings JAX, which --help does without
+
+    problem = runs.prepare(config)
+    _print_problem(problem, config)
+    with _reporter() as on_progress:
+        run = runs.train(config, problem=problem, on_progress=on_progress)
+    _print_run(run)
+    _print_next(run, problem)
+    return 0
+
+
+def resume(folder: Path, config: Config) -> int:
+    """Go on with a run, with the options of `config` where they differ from its own."""
+    from jaxnet import description, runs
+
+    if config.out is not None:
+        raise ValueError(f"`out` must not be given with `resume`, got {config.out}")
+    changed = description.changes(runs.read_config(folder), config)
+    runs.changed_config(folder, changed)
+    problem = runs.prepare_again(folder, config)
+    _print_problem(problem, config)
+    with _reporter() as on_progress:
+        run = runs.resume(folder, problem=problem, on_progress=on_progress, **changed)
+    _print_run(run)
+    _print_next(run, problem)
+    return 0
+
+
+def import_weights(
+    path: Path, like: Path | None, layers: tuple[str, ...], config: Config, hidden: tuple[int, ...]
+) -> int:
+    """Begin a run with the weights in a file; `hidden` are the sizes if none were asked for."""
+    from jaxnet import runs, torch_weights
+    from jaxnet.model import load
+
+    params = torch_weights.read(path, layers)
+    sizes = tuple(params[f"b{k}"].shape[0] for k in range(1, len(params) // 2 + 1))
+    if config.hidden not in (sizes[:-1], hidden):
+        raise ValueError(f"`hidden` must be {sizes[:-1]}, as in {path}, got {config.hidden}")
+    config = replace(config, hidden=sizes[:-1])
+    problem = runs.prepare(config, None if like is None else load(like).encoding)
+    d_in, d_out = problem.spec.sizes[0], problem.spec.sizes[-1]
+    if (params["w1"].shape[0], sizes[-1]) != (d_in, d_out):
+        raise ValueError(
+            f"{path}: has {params['w1'].shape[0]} inputs and {sizes[-1]} outputs, and the data "
+            f"{d_in} inputs and {d_out} outputs"
+        )
+    params = {name: leaf.astype(config.dtype) for name, leaf in params.items()}
+    _print_problem(problem, config)
+    folder = runs.create(config, params, problem=problem)
+    line = runs.evaluate_validation(folder).result()
+    texts = [f"{name} {_format(name, value)}" for name, value in line.items()]
+    print(f"{folder}: {path.name} on the validation rows: {', '.join(texts)}")
+    _print_commands(f"train --resume {_quote(folder)}", f"evaluate {_quote(folder)}")
+    return 0
+
+
+def _print_problem(problem: Problem, config: Config) -> None:
+    """Say what was read, what was chosen, and how to choose otherwise."""
+    rows = len(problem.train.x), len(problem.validation.x)
+    sizes = "-".join(map(str, problem.spec.sizes))
+    print(f"{Path(problem.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
+    other = "regression" if problem.task == "classification" else "classification"
+    target = problem.encoding.target.name
+    column = problem.table.columns[target]
+    either = column.dtype != object and column.ndim == 1  # text or (N, D) leaves no choice
+    override = f" (--task {other} overrides)" if config.task == "auto" and either else ""
+    print(f"{problem.task} of {target!r}, since {problem.reason}{override}")
+    print(f"network {sizes} {config.activation}, {config.optimizer}, batch {problem.batch_size}")
+
+
+@contextlib.contextmanager
+def _reporter() -> Iterator[Callable[[Progress], None]]:
+    """Yield the progress callback: a live bar on a terminal, else about twenty plain lines."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        yield _plain_reporter()
+        return
+    from rich import progress as rich
+
+    columns = (
+        rich.BarColumn(),
+        rich.TaskProgressColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.TimeRemainingColumn(),
+    )
+    with rich.Progress(*columns, console=console) as bar:
+        task = bar.add_task("compiling", total=None)
+        rate = _Rate()
+
+        def report(progress: Progress) -> None:
+            text = _describe(progress, rate.per_second(progress.step), ("val_accuracy", "val_rmse"))
+            bar.update(task, total=progress.num_steps, completed=progress.step, description=text)
+
+        yield report
+
+
+def _plain_reporter() -> Callable[[Progress], None]:
+    rate = _Rate()
+    printed = 0
+
+    def report(progress: Progress) -> None:
+        nonlocal printed
+        done = progress.step * 20 // progress.num_steps
+        if done > printed and progress.metrics.get("step") == progress.step:
+            printed = done
+            line = _describe(progress, rate.per_second(progress.step))
+            print(f"step {progress.step}/{progress.num_steps}  {line}", flush=True)
+
+    return report
+
+
+class _Rate:
+    """Steps per second since the first report, so that compilation does not count."""
+
+    def __init__(self):
+        self.first: tuple[float, int] | None = None
+
+    def per_second(self, step: int) -> float:
+        now = time.perf_counter()
+        self.first = self.first or (now, step)
+        return (step - self.first[1]) / max(now - self.first[0], 1e-9)
+
+
+def _describe(
+    progress: Progress, rate: float, names: Sequence[str] = ("val_loss", "val_accuracy", "val_rmse")
+) -> str:
+    """The loss, the metrics `names` that are there, and the rate, which the first report lacks."""
+    texts = [f"loss {progress.loss:.4g}"]
+    texts += [f"{name} {progress.metrics[name]:.4g}" for name in names if name in progress.metrics]
+    return "  ".join([*texts, f"{rate:,.0f} steps/s"] if rate else texts)
+
+
+def _print_run(run: Run) -> None:
+    """Print the model's metrics as a table, which epoch it is, and where everything is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"epoch {run.epoch} of {run.epochs}")
+    for name in run.metrics["train"]:
+        table.add_column(name, justify="right")
+    for split, metrics in run.metrics.items():
+        table.add_row(split, *map(_format, metrics, metrics.values()))
+    print(f"done: {REASONS[run.reason]}; the model is that of the lowest validation loss:")
+    Console().print(table)
+    names = (path.name + "/" * path.is_dir() for path in run.folder.iterdir())
+    print(f"{run.folder}: " + ", ".join(sorted(name for name in names if name[0] != ".")))
+
+
+def _print_next(run: Run, problem: Problem) -> None:
+    folder, data = _quote(run.folder), _quote(_short(Path(problem.source["path"])))
+    _print_commands(
+        f"show {folder}",
+        f"predict {folder} --data {data} --out {_quote(_free('predictions', '.csv'))}",
+        f"export {folder}",
+    )
+
+
+def _free(name: str, suffix: str) -> Path:
+    """name.suffix, or name-2.suffix and so on: the first that does not exist here."""
+    path, number = Path(name + suffix), 2
+    while path.exists():
+        path, number = Path(f"{name}-{number}{suffix}"), number + 1
+    return path
+
+
+def _print_commands(*commands: str) -> None:
+    print("next:")
+    for command in commands:
+        print(f"  {_program()} {command}")
+
+
+def _program() -> str:
+    """This program, as it can be typed again."""
+    path = Path(sys.argv[0])
+    if path.name == "__main__.py":
+        return f"{_quote(_short(Path(sys.executable)))} -m jaxnet"
+    found = shutil.which("jaxnet")
+    same = found is not None and path.exists() and Path(found).samefile(path)
+    return "jaxnet" if same else _quote(_short(path))
+
+
+def _short(path: Path) -> Path:
+    """The path as seen from here, where it is below."""
+    absolute, here = path.absolute(), Path(os.getcwd())
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
+
+
+def _quote(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _format(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2%}" if name == "accuracy" else f"{value:.4g}"

@@ -1,0 +1,44 @@
+"""Stopping a run from outside: SIGTERM and Ctrl-C end the chunk of steps, not the process."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that a signal has ended after saving; `signum` tells which."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.signum = signum
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[Callable[[], int | None]]:
+    """Yield a function that returns the signal received, if any.
+
+    The first signal is only noted, and a second one acts as it did before. Handlers can be set in
+    the main thread alone: elsewhere no signal is noted.
+    """
+    received: list[int] = []
+    before = {}
+
+    def note(signum, frame):
+        received.append(signum)
+        restore()
+
+    def restore():
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        restore()
