@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -139,6 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             args=argv,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
         )
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         text = error.strerror if error.errno and error.filename is None else None
         return _fail(2, text or str(error))

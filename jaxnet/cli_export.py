@@ -14,7 +14,7 @@ Run = Annotated[
 def export(run: Run, *, format: tuple[str, ...] = (), out: str | None = None) -> int:
     """Write a trained network as files that run without jaxnet, each with an example program.
 
-    stablehlo: model.stablehlo, the network with its encoding, for a process that has only JAX.
+    stablehlo: model.stablehlo, the network with its encoding, for JAX without jaxnet.
     pytorch: model.safetensors, the weights as the state_dict of an nn.Sequential.
     onnx: model.onnx, the network with its encoding, for ONNX runtimes (pip install 'jaxnet[onnx]').
 

@@ -195,7 +195,7 @@ class Format(NamedTuple):
 
 FORMATS: dict[str, Format] = {
     "stablehlo": Format(
-        "model.stablehlo", "load_jax.py", "network and encoding, needs JAX only", stablehlo
+        "model.stablehlo", "load_jax.py", "network and encoding, for JAX", stablehlo
     ),
     "pytorch": Format("model.safetensors", "load_torch.py", "weights, as a state_dict", pytorch),
     "onnx": Format(

@@ -29,7 +29,9 @@ if __name__ == "__main__":
 def jax_program(spec: Spec, encoding: Encoding, dtype: str) -> str:
     """load_jax.py: model.stablehlo on rows."""
     head = _head(
-        "model.stablehlo", "jax", "import jax\nimport numpy as np\nfrom jax import export\n"
+        "model.stablehlo",
+        "jax and flatbuffers",
+        "import jax\nimport numpy as np\nfrom jax import export\n",
     )
     if dtype == "float64":
         head += 'jax.config.update("jax_enable_x64", True)\n'

@@ -172,3 +172,18 @@ def test_without_tensorboardx_it_is_refused_before_any_work(folder, capsys, monk
         "jaxnet: `tensorboard` needs the package tensorboardX: pip install 'jaxnet[tensorboard]'\n"
     )
     assert not (folder / "events").exists()
+
+
+def test_a_reader_that_leaves_early_is_no_error(trained):
+    folder, _ = trained
+    command = f"{shlex.quote(sys.executable)} -m jaxnet evaluate runs/table-1 | head -1"
+    path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1

@@ -267,7 +267,7 @@ def test_the_command_names_the_files_and_notes(tmp_path, capsys):
     assert tyro.cli(cli_export.export, args=arguments, config=config) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == (
-        f"{tmp_path}/a/b/model.stablehlo network and encoding, needs JAX only; see load_jax.py"
+        f"{tmp_path}/a/b/model.stablehlo network and encoding, for JAX; see load_jax.py"
     )
     names = ["model.stablehlo", "load_jax.py", "model.safetensors", "load_torch.py", "model.json"]
     assert [line.split()[0] for line in lines[:-1]] == [f"{tmp_path}/a/b/{n}" for n in names]
