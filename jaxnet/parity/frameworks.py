@@ -11,28 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity.participants import Leaves, Participant, mapped
-
-# the fields of optax's states (and of ours) and torch's -> the slot's name here
-SLOTS = {
-    "count": "step",
-    "step": "step",
-    "mu": "m",
-    "exp_avg": "m",
-    "nu": "v",
-    "exp_avg_sq": "v",
-    "square_avg": "v",
-    "nu_max": "v_max",
-    "max_exp_avg_sq": "v_max",
-    "trace": "momentum",
-    "buf": "momentum",
-    "momentum_buffer": "momentum",
-    "sum_of_squares": "sum",
-    "total": "sum",
-    "sum": "sum",
-    "mean_of_grads": "mean",
-    "grad_avg": "mean",
-}
+from jaxnet.parity.participants import SLOTS, Leaves, Participant, mapped
 
 
 def jax_participant(

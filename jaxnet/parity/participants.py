@@ -13,6 +13,27 @@ from jaxnet.spec import Spec
 
 Leaves = dict[str, np.ndarray]
 
+# the fields of optax's states (and of ours) and torch's -> the slot's name here
+SLOTS = {
+    "count": "step",
+    "step": "step",
+    "mu": "m",
+    "exp_avg": "m",
+    "nu": "v",
+    "exp_avg_sq": "v",
+    "square_avg": "v",
+    "nu_max": "v_max",
+    "max_exp_avg_sq": "v_max",
+    "trace": "momentum",
+    "buf": "momentum",
+    "momentum_buffer": "momentum",
+    "sum_of_squares": "sum",
+    "total": "sum",
+    "sum": "sum",
+    "mean_of_grads": "mean",
+    "grad_avg": "mean",
+}
+
 
 class Plan(NamedTuple):
     """What a network of ours is made of, so that known mistakes can be replayed inside it."""

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jaxnet.parity.frameworks import SLOTS
-from jaxnet.parity.participants import Leaves
+from jaxnet.parity.participants import SLOTS, Leaves
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
