@@ -163,7 +163,8 @@ def run(
         number = min(length, problem.steps_per_epoch - made % problem.steps_per_epoch)
         try:
             state, losses = scan_chunk(step, snapshot.state, rows_at, number, capacity)
-            epoch_loss = snapshot.epoch_loss + float(losses.sum(dtype=float))
+            # one after the other: a sum by chunks would round as they happen to be cut
+            epoch_loss = float(np.cumsum([snapshot.epoch_loss, *losses], dtype=float)[-1])
             snapshot = snapshot._replace(state=state, epoch_loss=epoch_loss)
             if (made + number) % problem.steps_per_epoch == 0:
                 snapshot = _end_epoch(problem, snapshot)

@@ -67,7 +67,8 @@ def train(
     a folder in which nothing was saved is removed.
     """
     problem = problem or prepare(config)
-    with _new_folder(config, problem) as folder:
+    with _new_folder(config, problem) as (folder, described):
+        run_folder.write_json(folder / run_folder.CONFIG, described)
         return _train(folder, config, problem, None, on_progress)
 
 
@@ -78,17 +79,19 @@ def create(config: Config, params: dict[str, np.ndarray], *, problem: Problem) -
 
     Raises: as `train`; ValueError for parameters of other names, shapes or values than the network.
     """
-    wanted, got = problem.spec.shapes(), {name: np.shape(leaf) for name, leaf in params.items()}
+    wanted = {name: (shape, config.dtype) for name, shape in problem.spec.shapes().items()}
+    got = {name: (np.shape(leaf), str(np.asarray(leaf).dtype)) for name, leaf in params.items()}
     if wanted != got:
-        raise ValueError(f"`params` must have the shapes {wanted}, got {got}")
-    with _new_folder(config, problem) as folder, _on_device(config):
+        raise ValueError(f"`params` must have the shapes and dtypes {wanted}, got {got}")
+    with _new_folder(config, problem) as (folder, described), _on_device(config):
         snapshot = loop.begin(config, problem, params)
         metrics = loop.evaluate(problem, snapshot.state.params, problem.validation).result()
         line = {"step": 0, "epoch": 0, **{f"val_{name}": v for name, v in metrics.items()}}
-        described = run_folder.read_json(folder / run_folder.CONFIG)
         with checkpoint.Writer(folder / run_folder.CHECKPOINTS, config.keep) as writer:
             snapshot = snapshot._replace(best_line=line)
             loop.save(writer, folder, snapshot, description.identity(described))
+        # last, so that a run without its weights is none
+        run_folder.write_json(folder / run_folder.CONFIG, described)
     return folder
 
 
@@ -239,8 +242,11 @@ def _finish(folder: Path, problem: Problem, snapshot: loop.Snapshot, reason: str
 
 
 @contextlib.contextmanager
-def _new_folder(config: Config, problem: Problem) -> Iterator[Path]:
-    """Make, lock and describe the folder of a new run; remove it if nothing is saved in it."""
+def _new_folder(config: Config, problem: Problem) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Make and lock the folder of a new run, which is removed again if nothing is saved in it.
+
+    Yields the folder, and what its config.json has to hold.
+    """
     if config.tensorboard:
         tensorboard.require()
     described = description.describe(config, problem, _device(config.device))
@@ -248,8 +254,7 @@ def _new_folder(config: Config, problem: Problem) -> Iterator[Path]:
     with run_folder.lock(folder):
         run_folder.check_free(folder)
         try:
-            run_folder.write_json(folder / run_folder.CONFIG, described)
-            yield folder
+            yield folder, described
         except BaseException:  # Ctrl-C too
             saved = checkpoint.steps(folder / run_folder.CHECKPOINTS)
             if not saved and not (folder / run_folder.METRICS).exists():

@@ -83,6 +83,14 @@ def test_resume_is_bit_identical(folder, name, step):
     assert (again.epoch, again.epochs, again.metrics) == (whole.epoch, whole.epochs, whole.metrics)
 
 
+def test_metrics_do_not_depend_on_how_the_steps_are_cut_into_chunks(folder, monkeypatch):
+    options = config(dtype="float64", batch_size=1, epochs=2)
+    runs.train(replace(options, out="short"))
+    monkeypatch.setattr(loop, "MAX_CHUNK", 500)
+    runs.train(replace(options, out="long"))
+    assert contents(folder / "short") == contents(folder / "long")
+
+
 @pytest.mark.parametrize("saved", [[4], [7], []])
 def test_what_was_written_after_the_last_checkpoint_is_made_again(folder, saved):
     """As after SIGKILL or a power cut: metrics beyond the checkpoint, and a torn line."""
@@ -400,7 +408,11 @@ def test_weights_from_elsewhere_begin_a_run(folder):
     assert run_folder.read_metrics(folder / "run") == []
     run = runs.resume("run")
     assert run.epochs == 6
-    with pytest.raises(ValueError, match="`params` must have the shapes"):
+    bad = params | {"w1": np.full_like(params["w1"], np.nan)}
+    with pytest.raises(FloatingPointError, match="infinite or NaN at step 0"):
+        runs.create(replace(options, out="nan"), bad, problem=problem)
+    assert not (folder / "nan").exists()
+    with pytest.raises(ValueError, match="`params` must have the shapes and dtypes"):
         runs.create(replace(options, out="other"), {"w1": params["w1"]}, problem=problem)
 
 
