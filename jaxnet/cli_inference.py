@@ -90,6 +90,8 @@ def evaluate(run: Folder, *, data: Held = None, png: Picture = None) -> int:
     from jaxnet import inference, model
 
     trained = model.load(run)
+    if png is not None and not trained.encoding.target.categories:
+        raise ValueError(f"`png` must be given for classes only: {run} predicts numbers")
     if data is None:
         from jaxnet.runs import evaluate_validation
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxnet.runs import Problem, Progress, Run
 
 REASONS = {
-    "epochs": "all epochs made",
+    "epochs": "all are made",
     "patience": "the validation loss fell no more (--patience)",
     "max_time": "the time is over (--max-time)",
 }
@@ -168,12 +168,13 @@ def _print_run(run: Run) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"epoch {run.epoch} of {run.epochs}")
+    table.add_column(f"epoch {run.epoch}")
     for name in run.metrics["train"]:
         table.add_column(name, justify="right")
     for split, metrics in run.metrics.items():
         table.add_row(split, *map(_format, metrics, metrics.values()))
-    print(f"done: {REASONS[run.reason]}; the model is that of the lowest validation loss:")
+    done = f"done after {run.epochs} epoch{'s' * (run.epochs != 1)}"
+    print(f"{done}: {REASONS[run.reason]}; the model is that of the lowest validation loss:")
     Console().print(table)
     names = (path.name + "/" * path.is_dir() for path in run.folder.iterdir())
     print(f"{run.folder}: " + ", ".join(sorted(name for name in names if name[0] != ".")))

@@ -98,8 +98,15 @@ def restore(folder: Path, like: Snapshot) -> tuple[Snapshot, tuple[str, ...]]:
     """The newest snapshot that is whole, and a sentence for each damaged one.
 
     metrics.jsonl and the checkpoints are cut back to it. Without a checkpoint: the first step.
+
+    Raises: ValueError if the checkpoints have been removed, or are all damaged.
     """
     checkpoints = folder / run_folder.CHECKPOINTS
+    if not checkpoints.exists() and run_folder.read_metrics(folder):
+        raise ValueError(
+            f"{checkpoints}: the run's checkpoints are gone, so that it cannot go on; put them "
+            "back, or train a new run"
+        )
     if not checkpoint.steps(checkpoints):
         run_folder.cut_metrics(folder, 0, 0)
         return like, ()

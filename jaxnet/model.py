@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ class Model:
 
     task: str
     spec: Spec
-    encoding: Encoding
-    params: dict[str, np.ndarray]
+    encoding: Encoding = field(repr=False)
+    params: dict[str, np.ndarray] = field(repr=False)
 
     def predict(self, columns: Any, *, unseen: str = "error") -> np.ndarray:
         """Return the class (N,) of each row, as the value that training had, or its number.
@@ -120,6 +120,9 @@ def load(folder: str | Path) -> Model:
             raise ValueError("its bytes have changed since it was written")
         check_params(params)
         shapes = {name: leaf.shape for name, leaf in params.items()}
+        widths = sum(column.width for column in encoding.features), encoding.target.width
+        if widths != (spec.sizes[0], spec.sizes[-1]):
+            raise ValueError(f"config.json encodes {widths[0]} inputs and {widths[1]} outputs")
         if shapes != spec.shapes():
             raise ValueError(f"its shapes are {shapes}, those of config.json {spec.shapes()}")
     except (ValueError, TypeError, OSError, SafetensorError) as error:
@@ -129,13 +132,20 @@ def load(folder: str | Path) -> Model:
 
 
 def encoding_from_json(value: Any) -> Encoding:
-    """The encoding that a run's config.json holds."""
-    columns = []
-    for column in (*value["features"], value["target"]):
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in column.items()
-        }
-        columns.append(Column(**fields))
+    """The encoding that a run's config.json holds. Raises: ValueError, TypeError, KeyError."""
+    columns = [
+        Column(
+            str(column["name"]),
+            *(tuple(column[name]) for name in ("mean", "std", "categories")),
+            kind=str(column["kind"]),
+        )
+        for column in (*value["features"], value["target"])
+    ]
+    for column in columns:
+        scales = np.asarray([column.mean, column.std], float)
+        good = np.isfinite(scales).all() and (scales[1] > 0).all() and column.width > 0
+        if not good or not all(isinstance(text, str) for text in column.categories):
+            raise ValueError(f"the encoding of column {column.name!r}")
     return Encoding(tuple(columns[:-1]), columns[-1])
 
 

@@ -98,11 +98,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises: FileNotFoundError; ValueError for what is not one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"{path.parent}: this is not the folder of a run, it has no {path.name}"
         ) from None
-    except (ValueError, NotADirectoryError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: not readable as JSON ({error}); was it edited?") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold a JSON object, got {type(value).__name__}")

@@ -151,11 +151,14 @@ def prepare_again(folder: str | Path, config: Config) -> Problem:
     try:
         encoding, began = encoding_from_json(described["encoding"]), described["data"]
         size, digest = began["bytes"], began["sha256"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not the description of a run ({error}); was it edited?"
         ) from None
-    problem = prepare(config, encoding)
+    try:
+        problem = prepare(config, encoding)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; if it has moved, resume with its new `data`") from None
     if problem.source["sha256"] != digest:
         raise ValueError(
             f"`data` must be the file that {folder} began with ({size:,} bytes, sha256 "
@@ -192,22 +195,32 @@ def _train(
         began = checkpoint.metadata(checkpoints).get("identity", identity)
         _check_identity(folder, began, identity, problem)
         snapshot, damaged = loop.restore(folder, loop.begin(config, problem, None))
+        step = int(snapshot.state.step)
+        if step > problem.steps_per_epoch * config.epochs:
+            made = -(-step // problem.steps_per_epoch)
+            raise ValueError(f"`epochs` must be at least {made}, those made, got {config.epochs}")
         for sentence in damaged:
-            log.warning("%s; going on from step %d", sentence, int(snapshot.state.step))
+            log.warning("%s; going on from step %d", sentence, step)
         if before is not None:
-            _note_resume(path, described, before, config, int(snapshot.state.step))
+            _note_resume(path, described, before, config, step)
         writer = stack.enter_context(checkpoint.Writer(checkpoints, config.keep))
         loop.write_model(folder, snapshot)
-        snapshot, reason = loop.run(
-            config,
-            problem,
-            snapshot,
-            folder=folder,
-            save=lambda snapshot: loop.save(writer, folder, snapshot, identity),
-            on_line=_events(stack, folder, config, int(snapshot.state.step)),
-            on_progress=on_progress,
-            signal=received,
-        )
+        try:
+            snapshot, reason = loop.run(
+                config,
+                problem,
+                snapshot,
+                folder=folder,
+                save=lambda snapshot: loop.save(writer, folder, snapshot, identity),
+                on_line=_events(stack, folder, config, step),
+                on_progress=on_progress,
+                signal=received,
+            )
+        except FloatingPointError as error:
+            writer.wait()
+            saved = checkpoint.steps(checkpoints)[-1:]
+            hint = f"; --resume {folder} --learning-rate ... goes on from step {{}}"
+            raise FloatingPointError(str(error) + "".join(map(hint.format, saved))) from None
         writer.wait()
         if (number := received()) is not None and reason == "signal":
             step, num_steps = int(snapshot.state.step), problem.steps_per_epoch * config.epochs
@@ -287,7 +300,8 @@ def _note_resume(
                 *found,
             )
     changed = description.changes(before, config)
-    if "epochs" in changed and config.schedule != "constant" and step > 0:
+    longer = config.epochs > before.epochs and config.schedule != "constant"
+    if longer and step > 0:
         log.warning(
             "the %s schedule of the learning rate now ends after epoch %d, so it rises again from "
             "where the one over %d epochs had it", config.schedule, config.epochs, before.epochs,

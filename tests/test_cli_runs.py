@@ -82,7 +82,7 @@ def test_resume_takes_the_runs_options_and_the_epochs_asked_for(folder, capsys):
     code, out, err = call(capsys, "train", "--resume=more", "--epochs", "5")
     assert (code, err) == (0, "")
     assert "network 5-5-2 relu, adam, batch 32" in out
-    assert "of 5 " in out
+    assert "done after 5 epochs" in out
     assert len(run_folder.read_metrics(folder / "more")) == 5
 
 

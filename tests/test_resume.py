@@ -100,6 +100,7 @@ def test_what_was_written_after_the_last_checkpoint_is_made_again(folder, saved)
     else:
         runs.train(config(out="stopped", epochs=2))
         shutil.rmtree("stopped/checkpoints")
+        (folder / "stopped/checkpoints").mkdir()  # as before the first checkpoint
         described = json.loads((folder / "stopped/config.json").read_text())
         described["config"]["epochs"] = 6
         (folder / "stopped/config.json").write_text(json.dumps(described))
@@ -139,6 +140,23 @@ def test_more_epochs_go_on_as_a_run_that_had_them_from_the_beginning_with_a_cons
     assert described["config"]["epochs"] == 9
     assert described["history"][0]["changed"] == {"epochs": 9}
     assert described["history"][0]["step"] == 24
+
+
+def test_fewer_epochs_than_were_made_are_refused(folder):
+    runs.train(config(out="run"))
+    before = (folder / "run/config.json").read_bytes()
+    with pytest.raises(ValueError, match="`epochs` must be at least 6, those made, got 5"):
+        runs.resume("run", epochs=5)
+    assert (folder / "run/config.json").read_bytes() == before
+
+
+def test_a_run_whose_checkpoints_were_removed_does_not_begin_again(folder):
+    runs.train(config(out="run"))
+    shutil.rmtree("run/checkpoints")
+    before = (folder / "run/metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="run/checkpoints: the run's checkpoints are gone"):
+        runs.resume("run", epochs=7)
+    assert (folder / "run/metrics.jsonl").read_bytes() == before
 
 
 def test_the_schedule_that_ends_later_is_said(caplog):
@@ -216,6 +234,14 @@ EDITS = {
     "no options": (delete("config"), r"not the options of a run \('config' is missing\)"),
     "no data": (delete("data"), "is missing"),
     "no encoding": (delete("encoding"), "not the description of a run"),
+    "no std": (
+        lambda d: d["encoding"]["features"][0].update(std=[0.0]),
+        "not the description of a run .the encoding of column 'a'",
+    ),
+    "no list": (
+        lambda d: d["encoding"]["features"][0].update(mean=5),
+        "not the description of a run",
+    ),
     "encoding": (
         lambda d: d["encoding"]["features"][0].update(mean=[7.0]),
         "says encoding '.*', and the checkpoint",
@@ -322,7 +348,8 @@ def test_checkpoints_are_kept_by_number_and_saved_every_epoch_if_asked(folder):
 
 def test_a_run_that_diverges_keeps_its_best_model_and_its_last_good_checkpoint(folder):
     options = config(epochs=60, optimizer="sgd", learning_rate=2.0, checkpoint_every=0)
-    with pytest.raises(FloatingPointError, match=r"became (nan|inf) at step \d+: try"):
+    message = r"became (nan|inf) at step \d+: try .*; --resume run --learning-rate ... goes on"
+    with pytest.raises(FloatingPointError, match=message):
         runs.train(replace(options, out="run"))
     lines = run_folder.read_metrics(folder / "run")
     best = min(lines, key=lambda line: line["val_loss"])
