@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 FORMAT = 1  # of checkpoint.json; a greater one was written by a newer jaxnet
 JSON, TREE = "checkpoint.json", "tree"
@@ -213,6 +212,8 @@ def _check_leaves(path: Path, got: dict[str, list], wanted: dict[str, tuple]) ->
 
 
 def _read_arrays(path: Path, leaves: dict[str, list]) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
     arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in leaves.items()}
     stored = {name: leaf for name, leaf in arrays.items() if leaf.size}
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
@@ -221,6 +222,8 @@ def _read_arrays(path: Path, leaves: dict[str, list]) -> dict[str, np.ndarray]:
 
 def _write(folder: Path, step: int, leaves: dict[str, np.ndarray], content: dict, keep: int):
     """Write a checkpoint beside its name, then rename it; only then does an old one go."""
+    import orbax.checkpoint as ocp  # in this thread, since it takes a while
+
     part = folder / f"{step}.part"
     stored = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax: none empty
     absl = logging.getLogger("absl")

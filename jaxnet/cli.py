@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import inspect
 import logging
 import os
@@ -11,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -21,6 +23,7 @@ from jaxnet.cli_export import export
 from jaxnet.cli_inference import evaluate, predict
 from jaxnet.cli_parity import ParityOptions
 from jaxnet.cli_show import show
+from jaxnet.cli_sweep import sweep
 from jaxnet.config import Config, DataOptions, NetworkOptions, RunOptions, TrainingOptions
 
 Stages = Annotated[
@@ -34,6 +37,13 @@ Stages = Annotated[
 ]
 Weights = Annotated[
     Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help="A .safetensors file.")
+]
+NoCache = Annotated[
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(
+        help="Compile everything anew, and keep nothing of it in the user's cache folder."
+    ),
 ]
 GROUPS = {
     "data": DataOptions,
@@ -115,6 +125,7 @@ def parity(stages: Stages = (), *, comparison: ParityOptions) -> int:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
+    "sweep": sweep,
     "show": show,
     "evaluate": evaluate,
     "predict": predict,
@@ -123,10 +134,13 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "parity": parity,
 }
 DEFAULTS = {"train": "--resume", "import": "--like"}  # options that name the run to take others of
+COMPILE_NOTHING = {"show"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 done, 1 unequal, 2 bad input, 128 + signal."""
+    if argv is None:  # the process is ours
+        _collect_less_garbage()
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv == ["--version"]:
         print(f"jaxnet {jaxnet.__version__}")
@@ -134,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _log_to_stderr()
     try:
         return tyro.extras.subcommand_cli_from_dict(
-            COMMANDS | _with_run_options(argv),
+            {name: _cached(name, f) for name, f in (COMMANDS | _with_run_options(argv)).items()},
             prog="jaxnet",
             description="Feed-forward networks in JAX, proven equal to NumPy and PyTorch.",
             args=argv,
@@ -153,6 +167,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:  # or runs.Stopped, which is one
         number = getattr(stop, "signum", signal.SIGINT)
         return _fail(128 + number, str(stop) or "interrupted")
+
+
+def _collect_less_garbage() -> None:
+    """Save half a second: imports make next to none, and the exit needs no search for it."""
+    gc.set_threshold(50_000, 20, 100)
+    atexit.register(gc.freeze)
+
+
+def _cached(name: str, command: Callable[..., int]) -> Callable[..., int]:
+    """The command with the option --no-cache, if it compiles anything."""
+    if name in COMPILE_NOTHING:
+        return command
+
+    def with_cache(*args: Any, no_cache: bool, **options: Any) -> int:
+        if not no_cache:
+            from jaxnet import compile_cache  # brings JAX, which --help does without
+
+            compile_cache.enable()
+        return command(*args, **options)
+
+    option = inspect.Parameter("no_cache", inspect.Parameter.KEYWORD_ONLY, default=False)
+    _set_signature(with_cache, [*inspect.signature(command).parameters.values(), option])
+    with_cache.__annotations__ = get_type_hints(command, include_extras=True) | {
+        "no_cache": NoCache
+    }
+    with_cache.__doc__ = command.__doc__
+    return with_cache
+
+
+def _set_signature(function: Callable, parameters: list[inspect.Parameter]) -> None:
+    """Give a function the parameters, and so the defaults, that tyro reads."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr]
 
 
 def _log_to_stderr() -> None:
@@ -189,13 +235,11 @@ def _with_run_options(argv: list[str]) -> dict[str, Callable[..., int]]:
     def with_options(*args: Any, **options: Any) -> int:
         return command(*args, **options)
 
-    signature = inspect.signature(command)
     parameters = [
         parameter.replace(default=_pick(GROUPS[name], values)) if name in GROUPS else parameter
-        for name, parameter in signature.parameters.items()
+        for name, parameter in inspect.signature(command).parameters.items()
     ]
-    # tyro reads the defaults of options from the signature
-    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr]
+    _set_signature(with_options, parameters)
     return {argv[0]: with_options}
 
 

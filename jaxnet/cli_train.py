@@ -78,24 +78,29 @@ def import_weights(
     _print_problem(problem, config)
     folder = runs.create(config, params, problem=problem)
     line = runs.evaluate_validation(folder).result()
-    texts = [f"{name} {_format(name, value)}" for name, value in line.items()]
+    texts = [f"{name} {format_(name, value)}" for name, value in line.items()]
     print(f"{folder}: {path.name} on the validation rows: {', '.join(texts)}")
-    _print_commands(f"train --resume {_quote(folder)}", f"evaluate {_quote(folder)}")
+    print_commands(f"train --resume {quote(folder)}", f"evaluate {quote(folder)}")
     return 0
 
 
 def _print_problem(problem: Problem, config: Config) -> None:
     """Say what was read, what was chosen, and how to choose otherwise."""
     rows = len(problem.train.x), len(problem.validation.x)
-    sizes = "-".join(map(str, problem.spec.sizes))
     print(f"{Path(problem.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
+    print_task(problem, config)
+    sizes = "-".join(map(str, problem.spec.sizes))
+    print(f"network {sizes} {config.activation}, {config.optimizer}, batch {problem.batch_size}")
+
+
+def print_task(problem: Problem, config: Config) -> None:
+    """Say which task was chosen, why, and how to choose the other."""
     other = "regression" if problem.task == "classification" else "classification"
     target = problem.encoding.target.name
     column = problem.table.columns[target]
     either = column.dtype != object and column.ndim == 1  # text or (N, D) leaves no choice
     override = f" (--task {other} overrides)" if config.task == "auto" and either else ""
     print(f"{problem.task} of {target!r}, since {problem.reason}{override}")
-    print(f"network {sizes} {config.activation}, {config.optimizer}, batch {problem.batch_size}")
 
 
 @contextlib.contextmanager
@@ -132,11 +137,14 @@ def _plain_reporter() -> Callable[[Progress], None]:
 
     def report(progress: Progress) -> None:
         nonlocal printed
-        done = progress.step * 20 // progress.num_steps
-        if done > printed and progress.metrics.get("step") == progress.step:
-            printed = done
-            line = _describe(progress, rate.per_second(progress.step))
-            print(f"step {progress.step}/{progress.num_steps}  {line}", flush=True)
+        per_second = rate.per_second(progress.step)
+        for line in progress.lines:
+            done = line["step"] * 20 // progress.num_steps
+            if done > printed:
+                printed = done
+                there = progress._replace(loss=line["train_loss"], metrics=line)
+                text = _describe(there, per_second)
+                print(f"step {line['step']}/{progress.num_steps}  {text}", flush=True)
 
     return report
 
@@ -172,7 +180,7 @@ def _print_run(run: Run) -> None:
     for name in run.metrics["train"]:
         table.add_column(name, justify="right")
     for split, metrics in run.metrics.items():
-        table.add_row(split, *map(_format, metrics, metrics.values()))
+        table.add_row(split, *map(format_, metrics, metrics.values()))
     done = f"done after {run.epochs} epoch{'s' * (run.epochs != 1)}"
     print(f"{done}: {REASONS[run.reason]}; the model is that of the lowest validation loss:")
     Console().print(table)
@@ -181,10 +189,10 @@ def _print_run(run: Run) -> None:
 
 
 def _print_next(run: Run, problem: Problem) -> None:
-    folder, data = _quote(run.folder), _quote(_short(Path(problem.source["path"])))
-    _print_commands(
+    folder, data = quote(run.folder), quote(short(Path(problem.source["path"])))
+    print_commands(
         f"show {folder}",
-        f"predict {folder} --data {data} --out {_quote(_free('predictions', '.csv'))}",
+        f"predict {folder} --data {data} --out {quote(_free('predictions', '.csv'))}",
         f"export {folder}",
     )
 
@@ -197,7 +205,7 @@ def _free(name: str, suffix: str) -> Path:
     return path
 
 
-def _print_commands(*commands: str) -> None:
+def print_commands(*commands: str) -> None:
     print("next:")
     for command in commands:
         print(f"  {_program()} {command}")
@@ -207,23 +215,23 @@ def _program() -> str:
     """This program, as it can be typed again."""
     path = Path(sys.argv[0])
     if path.name == "__main__.py":
-        return f"{_quote(_short(Path(sys.executable)))} -m jaxnet"
+        return f"{quote(short(Path(sys.executable)))} -m jaxnet"
     found = shutil.which("jaxnet")
     same = found is not None and path.exists() and Path(found).samefile(path)
-    return "jaxnet" if same else _quote(_short(path))
+    return "jaxnet" if same else quote(short(path))
 
 
-def _short(path: Path) -> Path:
+def short(path: Path) -> Path:
     """The path as seen from here, where it is below."""
     absolute, here = path.absolute(), Path(os.getcwd())
     return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
 
 
-def _quote(path: Path) -> str:
+def quote(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def _format(name: str, value: float | None) -> str:
+def format_(name: str, value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2%}" if name == "accuracy" else f"{value:.4g}"

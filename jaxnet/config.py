@@ -11,6 +11,7 @@ TASKS = ("auto", "classification", "regression")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "cosine", "warmup")
 DTYPES = ("float32", "float64")
+GRAM = ("auto", "on", "off")
 # What a run may change when it goes on; the rest defines what it computes.
 RESUMABLE = frozenset(
     {"epochs", "learning_rate", "schedule", "patience", "max_time", "device"}
@@ -65,6 +66,8 @@ class TrainingOptions:
     """Passes over the training rows."""
     patience: int | None = None
     """Stop after that many epochs without a lower validation loss; by default, never."""
+    evaluate_every: int = 1
+    """Epochs between evaluations on the validation rows; the last epoch always has one."""
     clip_norm: float | None = None
     """Scale the gradient down to this norm where it is longer; by default, never."""
 
@@ -77,6 +80,9 @@ class RunOptions:
     """Of the split, the initial weights and the order of the rows."""
     dtype: str = "float32"
     """float32 or float64."""
+    gram: str = "auto"
+    """auto, on or off: the first layer in its dual form, for sgd, momentum and nesterov on more
+    columns than rows: the same training, at a cost that does not grow with the columns."""
     device: str = "auto"
     """auto, cpu or gpu."""
     out: str | None = None
@@ -106,12 +112,13 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions):
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("gram", self.gram, GRAM)
         check_choice("activation", self.activation, ACTIVATIONS)
         if not all(isinstance(size, int) and size >= 1 for size in self.hidden):
             raise ValueError(f"`hidden` must be integers of at least 1, got {self.hidden}")
         if self.out == "":
             raise ValueError("`out` must name a folder, got ''")
-        for name in ("epochs", "batch_size", "patience", "keep"):
+        for name in ("epochs", "batch_size", "patience", "evaluate_every", "keep"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")

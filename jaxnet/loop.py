@@ -1,7 +1,7 @@
-"""The training loop of a run: chunks of steps, metrics after each epoch, checkpoints by the clock.
+"""The training loop of a run: chunks of steps, metrics after epochs, checkpoints by the clock.
 
-All that it knows is in the checkpoint (`Progress` aside), so that a loop which begins at one makes
-the same bits as the loop which wrote it.
+All that it knows is in the snapshot, so that a loop which begins at one makes the same bits as the
+loop which wrote it.
 """
 
 from __future__ import annotations
@@ -9,130 +9,43 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-import optax
 
-from jaxnet import checkpoint, data, model, net, optimizers, run_folder
+from jaxnet import epochs
 from jaxnet.config import Config
+from jaxnet.forms import Form
 from jaxnet.metrics import Metrics
 from jaxnet.problem import Problem
-from jaxnet.spec import Batch
-from jaxnet.train import TrainState, init, make_step, on_rows, scan_chunk
+from jaxnet.snapshot import Snapshot
+from jaxnet.train import check_finite
 
-MAX_CHUNK = 500  # steps to one call of the device
+MAX_CHUNK = 5000  # steps to one call of the device
+MAX_INDICES = 2**20  # row indices to one call: 4 MB
 CHUNK_SECONDS = 0.2, 0.5  # what one call should take: signals and progress wait for its end
 SAVING_SHARE = 20  # of the time, at most one part in so many is spent waiting for checkpoints
 
 
 class Progress(NamedTuple):
-    """Where a run is: steps made and to make, the last loss, the last evaluation if any."""
+    """Where a run is: steps made and to make, the last loss, the last evaluation if any.
+
+    lines: the evaluations since the last report, as in metrics.jsonl.
+    """
 
     step: int
     num_steps: int
     loss: float
     metrics: dict[str, Any]
-
-
-class Snapshot(NamedTuple):
-    """All that a run must remember.
-
-    best: the parameters after the epoch of the lowest validation loss, whose metrics `best_line`
-    has; the initial ones, and None, before the first. epoch_loss: sum of the losses of the epoch's
-    steps so far. lines: of metrics.jsonl so far.
-    """
-
-    state: TrainState
-    best: dict[str, np.ndarray]
-    best_line: dict[str, Any] | None
-    epoch_loss: float
     lines: list[dict[str, Any]]
-
-
-def make_optimizer(config: Config, num_steps: int) -> optax.GradientTransformation:
-    """The optimizer of a run of `num_steps`: schedule, decay, and clipping before either."""
-    decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
-    rate = optimizers.schedule(config.schedule, config.learning_rate, num_steps)
-    optimizer = optimizers.make(config.optimizer, rate, **decay)
-    if config.clip_norm is None:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-
-
-def begin(config: Config, problem: Problem, params: dict[str, np.ndarray] | None) -> Snapshot:
-    """The snapshot before the first step; `params` are the initial ones, by default drawn."""
-    params = problem.spec.init(config.seed, config.dtype) if params is None else params
-    state = init(params, make_optimizer(config, problem.steps_per_epoch * config.epochs))
-    return Snapshot(state, params, None, 0.0, [])
-
-
-def save(writer: checkpoint.Writer, folder: Path, snapshot: Snapshot, identity: dict) -> None:
-    """Write a checkpoint, and the best parameters so far as the run's model.
-
-    Raises: FloatingPointError for parameters that are not finite, OSError for a full disk.
-    """
-    step = int(snapshot.state.step)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(snapshot.state.params)):
-        raise FloatingPointError(
-            f"the parameters became infinite or NaN at step {step}: "
-            "try a smaller learning rate, scaled inputs, or float64"
-        )
-    write_model(folder, snapshot)
-    run_folder.sync_metrics(folder)
-    tree = {"state": snapshot.state, "best": snapshot.best}
-    kept = {"best": snapshot.best_line, "epoch_loss": snapshot.epoch_loss, "identity": identity}
-    writer.save(step, tree, kept | {"epochs": len(snapshot.lines)})
-
-
-def write_model(folder: Path, snapshot: Snapshot) -> None:
-    """Write the best parameters so far, if any epoch has ended."""
-    if snapshot.best_line is not None:
-        model.save_params(folder / run_folder.PARAMS, snapshot.best, snapshot.best_line)
-
-
-def restore(folder: Path, like: Snapshot) -> tuple[Snapshot, tuple[str, ...]]:
-    """The newest snapshot that is whole, and a sentence for each damaged one.
-
-    metrics.jsonl and the checkpoints are cut back to it. Without a checkpoint: the first step.
-
-    Raises: ValueError if the checkpoints have been removed, or are all damaged.
-    """
-    checkpoints = folder / run_folder.CHECKPOINTS
-    if not checkpoints.exists() and run_folder.read_metrics(folder):
-        raise ValueError(
-            f"{checkpoints}: the run's checkpoints are gone, so that it cannot go on; put them "
-            "back, or train a new run"
-        )
-    if not checkpoint.steps(checkpoints):
-        run_folder.cut_metrics(folder, 0, 0)
-        return like, ()
-    saved = checkpoint.restore(checkpoints, {"state": like.state, "best": like.best})
-    kept = saved.metadata
-    lines = run_folder.cut_metrics(folder, saved.step, kept["epochs"])
-    checkpoint.set_aside(checkpoints, saved.step)
-    snapshot = Snapshot(
-        saved.tree["state"], saved.tree["best"], kept["best"], kept["epoch_loss"], lines
-    )
-    return snapshot, saved.damaged
-
-
-def evaluate(problem: Problem, params: Any, batch: Batch) -> Metrics:
-    """The metrics of parameters on a batch."""
-    metrics = Metrics(problem.spec.loss, problem.encoding.target)
-    metrics.update(model.outputs(problem.spec, params, batch.x), batch.y)
-    return metrics
 
 
 def run(
     config: Config,
     problem: Problem,
+    form: Form,
     snapshot: Snapshot,
     *,
-    folder: Path,
     save: Callable[[Snapshot], None],
     on_line: Callable[[dict[str, Any]], None],
     on_progress: Callable[[Progress], None],
@@ -141,24 +54,21 @@ def run(
     """Train on from a snapshot; return the last one, which is saved, and why the run ended.
 
     The reasons: "epochs" (all are made), "patience", "max_time", "signal". on_line gets the metrics
-    of each epoch, which are appended to those in `folder`.
+    of each evaluation.
 
-    Raises: FloatingPointError for a loss that is not finite; the best model so far is written.
+    Raises: NotFinite for a loss that is not finite.
     """
     num_steps = problem.steps_per_epoch * config.epochs
-    rows_at = data.row_batches(len(problem.train.x), problem.batch_size, config.seed)
-    loss = partial(net.loss, activation=problem.spec.activation, loss=problem.spec.loss)
-    step = on_rows(make_step(loss, make_optimizer(config, num_steps)), problem.train)
-    capacity = min(MAX_CHUNK, problem.steps_per_epoch)
+    capacity = min(MAX_CHUNK, max(1, MAX_INDICES // problem.batch_size))
     length, compiled = min(capacity, 50), False
     started = saved_at = time.perf_counter()
     saved_step, pause = int(snapshot.state.step), config.checkpoint_every
+    targets = _targets(problem)
 
     while True:
-        made = int(snapshot.state.step)
-        reason = _reason(config, problem, snapshot, time.perf_counter() - started, signal())
+        made, now = int(snapshot.state.step), time.perf_counter()
+        reason = _reason(config, num_steps, snapshot, now - started, signal())
         due = made % problem.steps_per_epoch == 0 or config.checkpoint_every > 0
-        now = time.perf_counter()
         if made > saved_step and (reason or (due and now - saved_at >= pause)):
             save(snapshot)
             saved_step, saved_at = made, time.perf_counter()
@@ -167,21 +77,13 @@ def run(
         if reason:
             return snapshot, reason
         before = time.perf_counter()
-        number = min(length, problem.steps_per_epoch - made % problem.steps_per_epoch)
-        try:
-            state, losses = scan_chunk(step, snapshot.state, rows_at, number, capacity)
-            # one after the other: a sum by chunks would round as they happen to be cut
-            epoch_loss = float(np.cumsum([snapshot.epoch_loss, *losses], dtype=float)[-1])
-            snapshot = snapshot._replace(state=state, epoch_loss=epoch_loss)
-            if (made + number) % problem.steps_per_epoch == 0:
-                snapshot = _end_epoch(problem, snapshot)
-                run_folder.append_metrics(folder, snapshot.lines[-1])
-                on_line(snapshot.lines[-1])
-        except FloatingPointError:
-            write_model(folder, snapshot)
-            raise
+        parts = _parts(config, problem, made, length)
+        chunk = _make(config, problem, form, snapshot, parts, capacity)
+        known = len(snapshot.lines)
+        snapshot = _record(problem, snapshot, parts, chunk, targets, on_line)
         last = snapshot.lines[-1] if snapshot.lines else {}
-        on_progress(Progress(made + number, num_steps, float(losses[-1]), last))
+        made, loss = int(snapshot.state.step), float(chunk.losses[-1])
+        on_progress(Progress(made, num_steps, loss, last, snapshot.lines[known:]))
         seconds = time.perf_counter() - before
         if compiled and seconds > CHUNK_SECONDS[1]:
             length = max(1, length // 2)
@@ -190,37 +92,140 @@ def run(
         compiled = True
 
 
+class NotFinite(FloatingPointError):
+    """A loss became NaN or infinite; `snapshot` is of the last evaluation before."""
+
+    def __init__(self, message: str, snapshot: Snapshot):
+        super().__init__(message)
+        self.snapshot = snapshot
+
+
 def _reason(
-    config: Config, problem: Problem, snapshot: Snapshot, seconds: float, signum: int | None
+    config: Config, num_steps: int, snapshot: Snapshot, seconds: float, signum: int | None
 ) -> str | None:
     """Why the run should end here, if it should."""
-    if int(snapshot.state.step) >= problem.steps_per_epoch * config.epochs:
+    if int(snapshot.state.step) >= num_steps:
         return "epochs"
-    if config.patience is not None and snapshot.best_line is not None:
-        ended = int(snapshot.state.step) % problem.steps_per_epoch == 0
-        if ended and len(snapshot.lines) - snapshot.best_line["epoch"] >= config.patience:
-            return "patience"
+    evaluated = bool(snapshot.lines) and snapshot.lines[-1]["step"] == int(snapshot.state.step)
+    if evaluated and _waited(snapshot) >= _max_wait(config):
+        return "patience"
     if signum is not None:
         return "signal"
     return "max_time" if config.max_time is not None and seconds >= config.max_time else None
 
 
-def _end_epoch(problem: Problem, snapshot: Snapshot) -> Snapshot:
-    """Evaluate, and keep a copy of the parameters if they are the best so far."""
-    step = int(snapshot.state.step)
-    validation = evaluate(problem, snapshot.state.params, problem.validation).result()
-    if not math.isfinite(validation["loss"] or 0):
+def _max_wait(config: Config) -> int:
+    """The evaluations in a row without a lower loss that end the run."""
+    if config.patience is None:
+        return epochs.NEVER
+    return math.ceil(config.patience / config.evaluate_every)
+
+
+def _waited(snapshot: Snapshot) -> int:
+    """The evaluations since that of the lowest loss."""
+    best = snapshot.best_line["epoch"] if snapshot.best_line else 0
+    return sum(line["epoch"] > best for line in snapshot.lines)
+
+
+def _parts(config: Config, problem: Problem, made: int, length: int) -> list[tuple[int, bool]]:
+    """The parts (`epochs.segments`) of the next call: about `length` steps.
+
+    They end at an evaluation where they reach one, and at the end of an epoch if every epoch is to
+    be saved.
+    """
+    per_epoch = problem.steps_per_epoch
+    num_steps, every = per_epoch * config.epochs, per_epoch * config.evaluate_every
+    stop = min(made + length, num_steps)
+    if config.checkpoint_every == 0:
+        stop = min(stop, (made // per_epoch + 1) * per_epoch)
+    elif stop < num_steps and stop // every > made // every:
+        stop = stop // every * every
+    return epochs.segments(made, stop, every, num_steps)
+
+
+def _make(
+    config: Config,
+    problem: Problem,
+    form: Form,
+    snapshot: Snapshot,
+    parts: list[tuple[int, bool]],
+    capacity: int,
+) -> epochs.Chunk:
+    """Make the steps of the parts on the device."""
+    every = problem.steps_per_epoch * config.evaluate_every
+    lowest = snapshot.best_line["val_loss"] if snapshot.best_line else np.inf
+    return epochs.run(
+        form.step,
+        form.evaluate,
+        snapshot.state,
+        epochs.Best(snapshot.best, lowest, _waited(snapshot)),
+        form.rows_at,
+        parts,
+        (capacity, capacity // every + 2),
+        _max_wait(config),
+    )
+
+
+def _targets(problem: Problem) -> Metrics:
+    """The validation targets, ready for the sums of any outputs."""
+    metrics = Metrics(problem.spec.loss, problem.encoding.target)
+    y = problem.validation.y
+    metrics.update(np.zeros((len(y), problem.spec.sizes[-1])), y)
+    return metrics
+
+
+def _record(
+    problem: Problem,
+    before: Snapshot,
+    parts: list[tuple[int, bool]],
+    chunk: epochs.Chunk,
+    targets: Metrics,
+    on_line: Callable[[dict[str, Any]], None],
+) -> Snapshot:
+    """The snapshot after a chunk, with a line for each of its evaluations.
+
+    Raises: NotFinite.
+    """
+    snapshot = before._replace(state=chunk.state, best=chunk.best.params)
+    step, number, evaluated = int(chunk.state.step) - len(chunk.losses), 0, 0
+    for length, ends in parts:
+        losses = chunk.losses[number : number + length]
+        if not len(losses):
+            break  # patience was over
+        try:
+            check_finite(losses, step)
+            # one after the other: a sum by chunks would round as they happen to be cut
+            total = float(np.cumsum([snapshot.epoch_loss, *losses], dtype=float)[-1])
+            step, number = step + length, number + length
+            snapshot = snapshot._replace(epoch_loss=total)
+            if ends:
+                values = {name: a[evaluated] for name, a in chunk.evaluations.items()}
+                metrics = targets.of_sums(**values)
+                snapshot = _evaluated(problem, snapshot, step, metrics)
+                evaluated += 1
+                on_line(snapshot.lines[-1])
+        except FloatingPointError as error:
+            raise NotFinite(str(error), snapshot) from None
+    return snapshot
+
+
+def _evaluated(
+    problem: Problem, snapshot: Snapshot, step: int, metrics: dict[str, float | None]
+) -> Snapshot:
+    """The snapshot with the line of an evaluation."""
+    if not math.isfinite(metrics["loss"] or 0):
         raise FloatingPointError(
-            f"the validation loss became {validation['loss']} at step {step}: "
+            f"the validation loss became {metrics['loss']} at step {step}: "
             "try a smaller learning rate, scaled inputs, or float64"
         )
+    since = step - (snapshot.lines[-1]["step"] if snapshot.lines else 0)
     line = {
         "step": step,
         "epoch": step // problem.steps_per_epoch,
-        "train_loss": snapshot.epoch_loss / problem.steps_per_epoch,
-        **{f"val_{name}": value for name, value in validation.items()},
+        "train_loss": snapshot.epoch_loss / since,
+        **{f"val_{name}": value for name, value in metrics.items()},
     }
-    best, best_line = snapshot.best, snapshot.best_line
-    if best_line is None or line["val_loss"] < best_line["val_loss"]:
-        best, best_line = jax.tree.map(np.array, snapshot.state.params), line
-    return Snapshot(snapshot.state, best, best_line, 0.0, [*snapshot.lines, line])
+    best = snapshot.best_line
+    if best is None or line["val_loss"] < best["val_loss"]:
+        best = line
+    return snapshot._replace(best_line=best, epoch_loss=0.0, lines=[*snapshot.lines, line])

@@ -5,6 +5,7 @@ loss, root mean squared error and r2 (NumPy).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -61,13 +62,26 @@ class Metrics:
         r2 is the mean over the target's columns of 1 - residual / total sum of squares; None if a
         column is constant.
         """
-        metrics: dict[str, float | None] = {"loss": self._sum / self.rows}
+        loss = self._sum / self.rows
         if self.confusion is not None:
-            return metrics | {"accuracy": float(np.trace(self.confusion) / self.rows)}
-        rmse = float(np.sqrt(np.mean(self._residual * np.square(self._std)) / self.rows))
+            return {"loss": loss, "accuracy": float(np.trace(self.confusion) / self.rows)}
+        return {"loss": loss} | self._errors(self._residual)
+
+    def of_sums(self, loss: float, hits: int = 0, residual: Any = None) -> dict[str, float | None]:
+        """As `result`, for other outputs on the same rows, of which only sums are known.
+
+        loss: their mean. hits: how many rows are classified right. residual: the sum of squared
+        residuals of each column (D_out,), of the standardised target.
+        """
+        if self.confusion is not None:
+            return {"loss": float(loss), "accuracy": int(hits) / self.rows}
+        return {"loss": float(loss)} | self._errors(np.asarray(residual, float))
+
+    def _errors(self, residual: np.ndarray) -> dict[str, float | None]:
+        rmse = float(np.sqrt(np.mean(residual * np.square(self._std)) / self.rows))
         constant = (self._low == self._high).any()  # whose mean rounds, so its total may not be 0
-        r2 = None if constant else float((1 - self._residual / self._total).mean())
-        return metrics | {"rmse": rmse, "r2": r2}
+        r2 = None if constant else float((1 - residual / self._total).mean())
+        return {"rmse": rmse, "r2": r2}
 
 
 def confusion_text(counts: np.ndarray, classes: Sequence[str]) -> str:

@@ -19,7 +19,8 @@ import optax
 
 from jaxnet.spec import check_choice
 
-LearningRate = float | Callable[[Any], Any]  # a schedule maps the step, counted from 0, to a rate
+Number = float | jax.Array  # an array () may be traced, and is then not checked
+LearningRate = Number | Callable[[Any], Any]  # a schedule maps the step, from 0 on, to a rate
 
 
 class MomentumState(NamedTuple):
@@ -113,10 +114,11 @@ def scale_by_adagrad(eps: float) -> optax.GradientTransformation:
 
 
 def _chain(
-    learning_rate: LearningRate, weight_decay: float, *transforms
+    learning_rate: LearningRate, weight_decay: Number, *transforms
 ) -> optax.GradientTransformation:
     """Chain L2 weight decay (torch adds it to the gradient), transforms, learning rate."""
-    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+    none = isinstance(weight_decay, (int, float)) and weight_decay == 0
+    decay = [] if none else [optax.add_decayed_weights(weight_decay)]
     return optax.chain(*decay, *transforms, optax.scale_by_learning_rate(learning_rate))
 
 
@@ -126,7 +128,7 @@ def sgd(
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: Number = 0.0,
 ) -> optax.GradientTransformation:
     """torch.optim.SGD; the Nesterov form needs a momentum and no dampening."""
     if nesterov and (momentum <= 0 or dampening != 0):
@@ -141,7 +143,7 @@ def adam(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    weight_decay: Number = 0.0,
     amsgrad: bool = False,
 ) -> optax.GradientTransformation:
     """torch.optim.Adam; weight decay is L2, added to the gradient."""
@@ -154,7 +156,7 @@ def adamw(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
-    weight_decay: float = 1e-2,
+    weight_decay: Number = 1e-2,
     amsgrad: bool = False,
 ) -> optax.GradientTransformation:
     """torch.optim.AdamW (Loshchilov and Hutter, 2019): decay is decoupled, 1e-2 by default (optax:
@@ -171,7 +173,7 @@ def rmsprop(
     eps: float = 1e-8,
     momentum: float = 0.0,
     centered: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: Number = 0.0,
 ) -> optax.GradientTransformation:
     """torch.optim.RMSprop: eps outside the root; the learning rate comes after the momentum."""
     scale = optax.scale_by_stddev if centered else optax.scale_by_rms
@@ -182,7 +184,7 @@ def rmsprop(
 
 
 def adagrad(
-    learning_rate: LearningRate, *, eps: float = 1e-10, weight_decay: float = 0.0
+    learning_rate: LearningRate, *, eps: float = 1e-10, weight_decay: Number = 0.0
 ) -> optax.GradientTransformation:
     """torch.optim.Adagrad without its lr_decay: pass a schedule for that."""
     return _chain(learning_rate, weight_decay, scale_by_adagrad(eps))
@@ -210,9 +212,11 @@ def make(name: str, learning_rate: LearningRate, **hyperparameters) -> optax.Gra
     return OPTIMIZERS[name](learning_rate, **hyperparameters)
 
 
-def check_learning_rate(learning_rate: float) -> None:
-    """Raise ValueError unless the rate is a finite number above 0."""
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
+def check_learning_rate(learning_rate: Number) -> None:
+    """Raise ValueError unless the rate is a finite number above 0; a traced one may be any."""
+    if not isinstance(learning_rate, jax.core.Tracer) and not (
+        math.isfinite(learning_rate) and learning_rate > 0
+    ):
         raise ValueError(f"`learning_rate` must be a finite number above 0, got {learning_rate}")
 
 
@@ -238,7 +242,7 @@ SCHEDULES: dict[str, Callable] = {
 }
 
 
-def schedule(name: str, learning_rate: float, num_steps: int) -> LearningRate:
+def schedule(name: str, learning_rate: Number, num_steps: int) -> Callable[[Any], Any]:
     """Return the rate as a function of the step, counted from 0.
 
     constant: the same at every step. cosine: half a cosine from the rate to 0 over `num_steps`, as
@@ -250,3 +254,23 @@ def schedule(name: str, learning_rate: float, num_steps: int) -> LearningRate:
     if num_steps < 1:
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}")
     return lambda step: learning_rate * SCHEDULES[name](jnp.asarray(step, float), num_steps)
+
+
+def scheduled(
+    name: str,
+    learning_rate: Number,
+    num_steps: int,
+    *,
+    schedule_name: str = "constant",
+    weight_decay: Number | None = None,
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Return the optimizer of a run of `num_steps`: a schedule, decay, and clipping before either.
+
+    weight_decay: None for torch's default. clip_norm: the gradient's greatest norm, or None.
+    """
+    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
+    optimizer = make(name, schedule(schedule_name, learning_rate, num_steps), **decay)
+    if clip_norm is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)

@@ -175,16 +175,17 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return metrics
 
 
-def cut_metrics(folder: Path, step: int, epochs: int) -> list[dict[str, Any]]:
-    """Cut metrics.jsonl after the line of `step` or before; return the `epochs` lines that stay.
+def cut_metrics(folder: Path, step: int, number: int) -> list[dict[str, Any]]:
+    """Cut metrics.jsonl after the line of `step` or before; return the `number` lines that stay.
 
     Raises: ValueError if a line is missing or repeated.
     """
     lines = [line for line in read_metrics(folder) if line["step"] <= step]
-    if [line["epoch"] for line in lines] != list(range(1, epochs + 1)):
+    epochs = [line["epoch"] for line in lines]
+    if len(lines) != number or epochs != sorted(set(epochs)):
         raise ValueError(
-            f"{folder / METRICS}: must hold one line for each of the {epochs} epochs before step "
-            f"{step}, got {len(lines)}; was it edited?"
+            f"{folder / METRICS}: must hold {number} lines of growing epochs up to step {step}, "
+            f"got the epochs {epochs[-5:]} at the end of {len(lines)}; was it edited?"
         )
     path = folder / METRICS
     if path.exists():

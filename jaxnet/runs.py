@@ -12,18 +12,21 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnet import checkpoint, description, loop, run_folder, tensorboard
+from jaxnet import checkpoint, description, forms, loop, run_folder, snapshot, tensorboard
 from jaxnet.config import RESUMABLE, Config
 from jaxnet.loop import Progress
 from jaxnet.metrics import Metrics
-from jaxnet.model import Model, encoding_from_json, load
+from jaxnet.model import Model, encoding_from_json, load, outputs
 from jaxnet.problem import Problem, prepare
+from jaxnet.snapshot import Snapshot
+from jaxnet.spec import Batch
 from jaxnet.stopping import Stopped, catch_signals
 
 __all__ = [
@@ -67,6 +70,8 @@ def train(
     a folder in which nothing was saved is removed.
     """
     problem = problem or prepare(config)
+    # as chosen, since a resumed run of more epochs might choose otherwise
+    config = replace(config, gram="on" if forms.use_gram(config, problem) else "off")
     with _new_folder(config, problem) as (folder, described):
         run_folder.write_json(folder / run_folder.CONFIG, described)
         return _train(folder, config, problem, None, on_progress)
@@ -83,13 +88,16 @@ def create(config: Config, params: dict[str, np.ndarray], *, problem: Problem) -
     got = {name: (np.shape(leaf), str(np.asarray(leaf).dtype)) for name, leaf in params.items()}
     if wanted != got:
         raise ValueError(f"`params` must have the shapes and dtypes {wanted}, got {got}")
-    with _new_folder(config, problem) as (folder, described), _on_device(config):
-        snapshot = loop.begin(config, problem, params)
-        metrics = loop.evaluate(problem, snapshot.state.params, problem.validation).result()
+    if config.gram == "on":
+        raise ValueError("`gram` must be off for a run that begins with given weights, got on")
+    config = replace(config, gram="off")
+    with _new_folder(config, problem) as (folder, described), on_device(config):
+        form = forms.make(config, problem, params)
+        metrics = _evaluate(problem, params, problem.validation).result()
         line = {"step": 0, "epoch": 0, **{f"val_{name}": v for name, v in metrics.items()}}
         with checkpoint.Writer(folder / run_folder.CHECKPOINTS, config.keep) as writer:
-            snapshot = snapshot._replace(best_line=line)
-            loop.save(writer, folder, snapshot, description.identity(described))
+            began = snapshot.begin(form)._replace(best_line=line)
+            snapshot.save(writer, folder, form, began, description.identity(described))
         # last, so that a run without its weights is none
         run_folder.write_json(folder / run_folder.CONFIG, described)
     return folder
@@ -189,13 +197,14 @@ def _train(
     described = run_folder.read_json(path)
     identity = description.identity(described)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_on_device(config))
+        stack.enter_context(on_device(config))
         received = stack.enter_context(catch_signals())
         checkpoints = folder / run_folder.CHECKPOINTS
         began = checkpoint.metadata(checkpoints).get("identity", identity)
         _check_identity(folder, began, identity, problem)
-        snapshot, damaged = loop.restore(folder, loop.begin(config, problem, None))
-        step = int(snapshot.state.step)
+        form = forms.make(config, problem, problem.spec.init(config.seed, config.dtype))
+        now, damaged = snapshot.restore(folder, snapshot.begin(form))
+        step = int(now.state.step)
         if step > problem.steps_per_epoch * config.epochs:
             made = -(-step // problem.steps_per_epoch)
             raise ValueError(f"`epochs` must be at least {made}, those made, got {config.epochs}")
@@ -204,51 +213,51 @@ def _train(
         if before is not None:
             _note_resume(path, described, before, config, step)
         writer = stack.enter_context(checkpoint.Writer(checkpoints, config.keep))
-        loop.write_model(folder, snapshot)
+        snapshot.write_model(folder, form, now)
         try:
-            snapshot, reason = loop.run(
+            now, reason = loop.run(
                 config,
                 problem,
-                snapshot,
-                folder=folder,
-                save=lambda snapshot: loop.save(writer, folder, snapshot, identity),
-                on_line=_events(stack, folder, config, step),
+                form,
+                now,
+                save=lambda now: snapshot.save(writer, folder, form, now, identity),
+                on_line=_on_line(stack, folder, config, step),
                 on_progress=on_progress,
                 signal=received,
             )
-        except FloatingPointError as error:
+        except loop.NotFinite as error:
+            snapshot.write_model(folder, form, error.snapshot)
             writer.wait()
             saved = checkpoint.steps(checkpoints)[-1:]
             hint = f"; --resume {folder} --learning-rate ... goes on from step {{}}"
             raise FloatingPointError(str(error) + "".join(map(hint.format, saved))) from None
         writer.wait()
         if (number := received()) is not None and reason == "signal":
-            step, num_steps = int(snapshot.state.step), problem.steps_per_epoch * config.epochs
+            step, num_steps = int(now.state.step), problem.steps_per_epoch * config.epochs
             raise Stopped(
                 number,
                 f"stopped by {signal.Signals(number).name} at step {step} of {num_steps}, and "
                 f"saved: go on with --resume {folder}",
             )
-        return _finish(folder, problem, snapshot, reason)
+        return _finish(folder, problem, form.weights(now.best), now, reason)
 
 
-def _finish(folder: Path, problem: Problem, snapshot: loop.Snapshot, reason: str) -> Run:
+def _finish(
+    folder: Path, problem: Problem, params: dict[str, np.ndarray], now: Snapshot, reason: str
+) -> Run:
     """Draw the curves, and return the model of the best epoch with its metrics."""
     batches = {"train": problem.train, "validation": problem.validation}
-    metrics = {
-        name: loop.evaluate(problem, snapshot.best, batch).result()
-        for name, batch in batches.items()
-    }
-    if snapshot.lines:
-        _plot(folder, snapshot.lines, problem)
+    metrics = {name: _evaluate(problem, params, batch).result() for name, batch in batches.items()}
+    if now.lines:
+        _plot(folder, now.lines, problem)
     return Run(
         task=problem.task,
         spec=problem.spec,
         encoding=problem.encoding,
-        params=snapshot.best,
+        params=params,
         folder=folder,
-        epoch=(snapshot.best_line or {"epoch": 0})["epoch"],
-        epochs=len(snapshot.lines),
+        epoch=(now.best_line or {"epoch": 0})["epoch"],
+        epochs=now.lines[-1]["epoch"] if now.lines else 0,
         reason=reason,
         metrics=metrics,
     )
@@ -262,7 +271,7 @@ def _new_folder(config: Config, problem: Problem) -> Iterator[tuple[Path, dict[s
     """
     if config.tensorboard:
         tensorboard.require()
-    described = description.describe(config, problem, _device(config.device))
+    described = description.describe(config, problem, device_of(config.device))
     folder, new = run_folder.make(config.out, Path(problem.table.path).name.split(".")[0])
     with run_folder.lock(folder):
         run_folder.check_free(folder)
@@ -291,7 +300,7 @@ def _note_resume(
     path: Path, described: dict[str, Any], before: Config, config: Config, step: int
 ) -> None:
     """Write into config.json what changes from here on, and say what may change the last bits."""
-    environment = description.environment(_device(config.device))
+    environment = description.environment(device_of(config.device))
     for name, now in environment.items():
         if (found := description.difference(described[name], now)) and found[0] != "python":
             log.warning(
@@ -316,20 +325,33 @@ def _note_resume(
         run_folder.write_json(path, content)
 
 
-def _events(stack: contextlib.ExitStack, folder: Path, config: Config, step: int) -> Callable:
+def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, step: int) -> Callable:
+    """What is done with the metrics of an evaluation: kept, and shown by TensorBoard if asked."""
     if not config.tensorboard:
-        return lambda line: None
-    return stack.enter_context(tensorboard.writer(folder, step))
+        return partial(run_folder.append_metrics, folder)
+    event = stack.enter_context(tensorboard.writer(folder, step))
+
+    def on_line(line: dict[str, Any]) -> None:
+        run_folder.append_metrics(folder, line)
+        event(line)
+
+    return on_line
+
+
+def _evaluate(problem: Problem, params: dict[str, np.ndarray], batch: Batch) -> Metrics:
+    metrics = Metrics(problem.spec.loss, problem.encoding.target)
+    metrics.update(outputs(problem.spec, params, batch.x), batch.y)
+    return metrics
 
 
 @contextlib.contextmanager
-def _on_device(config: Config) -> Iterator[None]:
-    device = _device(config.device)
+def on_device(config: Config) -> Iterator[None]:
+    device = device_of(config.device)
     with jax.default_device(device), jax.enable_x64(config.dtype == "float64"):
         yield
 
 
-def _device(name: str) -> jax.Device:
+def device_of(name: str) -> jax.Device:
     try:
         return jax.devices(None if name == "auto" else name)[0]
     except RuntimeError:

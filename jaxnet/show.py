@@ -29,6 +29,11 @@ class Run(NamedTuple):
     described: dict[str, Any]
     lines: list[dict[str, Any]]
 
+    @property
+    def epochs(self) -> int:
+        """Those evaluated so far."""
+        return self.lines[-1]["epoch"] if self.lines else 0
+
     def option(self, name: str) -> Any:
         return self.described["config"].get(name, getattr(Config(), name))
 
@@ -124,7 +129,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
             if name != "kind" or value != device.get("platform")
         ),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "epochs": f"{len(run.lines)} of {run.option('epochs')}{_patience(run)}",
+        "epochs": f"{run.epochs} of {run.option('epochs')}{_patience(run)}",
         "changed": "; ".join(
             f"from step {entry['step']} on "
             + ", ".join(f"{name} {value}" for name, value in entry["changed"].items())
@@ -138,7 +143,7 @@ def _patience(run: Run) -> str:
     patience = run.option("patience")
     if not run.lines or patience is None:
         return ""
-    over = len(run.lines) - best(run.lines)["epoch"] >= patience
+    over = run.epochs - best(run.lines)["epoch"] >= patience
     return ", ended by its patience" if over else ""
 
 
@@ -189,7 +194,7 @@ def comparison(runs: Sequence[Run], width: int = 80) -> str:
         for metric in metrics:
             here = mark and line.get(metric) == chosen[metric]
             texts.append(format_(metric, line.get(metric)) + (" *" if here else "  "))
-        made = f"{len(run.lines)}/{run.option('epochs')}"
+        made = f"{run.epochs}/{run.option('epochs')}"
         rate, epoch = f"{run.option('learning_rate'):g}", str(line.get("epoch", "-"))
         shape = network(run) if activations else network(run).split()[0]
         table.add_row(name, shape, run.option("optimizer"), rate, made, epoch, *texts)

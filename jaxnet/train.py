@@ -37,6 +37,12 @@ class TrainState(NamedTuple):
 
 def init(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """Return the state before the first step; it holds copies, so `params` stays usable."""
+    return _init(params, optimizer)
+
+
+@functools.partial(jax.jit, static_argnames="optimizer")
+def _init(params, optimizer):
+    """In one program: leaf by leaf, each shape would be compiled on its own."""
     params = jax.tree.map(jnp.array, params)
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
@@ -101,7 +107,7 @@ def fit(
             losses.append(loss)
             if on_step is not None:
                 on_step(state, loss)
-        fetched.append(_finite(jax.device_get(losses), start))
+        fetched.append(check_finite(jax.device_get(losses), start))
     return state, _concatenate(fetched)
 
 
@@ -129,53 +135,68 @@ def fit_scan(
     if chunk < 1:
         raise ValueError(f"`chunk` must be at least 1, got {chunk}")
     capacity = min(chunk, num_steps)
+    # A Partial is a pytree: its data enter the program as arguments, not as constants.
+    step = step if isinstance(step, Partial) else Partial(step)
     fetched: list[np.ndarray] = []
-    for start, stop in _chunks(first, num_steps, chunk):
-        state, losses = scan_chunk(step, state, batch_at, stop - start, capacity)
-        fetched.append(losses)
+    chunks = _chunks(first, num_steps, chunk)
+    batches = stack(batch_at, *chunks[0], capacity) if chunks else None
+    for i, (start, stop) in enumerate(chunks):
+        state, losses = _scan(step, state, batches, stop - start, capacity)
+        if i + 1 < len(chunks):  # while the device works
+            batches = stack(batch_at, *chunks[i + 1], capacity)
+        fetched.append(check_finite(np.asarray(losses)[: stop - start], start))
         if on_chunk is not None:
-            on_chunk(state, losses)
+            on_chunk(state, fetched[-1])
     return state, _concatenate(fetched)
 
 
-def scan_chunk(
-    step: Step,
-    state: TrainState,
-    batch_at: Callable[[int], Any],
-    num_steps: int,
-    capacity: int,
-) -> tuple[TrainState, np.ndarray]:
-    """Make `num_steps` more steps, 1 to `capacity`, in one call of the device.
+def stack(batch_at: Callable[[int], Any], start: int, stop: int, capacity: int) -> Any:
+    """The batches of the steps start..stop, stacked and padded with zeros to `capacity`.
 
-    It compiles once for each `capacity`: a shorter chunk stops the same program early, and gives
-    the same bits. Returns the state and the losses (num_steps,).
-
-    Raises: FloatingPointError naming the first step whose loss is NaN or infinite.
+    Raises: ValueError for batches of several shapes.
     """
-    first = int(state.step)
-    batches = [batch_at(i) for i in range(first, first + num_steps)]
-    batches += batches[-1:] * (capacity - num_steps)  # never looked at: the shape stays
-    batches = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-    # A Partial is a pytree: its data enter the program as arguments, not as constants.
-    step = step if isinstance(step, Partial) else Partial(step)
-    state, losses = _scan(step, state, batches, num_steps, capacity)
-    return state, _finite(np.asarray(losses)[:num_steps], first)
+
+    def stacked(*leaves):
+        shapes = sorted({np.shape(leaf) for leaf in leaves})
+        if len(shapes) > 1:
+            raise ValueError(f"`batch_at` must return batches of one shape, got {shapes}")
+        array = np.zeros((capacity, *shapes[0]), np.asarray(leaves[0]).dtype)
+        if shapes[0]:  # np.stack is three times slower: it makes a view of each
+            used = array[: len(leaves)]
+            np.concatenate(leaves, out=used.reshape(-1, *shapes[0][1:]))
+        else:
+            array[: len(leaves)] = leaves
+        return array
+
+    return jax.tree.map(stacked, *(batch_at(i) for i in range(start, stop)))
+
+
+def scan_steps(
+    step: Step, state: TrainState, losses: jax.Array, batches: Any, start: Any, stop: Any
+) -> tuple[TrainState, jax.Array]:
+    """Make the steps start..stop of stacked batches inside a compiled program.
+
+    It is `lax.scan` with a length that may be data, and gives the same bits. losses: (capacity,),
+    returned with those of the steps.
+    """
+
+    def body(i, carry):
+        state, losses = carry
+        state, loss = step(state, take(batches, i))
+        return state, losses.at[i].set(loss)
+
+    return lax.fori_loop(start, stop, body, (state, losses))
+
+
+def take(batches: Any, i: Any) -> Any:
+    """The batch of step `i` of stacked ones."""
+    return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), batches)
 
 
 @functools.partial(jax.jit, static_argnames="capacity", donate_argnames="state")
 def _scan(step, state, batches, num_steps, capacity):
-    """As `lax.scan`, whose loop this is, but with a length that is data, which scan's cannot be."""
-
-    def at(i):
-        return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), batches)
-
-    def body(i, carry):
-        state, losses = carry
-        state, loss = step(state, at(i))
-        return state, losses.at[i].set(loss)
-
-    losses = jnp.zeros(capacity, jax.eval_shape(step, state, at(0))[1].dtype)
-    return lax.fori_loop(0, num_steps, body, (state, losses))
+    losses = jnp.zeros(capacity, jax.eval_shape(step, state, take(batches, 0))[1].dtype)
+    return scan_steps(step, state, losses, batches, 0, num_steps)
 
 
 def _first_step(state: TrainState, num_steps: int) -> int:
@@ -189,7 +210,7 @@ def _chunks(first: int, num_steps: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, stop)) for start in range(first, stop, size)]
 
 
-def _finite(losses, start: int) -> np.ndarray:
+def check_finite(losses, start: int) -> np.ndarray:
     """Return the losses on the host; raise FloatingPointError at the first not finite."""
     losses = np.asarray(losses)
     bad = np.flatnonzero(~np.isfinite(losses))

@@ -4,6 +4,7 @@ import importlib.util
 import os
 
 import jax
+import matplotlib
 import pytest
 
 NO_TORCH = importlib.util.find_spec("torch") is None
@@ -23,6 +24,13 @@ collect_ignore = TORCH_TESTS if NO_TORCH else []
 
 def pytest_report_header():
     return "torch: not installed, so recorded trajectories only" if NO_TORCH else "torch: live"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory):
+    """Commands that the tests run keep compiled programs here, not in the user's own folder."""
+    os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())  # it would list fonts anew
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ def test_a_terminal_shows_a_bar_that_fits_80_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     for name, metric in (("good.csv", "val_accuracy"), ("price.csv", "val_rmse")):
-        code, out, _ = call(capsys, *data(name, "--epochs", "30"))
+        code, out, _ = call(capsys, *data(name, "--epochs", "300"))
         assert code == 0
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out)
         assert plain != out
@@ -251,6 +251,6 @@ for argv in (["--help"], ["train", "--help"], ["--version"]):
         "--optimizer",
         "--epochs",
         "--out",
-        "{train,show,evaluate,predict,export,import,parity}",
+        "{train,sweep,show,evaluate,predict,export,import,parity}",
     ):
         assert option in done.stdout

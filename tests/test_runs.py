@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxnet import data, loop, numpy_net, run_folder, runs
+from jaxnet import data, epochs, numpy_net, run_folder, runs
 from jaxnet.config import Config
 from jaxnet.metrics import Metrics
 from jaxnet.spec import Batch
@@ -58,7 +58,7 @@ def test_the_config_file_defines_the_run():
     options = config("price", out="a/b", seed=3)
     run = runs.train(options)
     written = json.loads((run.folder / "config.json").read_text())
-    assert written["config"] == json.loads(json.dumps(asdict(options)))
+    assert written["config"] == json.loads(json.dumps(asdict(options) | {"gram": "off"}))
     assert written["task"] == "regression"
     assert written["spec"]["sizes"] == [3, 5, 1]
     assert written["rows"] == {"train": 33, "validation": 14}
@@ -81,7 +81,8 @@ def test_each_epoch_leaves_a_line_and_the_best_is_the_result(name, metrics):
     best = min(lines, key=lambda line: line["val_loss"])
     assert (run.epoch, run.epochs, run.reason) == (best["epoch"], 3, "epochs")
     result = {f"val_{name}": value for name, value in run.metrics["validation"].items()}
-    assert {name: best[name] for name in metrics} == result
+    # a mean of 14 rows in float32 on the device, and in float64 of the same outputs
+    assert result == pytest.approx({name: best[name] for name in metrics}, rel=2e-6, abs=0)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -262,7 +263,7 @@ def test_an_interrupt_before_anything_is_saved_leaves_nothing(folder, monkeypatc
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "scan_chunk", interrupt)
+    monkeypatch.setattr(epochs, "run", interrupt)
     before = sorted(folder.rglob("*"))
     with pytest.raises(KeyboardInterrupt):
         runs.train(config())

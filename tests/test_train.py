@@ -86,21 +86,24 @@ def test_a_scan_of_one_chunk_length_is_compiled_once(caplog):
     assert (len(calls), len(compiled)) == (1, 1)
 
 
-def test_chunks_of_any_length_are_one_program_and_give_the_bits_of_the_loop(caplog):
+def test_a_shorter_last_chunk_is_the_same_program_and_gives_the_bits_of_the_loop(caplog):
     optimizer = optimizers.make("adam", 0.01)
     step = train.make_step(net.loss, optimizer)
-    wanted, losses = train.fit(train.on_rows(step, PROBLEM), new_state(optimizer), ROWS_AT, 13)
-    state, on_rows, got = new_state(optimizer), train.on_rows(step, PROBLEM), []
+    wanted = train.fit(train.on_rows(step, PROBLEM), new_state(optimizer), ROWS_AT, 13)
     with jax.log_compiles(True):
-        for number in (1, 5, 4, 3):
-            state, chunk = train.scan_chunk(on_rows, state, ROWS_AT, number, 5)
-            assert chunk.shape == (number,)
-            got.append(chunk)
+        on_rows = train.on_rows(step, PROBLEM)
+        got = train.fit_scan(on_rows, new_state(optimizer), ROWS_AT, 13, chunk=5)
     compiled = [m for m in caplog.messages if m.startswith("Compiling") and "(_scan)" in m]
     assert len(compiled) == 1
-    np.testing.assert_array_equal(np.concatenate(got), losses)
-    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same_bits(got, wanted)
+
+
+def test_batches_of_several_shapes_are_refused_by_the_scan():
+    step = train.make_step(net.loss, optimizers.make("sgd", 0.01))
+    batch_at = [Batch(PROBLEM.x[:n], PROBLEM.y[:n]) for n in (4, 4, 3)].__getitem__
+    state = new_state(optimizers.make("sgd", 0.01))
+    with pytest.raises(ValueError, match=r"`batch_at` must return batches of one shape, got \[\(3"):
+        train.fit_scan(step, state, batch_at, 3)
 
 
 def test_the_state_is_donated_and_the_given_parameters_are_not():

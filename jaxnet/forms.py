@@ -1,0 +1,143 @@
+"""How a run computes: its first layer as it is, or in dual form (`gram`) where that is cheaper."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.tree_util import Partial
+
+from jaxnet import data, gram, net, optimizers
+from jaxnet.config import Config
+from jaxnet.problem import Problem
+from jaxnet.spec import Spec
+from jaxnet.train import Step, make_step, on_rows
+
+ROWS = 8192  # of the validation rows to one forward pass, which bounds its memory
+
+
+class Form(NamedTuple):
+    """The parts of a run that depend on the form of its first layer.
+
+    params: the initial ones. evaluate(params): "loss", and "hits" (rows that are classified right)
+    or "residual" (D_out,) (sums of squares), on the validation rows. weights(params): the
+    parameters as `Spec` has them, NumPy arrays.
+    """
+
+    params: dict[str, Any]
+    optimizer: optax.GradientTransformation
+    step: Step
+    rows_at: Callable[[int], np.ndarray | None]
+    evaluate: Callable[[Any], dict[str, jax.Array]]
+    weights: Callable[[Any], dict[str, np.ndarray]]
+
+
+def use_gram(config: Config, problem: Problem) -> bool:
+    """Whether the first layer is trained in dual form.
+
+    Raises: ValueError if it is asked for and cannot be.
+    """
+    if config.gram == "on" and config.optimizer not in gram.OPTIMIZERS:
+        raise ValueError(
+            f"`gram` must be off for the optimizer {config.optimizer!r}: the dual form is for "
+            f"{', '.join(gram.OPTIMIZERS)}"
+        )
+    if config.gram != "auto":
+        return config.gram == "on"
+    usual, dual = operations(config, problem)
+    return config.optimizer in gram.OPTIMIZERS and dual < usual
+
+
+def operations(config: Config, problem: Problem) -> tuple[int, int]:
+    """What the first layer costs in this run as it is, and in dual form (`gram.operations`)."""
+    rows, columns = problem.train.x.shape
+    steps = config.epochs * problem.steps_per_epoch
+    return gram.operations(rows, columns, problem.spec.sizes[1], problem.batch_size, steps)
+
+
+def make(config: Config, problem: Problem, params: dict[str, np.ndarray]) -> Form:
+    """The form of a run that begins with the weights `params`.
+
+    Its schedule, decay, and clipping before either, are those of `config`.
+    """
+    num_steps = problem.steps_per_epoch * config.epochs
+    decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
+    rate = optimizers.schedule(config.schedule, config.learning_rate, num_steps)
+    optimizer = optimizers.make(config.optimizer, rate, **decay)
+    make_form = _dual if use_gram(config, problem) else _usual
+    return make_form(config, problem, params, optimizer)
+
+
+def _usual(config, problem, params, optimizer) -> Form:
+    spec, clip = problem.spec, config.clip_norm
+    if clip is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
+    loss = partial(net.loss, activation=spec.activation, loss=spec.loss)
+    step = on_rows(make_step(loss, optimizer), problem.train)
+    evaluate = _on_validation(spec, net.forward, problem.validation.x, problem)
+    return Form(params, optimizer, step, _rows_at(config, problem), evaluate, _to_numpy)
+
+
+def _dual(config, problem, params, optimizer) -> Form:
+    spec, form = problem.spec, gram.prepare(problem.train.x, params["w1"])
+    step = gram.make_step(
+        form.rows(problem.train.x),
+        problem.train.y,
+        optimizer,
+        activation=spec.activation,
+        loss=spec.loss,
+        clip_norm=config.clip_norm,
+    )
+    evaluate = _on_validation(spec, gram.forward, form.rows(problem.validation.x), problem)
+    params = params | form.params()
+    return Form(params, optimizer, step, _rows_at(config, problem), evaluate, form.weights)
+
+
+def _to_numpy(params):
+    return jax.tree.map(np.asarray, params)
+
+
+def _rows_at(config: Config, problem: Problem) -> Callable[[int], np.ndarray | None]:
+    """Step number -> row indices; None, for all rows in their order, if they are one batch."""
+    rows = len(problem.train.x)
+    if problem.batch_size == rows:
+        return lambda step: None
+    return data.row_batches(rows, problem.batch_size, config.seed)
+
+
+def _on_validation(spec: Spec, forward: Callable, x: Any, problem: Problem) -> Callable:
+    """The sums over the validation rows, whose inputs to `forward` are x, as a pytree of them."""
+    y = problem.validation.y
+    whole = len(y) // ROWS * ROWS
+    blocks = jax.tree.map(lambda a: a[:whole].reshape(-1, ROWS, *a.shape[1:]), (x, y))
+    rest = jax.tree.map(lambda a: a[whole:], (x, y))
+    return Partial(_evaluate(spec, forward, len(y)), *jax.device_put((blocks, rest)))
+
+
+@functools.cache
+def _evaluate(spec: Spec, forward: Callable, num_rows: int) -> Callable:
+    def sums(params, x, y):
+        y_pred = forward(params, x, activation=spec.activation)
+        total = {"loss": net.LOSSES[spec.loss](y_pred, y) * len(y)}
+        if spec.loss == "cross_entropy":
+            return total | {"hits": jnp.sum(y_pred.argmax(axis=1) == y)}
+        return total | {"residual": jnp.square(y_pred - y).sum(axis=0)}
+
+    def evaluate(blocks, rest, params):
+        parts = []
+        if len(blocks[1]):
+            each = lax.map(lambda block: sums(params, *block), blocks)
+            parts.append(jax.tree.map(lambda a: a.sum(axis=0), each))
+        if len(rest[1]):
+            parts.append(sums(params, *rest))
+        total = jax.tree.map(lambda *a: sum(a), *parts)
+        return total | {"loss": total["loss"] / num_rows}
+
+    return evaluate

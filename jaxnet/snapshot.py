@@ -1,0 +1,86 @@
+"""All that a run must remember, and its way to the run's folder and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnet import checkpoint, model, run_folder
+from jaxnet.forms import Form
+from jaxnet.train import TrainState, init
+
+
+class Snapshot(NamedTuple):
+    """All that a run must remember.
+
+    best: the parameters at the evaluation of the lowest validation loss, whose metrics `best_line`
+    has; the initial ones, and None, before the first. They have the form of those in `state`.
+    epoch_loss: sum of the losses since the last evaluation. lines: of metrics.jsonl so far.
+    """
+
+    state: TrainState
+    best: Any
+    best_line: dict[str, Any] | None
+    epoch_loss: float
+    lines: list[dict[str, Any]]
+
+
+def begin(form: Form) -> Snapshot:
+    """The snapshot before the first step."""
+    return Snapshot(init(form.params, form.optimizer), form.params, None, 0.0, [])
+
+
+def save(
+    writer: checkpoint.Writer, folder: Path, form: Form, snapshot: Snapshot, identity: dict
+) -> None:
+    """Write a checkpoint, and the best parameters so far as the run's model.
+
+    Raises: FloatingPointError for parameters that are not finite, OSError for a full disk.
+    """
+    step = int(snapshot.state.step)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(snapshot.state.params)):
+        raise FloatingPointError(
+            f"the parameters became infinite or NaN at step {step}: "
+            "try a smaller learning rate, scaled inputs, or float64"
+        )
+    write_model(folder, form, snapshot)
+    run_folder.sync_metrics(folder)
+    tree = {"state": snapshot.state, "best": snapshot.best}
+    kept = {"best": snapshot.best_line, "epoch_loss": snapshot.epoch_loss, "identity": identity}
+    writer.save(step, tree, kept | {"evaluations": len(snapshot.lines)})
+
+
+def write_model(folder: Path, form: Form, snapshot: Snapshot) -> None:
+    """Write the best parameters so far, if there has been an evaluation."""
+    if snapshot.best_line is not None:
+        params = form.weights(snapshot.best)
+        model.save_params(folder / run_folder.PARAMS, params, snapshot.best_line)
+
+
+def restore(folder: Path, like: Snapshot) -> tuple[Snapshot, tuple[str, ...]]:
+    """The newest snapshot that is whole, and a sentence for each damaged one.
+
+    metrics.jsonl and the checkpoints are cut back to it. Without a checkpoint: the first step.
+
+    Raises: ValueError if the checkpoints have been removed, or are all damaged.
+    """
+    checkpoints = folder / run_folder.CHECKPOINTS
+    if not checkpoints.exists() and run_folder.read_metrics(folder):
+        raise ValueError(
+            f"{checkpoints}: the run's checkpoints are gone, so that it cannot go on; put them "
+            "back, or train a new run"
+        )
+    if not checkpoint.steps(checkpoints):
+        run_folder.cut_metrics(folder, 0, 0)
+        return like, ()
+    saved = checkpoint.restore(checkpoints, {"state": like.state, "best": like.best})
+    kept = saved.metadata
+    lines = run_folder.cut_metrics(folder, saved.step, kept["evaluations"])
+    checkpoint.set_aside(checkpoints, saved.step)
+    snapshot = Snapshot(
+        saved.tree["state"], saved.tree["best"], kept["best"], kept["epoch_loss"], lines
+    )
+    return snapshot, saved.damaged

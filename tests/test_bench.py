@@ -1,0 +1,146 @@
+"""The benchmark: its check finds what is wrong, its page is that of its JSON, and it runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxnet import numpy_net
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from benchmarks import check, floor, report, rounds, workloads  # noqa: E402
+from benchmarks.levers import LEVERS  # noqa: E402
+from benchmarks.peers import PEERS  # noqa: E402
+
+DIGITS = workloads.quick(workloads.WORKLOADS["digits"])
+PARTICIPANTS = ["scan", "fit_scan", "train", "numpy"]
+
+
+def case_of(workload, **changed):
+    table = workloads.table_of(workload)
+    (case,) = check.cases_of(workload, table, workload.check_steps, "adam")
+    return case._replace(**changed)
+
+
+@pytest.mark.parametrize("name", ["tutorial-sgd", "tutorial-adam", "digits", "wide"])
+def test_the_check_accepts_float32(name):
+    case = case_of(workloads.quick(workloads.WORKLOADS[name]))
+    assert check.judge(case, *check.reference(case, "float32")).share <= 1
+
+
+WRONG = {
+    "another rate": lambda case: case._replace(learning_rate=1.05 * case.learning_rate),
+    "another optimizer": lambda case: case._replace(optimizer="sgd"),
+    "one batch twice": lambda case: case._replace(batches=[case.batches[0]] * len(case.batches)),
+    "a step too few": lambda case: case._replace(params_step=case.params_step - 1),
+    "another activation": lambda case: case._replace(
+        spec=workloads.Spec(case.spec.sizes, True, "tanh", case.spec.loss)
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_the_check_rejects_a_planted_fault(fault):
+    case = case_of(DIGITS)
+    assert check.judge(case, *check.reference(WRONG[fault](case), "float32")).share > 1
+
+
+def test_the_check_rejects_what_is_not_a_number_and_other_shapes():
+    case = case_of(DIGITS)
+    losses, params = check.reference(case, "float32")
+    assert not check.judge(case, losses * np.nan, params).share <= 1
+    assert not check.judge(case, losses, params | {"w1": params["w1"] * np.nan}).share <= 1
+    assert not check.judge(case, losses, params | {"w1": params["w1"].T}).share <= 1
+
+
+def test_both_forms_of_adam_agree_where_epsilon_does_not_matter():
+    params, grads = {"w1": np.ones((2, 2))}, {"w1": np.full((2, 2), 3.0)}
+    ends = []
+    for optimizer in (check.adam_hat(0.1), numpy_net.adam(0.1)):
+        made, state = params, optimizer.init(params)
+        for _ in range(3):
+            made, state = optimizer.update(made, grads, state)
+        ends.append(made["w1"])
+    np.testing.assert_allclose(*ends, rtol=1e-7)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "xla"])
+@pytest.mark.parametrize("workload", [DIGITS, workloads.quick(workloads.WORKLOADS["sweep"])])
+def test_the_floor_is_above_zero(monkeypatch, backend, workload):
+    monkeypatch.setattr(floor, "TRY_SECONDS", 1e-4)
+    answer = floor.BACKENDS[backend](workload)()
+    found = rounds.summarize_floor(workload, {backend: [answer]})
+    assert found["us"] > found["traffic_us"] > 0
+    assert len(found["products"]) == 5  # two layers forward, two for weights, one for inputs
+    assert all(product["us"] > 0 for product in found["products"])
+
+
+def test_the_operands_of_the_floor_have_the_shapes_of_the_step():
+    for workload in (DIGITS, workloads.quick(workloads.WORKLOADS["sweep"])):
+        for product in floor.products(workload):
+            a, b = floor.operands(workload, product)
+            assert (a @ b).shape[-2:] == (product[0], product[2])
+
+
+def test_ratios_are_taken_within_a_round():
+    found = {name: {"status": "ok"} for name in ("scan", "peer")}
+    times = {"scan": [1.0, 2.0, 4.0], "peer": [2.0, 6.0, 8.0]}
+    assert rounds.summarize(found, times, "scan")["peer"]["ratio"] == [2.0, 2.0, 3.0]
+
+
+def test_every_participant_is_described_and_of_one_table():
+    assert not set(PEERS) & set(LEVERS)
+    for participant in (PEERS | LEVERS).values():
+        path = SCRIPTS / "benchmarks" / (participant.module.split(":")[0] + ".py")
+        assert f"def {participant.module.split(':')[1]}(" in path.read_text()
+        assert participant.note
+
+
+def bench(*arguments):
+    return subprocess.run(
+        [sys.executable, str(SCRIPTS / "bench.py"), *arguments],
+        capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent)},
+    )  # fmt: skip
+
+
+def test_a_quick_run_measures_draws_and_writes(tmp_path):
+    done = bench(
+        "--quick", "--workloads", "digits", "--peers", *PARTICIPANTS, "--rounds", "2",
+        "--seconds", "0.01", "--processes", "1", "--no-scaling", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in PARTICIPANTS)
+    text = (tmp_path / "benchmarks.json").read_text()
+    (found,) = json.loads(text)["workloads"]
+    for name in PARTICIPANTS:
+        entry = found["participants"][name]
+        assert entry["status"] == "ok"
+        assert entry["share"] <= 1
+        assert entry["us"] > 0
+        assert entry["rss_mb"] > 10
+        assert entry["once"]["cold"] > 0
+    assert str(tmp_path) not in text
+    assert found["floor"]["us"] > 0
+    assert (tmp_path / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
+
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert page == report.page(json.loads(text))
+    (tmp_path / "benchmarks.md").unlink()
+    again = bench("--page", str(tmp_path / "benchmarks.json"))
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "benchmarks.md").read_text() == page
+
+
+def test_what_is_wrong_has_no_time_on_the_page():
+    floors = {"us": 1.0, "traffic_us": 0.5, "traffic_mb": 1.0, "gflops": 1.0}
+    wrong = {"status": "wrong", "share": 7.0, "of": "w1", "reason": "w1 is off"}
+    found = {"floor": floors, "participants": {"numpy": wrong}}
+    (row,) = report.rows(found)
+    assert row == ["numpy", "WRONG", *["-"] * 6, "7 (w1)"]
