@@ -66,7 +66,8 @@ def import_weights(
     sizes = tuple(params[f"b{k}"].shape[0] for k in range(1, len(params) // 2 + 1))
     if config.hidden not in (sizes[:-1], hidden):
         raise ValueError(f"`hidden` must be {sizes[:-1]}, as in {path}, got {config.hidden}")
-    config = replace(config, hidden=sizes[:-1])
+    usual = "off" if config.gram == "auto" else config.gram  # the dual form is of drawn weights
+    config = replace(config, hidden=sizes[:-1], gram=usual)
     problem = runs.prepare(config, None if like is None else load(like).encoding)
     d_in, d_out = problem.spec.sizes[0], problem.spec.sizes[-1]
     if (params["w1"].shape[0], sizes[-1]) != (d_in, d_out):
@@ -86,11 +87,19 @@ def import_weights(
 
 def _print_problem(problem: Problem, config: Config) -> None:
     """Say what was read, what was chosen, and how to choose otherwise."""
+    from jaxnet import forms
+
     rows = len(problem.train.x), len(problem.validation.x)
     print(f"{Path(problem.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
     print_task(problem, config)
     sizes = "-".join(map(str, problem.spec.sizes))
     print(f"network {sizes} {config.activation}, {config.optimizer}, batch {problem.batch_size}")
+    if forms.use_gram(config, problem):
+        usual, dual = forms.operations(config, problem)
+        print(
+            f"its first layer in dual form, for {problem.spec.sizes[0]:,} columns and {rows[0]:,} "
+            f"rows: {dual / usual:.1%} of the operations (--gram off)"
+        )
 
 
 def print_task(problem: Problem, config: Config) -> None:
