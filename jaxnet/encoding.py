@@ -15,6 +15,7 @@ KINDS = {"b": "boolean", "i": "integer", "u": "integer", "f": "real", "O": "text
 VALUES = {"boolean": "True".__eq__, "integer": int, "real": float, "text": str}  # of a category
 TYPES = {"boolean": bool, "integer": np.int64, "real": np.float64}
 MAX_CLASSES = 20  # an integer target with more distinct values is taken for a quantity
+BLOCK = 2**22  # numbers of a column in float64 at once: 32 MB
 
 
 class Column(NamedTuple):
@@ -225,14 +226,19 @@ def _fit_column(
                 f"{len(column)} rows; {advice}"
             )
         return Column(name, categories=tuple(map(str, categories)), kind=KINDS[column.dtype.kind])
-    values = column[rows].reshape(len(rows), -1).astype(float)
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, std = values.mean(axis=0), values.std(axis=0)
-    if not np.isfinite(std).all():
-        raise ValueError(
-            f"{path}: column {name!r} has values up to {np.abs(values).max():.4g}, too large to "
-            "standardise; rescale it"
-        )
+    values = column.reshape(len(column), -1)
+    mean, std = np.empty((2, values.shape[1]))
+    block = max(1, BLOCK // len(rows))
+    for start in range(0, len(mean), block):  # float64, but not all at once
+        columns = slice(start, start + block)
+        part = values[rows, columns].astype(float)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean[columns], std[columns] = part.mean(axis=0), part.std(axis=0)
+        if not np.isfinite(std[columns]).all():
+            raise ValueError(
+                f"{path}: column {name!r} has values up to {np.abs(part).max():.4g}, too large to "
+                "standardise; rescale it"
+            )
     std = np.where(std > 0, std, 1.0)
     kind = KINDS[column.dtype.kind]
     return Column(name, tuple(mean.tolist()), tuple(std.tolist()), kind=kind)
@@ -295,15 +301,17 @@ def _standardise(table: Table, values: np.ndarray, column: Column, dtype: str) -
             f"{table.path}: row {table.offset + row + 1}, column {column.name!r}: "
             f"{quote(texts[row])} is {NOT['double']}; correct it or drop the column"
         )
-    with np.errstate(over="ignore"):
-        scaled = (values - np.asarray(column.mean)) / np.asarray(column.std)
-        scaled = scaled.astype(dtype)
-    if not np.isfinite(scaled).all():
-        row, place = np.argwhere(~np.isfinite(scaled))[0]
-        raise ValueError(
-            f"{table.path}: row {table.offset + row + 1}, column {column.name!r}: the value "
-            f"{values[row, place]} is too large for {dtype}; correct it"
-        )
+    scaled, block = np.empty(values.shape, dtype), max(1, BLOCK // column.width)
+    for start in range(0, len(values), block):  # float64, but not all at once
+        part = scaled[start : start + block]
+        with np.errstate(over="ignore"):
+            part[:] = (values[start : start + block] - np.asarray(column.mean)) / column.std
+        if not np.isfinite(part).all():
+            row, place = np.argwhere(~np.isfinite(part))[0]
+            raise ValueError(
+                f"{table.path}: row {table.offset + start + row + 1}, column {column.name!r}: the "
+                f"value {values[start + row, place]} is too large for {dtype}; correct it"
+            )
     return scaled
 
 

@@ -73,7 +73,8 @@ class Model:
 def outputs(spec: Spec, params: Any, x: np.ndarray) -> np.ndarray:
     """The outputs (N, D_out) of a network on x (N, D_in), some rows at a time."""
     forward = _forward(spec.activation)
-    parts = [forward(params, x[i : i + ROWS]) for i in range(0, len(x), ROWS)]
+    # each fetched before the next is sent, or all would be on their way at once
+    parts = [np.asarray(forward(params, x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
     return np.concatenate(parts) if parts else np.zeros((0, spec.sizes[-1]), x.dtype)
 
 

@@ -63,7 +63,9 @@ def prepare(config: Config, encoding: Encoding | None = None) -> Problem:
     )
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
-    batches = Batch(x[rows], y[rows]), Batch(x[held_out], y[held_out])
+    batches = (
+        Batch(data.take_rows(x, index), data.take_rows(y, index)) for index in (rows, held_out)
+    )
     return Problem(table, source, task, reason, encoding, spec, *batches, batch_size)
 
 

@@ -145,3 +145,14 @@ def test_batches_take_the_same_rows_of_x_and_y():
         batch = batch_at(step)
         np.testing.assert_array_equal(batch.x, x[rows_at(step)])
         np.testing.assert_array_equal(batch.y, batch.x[:, 0] * 10)
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+def test_rows_are_taken_into_aligned_memory(shape, dtype):
+    array = np.arange(math.prod(shape)).reshape(shape).astype(dtype)
+    rows = np.array([6, 0, 3, 3])
+    taken = data.take_rows(array, rows)
+    np.testing.assert_array_equal(taken, array[rows])
+    assert taken.dtype == dtype
+    assert taken.ctypes.data % 64 == 0
