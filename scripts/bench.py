@@ -1,0 +1,122 @@
+"""Every workload, every peer that is installed: times by interleaved rounds, checked, with a floor.
+
+    python scripts/bench.py --out docs                 # the table, benchmarks.json, .png and .md
+    python scripts/bench.py --workloads digits --peers fit_scan torch --rounds 5
+    python scripts/bench.py --page docs/benchmarks.json     # the page and pictures again
+
+It takes about an hour on two cores, most of it for whole processes (--processes 0 leaves them out).
+`pip install '.[bench]'` brings the peers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import machine, picture, report, rounds, scaling, whole
+from benchmarks.levers import LEVERS
+from benchmarks.peers import PEERS
+from benchmarks.workloads import WORKLOADS, quick
+
+QUICK_VALUES = {"batch": (4, 16), "width": (8, 16), "depth": (1, 2), "rows": (128, 256)}
+
+
+def main() -> int:
+    """Measure and write, or write the page of what was measured."""
+    options = parse()
+    if options.page:
+        result = json.loads(options.page.read_text())
+        write(result, options.page.parent)
+        return 0
+    result = run(options)
+    print(report.table(result))
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=1)
+    (options.out / "benchmarks.json").write_text(text + "\n")
+    write(result, options.out)
+    entries = [e for w in result["workloads"] for e in w["participants"].values()]
+    return int(any(entry["status"] in ("wrong", "failed") for entry in entries))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
+    parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS])
+    parser.add_argument("--levers", action="store_true", help="variants of the scan, and no peers")
+    parser.add_argument("--scaling", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a participant's turn")
+    parser.add_argument("--processes", type=int, default=3, help="whole processes of each")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try the benchmark")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"))
+    parser.add_argument("--page", type=Path, metavar="JSON", help="write its page, measure nothing")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> dict:
+    """Measure all that was asked for."""
+    settings = rounds.Settings(options.rounds, options.seconds, options.processes, options.device)
+    names = [*LEVERS] if options.levers else options.peers
+    result = {
+        "command": "python " + shlex.join(["scripts/bench.py", *_without_out(sys.argv[1:])]),
+        "machine": machine.describe(options.device),
+        "settings": settings._asdict() | {"quick": options.quick},
+        "workloads": [],
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for workload in [WORKLOADS[name] for name in options.workloads]:
+            workload = quick(workload) if options.quick else workload
+            say(workload.title)
+            found = rounds.measure(workload, names, settings, folder, say)
+            if settings.processes:
+                whole.whole_processes(workload, found, settings, folder, say)
+            result["workloads"].append(found)
+            for path in folder.glob(f"{workload.name}*.npz"):
+                path.unlink()
+        if options.scaling and not options.levers:
+            short = settings._replace(
+                rounds=max(1, settings.rounds // 2), seconds=options.seconds / 2
+            )
+            values = QUICK_VALUES if options.quick else scaling.VALUES
+            result["scaling"] = scaling.curves(short, folder, say, values)
+        errors = folder / "errors.txt"
+        if any(
+            e["status"] == "failed" for w in result["workloads"] for e in w["participants"].values()
+        ):
+            print(errors.read_text()[-5000:], file=sys.stderr)
+    return result
+
+
+def say(line: str) -> None:
+    """Progress, beside the table."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def write(result: dict, folder: Path) -> None:
+    """The page and its pictures."""
+    (folder / "benchmarks.md").write_text(report.page(result))
+    picture.ratios(result, folder / "benchmarks.png")
+    if result.get("scaling"):
+        picture.scaling(result, folder / "scaling.png")
+
+
+def _without_out(arguments: list[str]) -> list[str]:
+    """The arguments without the folder, which is nobody else's."""
+    kept = list(arguments)
+    if "--out" in kept:
+        at = kept.index("--out")
+        del kept[at : at + 2]
+    return kept
+
+
+if __name__ == "__main__":
+    sys.exit(main())

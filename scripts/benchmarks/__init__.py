@@ -1,0 +1,1 @@
+"""The benchmark's parts; `scripts/bench.py` is the command."""

@@ -1,0 +1,153 @@
+"""The result as text: the table on the screen, and the page, from the JSON alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .levers import LEVERS
+from .peers import PEERS
+
+Result = dict[str, Any]
+EXPLAINED = """\
+Every participant has a process of its own. In each round every one of them trains on for its turn,
+one after the other in rotating order; a ratio is taken within a round to the reference (the plain
+`jax.lax.scan`; for the sweep `jax.vmap` of it), and its median is shown with the least and the
+most. Above 1 is slower than the reference. Before, each participant's losses and parameters after
+the first steps are compared with a float64 NumPy run of the same steps; what fails is WRONG, and
+its time is not shown.
+
+- **us a step**: the median, compiled and warm; for the sweep a step of all its networks.
+- **over the floor**: that time over the floor's: the matrix products of the step alone, each by the
+  fastest of NumPy, XLA and PyTorch at exactly its shape, and one read and one write of parameters
+  and optimizer state. The dual form (`gram`) makes smaller products and may lie below it.
+- **first call**: making the network and its first step, compilation included, imports not; of
+  `train` a run of one epoch, all files written.
+- **memory**: the largest resident set of the process.
+- **whole process**: a fresh process that imports, reads the data, trains and ends; with an empty
+  cache of compiled programs, and with one filled by the same program.
+- **error**: the largest, as a share of its limit: 16 times the error of NumPy in float32, at least
+  2e-4 of how far the value moved, and what units at the kink of the ReLU may do.
+"""
+HEAD = (
+    "participant", "us a step", "over the reference", "over the floor", "first call",
+    "memory", "whole process, cold", "cached", "error",
+)  # fmt: skip
+
+
+def rows(found: Result) -> list[list[str]]:
+    """A row of cells for each participant of a workload, the absent ones left out."""
+    floor = found["floor"]["us"]
+    cells = []
+    for name, entry in found["participants"].items():
+        if entry["status"] == "ok":
+            cells.append(_row(name, entry, floor))
+        elif entry["status"] == "wrong":
+            cells.append([name, "WRONG", *["-"] * 6, f"{entry['share']:.2g} ({entry['of']})"])
+        elif entry["status"] != "absent":
+            reason = entry["reason"] if entry["status"] == "inapplicable" else "failed"
+            cells.append([name, *["-"] * 7, reason])
+    return cells
+
+
+def _row(name: str, entry: Result, floor: float) -> list[str]:
+    once = entry.get("once", {})
+    ratio = "{:.2f} ({:.2f} to {:.2f})".format(*entry["ratio"]) if "ratio" in entry else "-"
+    return [
+        name,
+        microseconds(entry["us"]),
+        ratio,
+        f"{entry['us'] / floor:.1f}",
+        f"{entry['first_s']:.2f} s",
+        f"{entry['rss_mb']:,.0f} MB",
+        f"{once['cold']:.2f} s" if "cold" in once else "-",
+        f"{once['warm']:.2f} s" if "warm" in once else "-",
+        f"{entry['share']:.2g}",
+    ]
+
+
+def microseconds(value: float) -> str:
+    """Three figures."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def absent(result: Result) -> list[str]:
+    """A line for each participant whose packages are not installed."""
+    found = {}
+    for workload in result["workloads"]:
+        for name, entry in workload["participants"].items():
+            if entry["status"] == "absent":
+                found[name] = f"{name}: left out, {entry['reason']} is not installed"
+    return list(found.values())
+
+
+def table(result: Result) -> str:
+    """For the screen: columns in line."""
+    lines = []
+    for found in result["workloads"]:
+        lines += ["", found["workload"]["title"], f"floor: {floor_line(found['floor'])}"]
+        cells = [list(HEAD), *rows(found)]
+        wide = [max(len(row[i]) for row in cells) for i in range(len(HEAD) - 1)] + [0]
+        lines += ["  ".join(c.ljust(w) for c, w in zip(row, wide, strict=True)) for row in cells]
+    return "\n".join([*lines, "", *absent(result)])
+
+
+def floor_line(floor: Result) -> str:
+    """What the floor consists of."""
+    return (
+        f"{microseconds(floor['us'])} us, of which {microseconds(floor['traffic_us'])} us move "
+        f"{floor['traffic_mb']:.3g} MB of parameters and optimizer state; the products run at "
+        f"{floor['gflops']:,.0f} GFLOP/s"
+    )
+
+
+def page(result: Result) -> str:
+    """docs/benchmarks.md: a function of the JSON alone."""
+    parts = [
+        "# Benchmarks",
+        _measured_on(result),
+        f"```\npip install '.[bench]'\n{result['command']} --out docs\n```",
+        EXPLAINED.rstrip(),
+        "![Time over the reference](benchmarks.png)",
+        *map(_section, result["workloads"]),
+    ]
+    if result.get("scaling"):
+        parts += [
+            "## Scaling",
+            "128-256-256-10, Adam, batches of 128 of 16,384 rows; one size changed at a time.",
+            "![Time per step against batch, width, depth and rows](scaling.png)",
+        ]
+    parts += ["## Who takes part", _notes(result)]
+    return "\n\n".join([*parts, *absent(result)]) + "\n"
+
+
+def _measured_on(result: Result) -> str:
+    machine, settings = result["machine"], result["settings"]
+    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
+    device = "" if machine["device"] == "cpu" else f" GPU: {machine['device']}."
+    memory = f"{machine['cores']} cores, {machine['memory_gb']} GB"
+    return (
+        f"Measured on {machine['processor']}, {memory}.{device} {machine['system']}; Python "
+        f"{machine['python']}; {libraries}. float32; {settings['rounds']} rounds."
+    )
+
+
+def _section(found: Result) -> str:
+    lines = [
+        f"## {found['workload']['name']}",
+        "",
+        f"{found['workload']['title']}. Floor: {floor_line(found['floor'])}.",
+        "",
+        "| " + " | ".join(HEAD) + " |",
+        "|---" * len(HEAD) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows(found)),
+    ]
+    steps = [e["once"]["steps"] for e in found["participants"].values() if "once" in e]
+    if steps:
+        lines += ["", f"A whole process makes {steps[0]:,} steps."]
+    return "\n".join(lines)
+
+
+def _notes(result: Result) -> str:
+    known = PEERS | LEVERS
+    names = {name for w in result["workloads"] for name in w["participants"]}
+    return "\n".join(f"- **{name}**: {known[name].note}." for name in known if name in names)
