@@ -38,6 +38,7 @@ _MODULES = (
     "numpy_net",
     "onnx_graph",
     "optimizers",
+    "parallel",
     "parity",
     "plots",
     "problem",
