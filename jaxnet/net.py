@@ -94,8 +94,13 @@ def init(spec: Spec, key: jax.Array) -> Params:
     return params
 
 
-def forward(params: Params, x, *, activation: str = "relu", repeats=None) -> jax.Array:
+def forward(
+    params: Params, x, *, activation: str = "relu", repeats=None, compute_dtype: str | None = None
+) -> jax.Array:
     """Return y_pred (N, D_out) for rows x (N, D_in) of the parameters' dtype.
+
+    compute_dtype: "bfloat16", to multiply matrices in it, forwards and backwards; all else, and so
+    parameters, gradients, activations and sums over rows, stays in the parameters' dtype.
 
     repeats: an integer array () in 0..3: the hidden-to-hidden layers are applied that many times
     with the same weights. It may be traced: one compilation serves every depth, and only the layers
@@ -108,7 +113,7 @@ def forward(params: Params, x, *, activation: str = "relu", repeats=None) -> jax
     function = ACTIVATIONS[activation]
 
     def layer(k, h):
-        h = h @ params[f"w{k}"]
+        h = _matmul(h, params[f"w{k}"], compute_dtype)
         return h + params[f"b{k}"] if f"b{k}" in params else h
 
     def hidden(h):
@@ -125,14 +130,33 @@ def forward(params: Params, x, *, activation: str = "relu", repeats=None) -> jax
     return layer(num_layers, jnp.where(in_range, h, jnp.nan))
 
 
+def _matmul(a, b, compute_dtype):
+    if compute_dtype is None:
+        return a @ b
+    return (a.astype(compute_dtype) @ b.astype(compute_dtype)).astype(a.dtype)
+
+
 def loss(
-    params: Params, batch: Batch, *, activation: str = "relu", loss: str = "sum_squares"
+    params: Params,
+    batch: Batch,
+    *,
+    activation: str = "relu",
+    loss: str = "sum_squares",
+    compute_dtype: str | None = None,
 ) -> jax.Array:
     """Return the scalar loss: a sum of squares, a mean over elements, or a mean over rows.
 
+    compute_dtype: as in `forward`.
+
     Raises: ValueError as `jaxnet.spec.check_forward` and `check_loss` say.
     """
-    y_pred = forward(params, batch.x, activation=activation, repeats=batch.repeats)
+    y_pred = forward(
+        params,
+        batch.x,
+        activation=activation,
+        repeats=batch.repeats,
+        compute_dtype=compute_dtype,
+    )
     y = jnp.asarray(batch.y)
     check_loss(loss, y_pred, y)
     return LOSSES[loss](y_pred, y)

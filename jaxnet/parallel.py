@@ -100,21 +100,23 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, P())), tree)
 
 
-def shard_params(mesh: Mesh, tree: Any, *, min_columns: int = MIN_COLUMNS) -> Any:
+def shard_params(mesh: Mesh, tree: Any, *, min_columns: int = MIN_COLUMNS, axis: int = -1) -> Any:
     """Put parameters, or a state, on the mesh: wide arrays by columns over `model`, others whole.
 
-    Wide is an array whose last axis has at least `min_columns` and divides by `model`: weights
+    Wide is an array whose axis `axis` has at least `min_columns` and divides by `model`: weights
     (in, out) and biases (out,) of a wide layer, and the optimizer's moments, which have their
-    shapes. The arrays are the same in every process.
+    shapes. axis: -1, or 0 for weights (out, in). The arrays are the same in every process.
     """
-    return jax.tree.map(lambda leaf: _put(leaf, _sharding(mesh, leaf, min_columns)), tree)
+    return jax.tree.map(lambda leaf: _put(leaf, _sharding(mesh, leaf, min_columns, axis)), tree)
 
 
-def _sharding(mesh: Mesh, leaf: Any, min_columns: int) -> NamedSharding:
+def _sharding(mesh: Mesh, leaf: Any, min_columns: int, axis: int) -> NamedSharding:
     shape, model = np.shape(leaf), mesh.shape["model"]
-    if model == 1 or not shape or shape[-1] < min_columns or shape[-1] % model:
+    if model == 1 or not shape or shape[axis] < min_columns or shape[axis] % model:
         return NamedSharding(mesh, P())
-    return NamedSharding(mesh, P(*[None] * (len(shape) - 1), "model"))
+    spec: list[str | None] = [None] * len(shape)
+    spec[axis] = "model"
+    return NamedSharding(mesh, P(*spec))
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -170,7 +172,9 @@ def rows(mesh: Mesh, local_rows: Any, *, axis: int = 0) -> Any:
 
 
 @functools.cache
-def data_parallel(step: Callable, mesh: Mesh, *, min_columns: int = MIN_COLUMNS) -> Callable:
+def data_parallel(
+    step: Callable, mesh: Mesh, *, min_columns: int = MIN_COLUMNS, axis: int = -1
+) -> Callable:
     """Return the step that divides the rows of its batch over `data`, and the state as
     `shard_params` does.
 
@@ -187,11 +191,12 @@ def data_parallel(step: Callable, mesh: Mesh, *, min_columns: int = MIN_COLUMNS)
         return lax.with_sharding_constraint(leaf, NamedSharding(mesh, P("data")))
 
     def place(leaf):
-        return lax.with_sharding_constraint(leaf, _sharding(mesh, leaf, min_columns))
+        return lax.with_sharding_constraint(leaf, _sharding(mesh, leaf, min_columns, axis))
 
     @functools.partial(jax.jit, donate_argnames="state")
     def data_parallel_step(state, batch):
-        state, loss = step(state, jax.tree.map(split, batch))
+        # on the way in too, or XLA might carry it through a loop of steps as it likes
+        state, loss = step(jax.tree.map(place, state), jax.tree.map(split, batch))
         return jax.tree.map(place, state), place(loss)
 
     return data_parallel_step

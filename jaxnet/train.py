@@ -48,13 +48,21 @@ def _init(params, optimizer):
 
 
 def make_step(
-    loss: Callable[[Any, Any], jax.Array], optimizer: optax.GradientTransformation
+    loss: Callable[[Any, Any], jax.Array],
+    optimizer: optax.GradientTransformation,
+    *,
+    value_and_grad: Callable[[Callable], Callable] = jax.value_and_grad,
 ) -> Step:
-    """Return the jitted step. It reports the loss before its update, as the tutorial does."""
+    """Return the jitted step. It reports the loss before its update, as the tutorial does.
+
+    value_and_grad: what makes of the loss a function to its value and gradients, if not JAX's own,
+    as `gradients.accumulated`. A loss given as `jax.checkpoint(loss)` computes its activations once
+    more on the way back, which takes time and saves memory.
+    """
 
     @functools.partial(jax.jit, donate_argnames="state")
     def step(state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
-        value, grads = jax.value_and_grad(loss)(state.params, batch)
+        value, grads = value_and_grad(loss)(state.params, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return TrainState(
             optax.apply_updates(state.params, updates), opt_state, state.step + 1

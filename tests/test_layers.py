@@ -34,6 +34,8 @@ LAYERS = {
     "optimizers": (1, {"jax", "optax", "jaxnet.spec"}),
     "train": (1, {"numpy", "jax", "optax"}),
     "parallel": (1, {"numpy", "jax"}),
+    "gradients": (1, {"numpy", "jax"}),
+    "deterministic": (1.1, {"numpy", "jax", "optax", "jaxnet.gradients", "jaxnet.train"}),
     "gram": (2, {"numpy", "jax", "optax"}),
     "epochs": (2, {"numpy", "jax"}),
     "parity.participants": (2.0, {"numpy"}),

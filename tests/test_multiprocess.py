@@ -1,0 +1,169 @@
+"""Several processes with gloo between them compute what one does; starting, refusals, a loss."""
+
+import re
+import signal
+
+import numpy as np
+import mesh_cases as cases
+import pytest
+from mesh_processes import finish, free_port, part, run_case, start
+
+from jaxnet import parallel
+
+
+@pytest.fixture(scope="module", params=[(2, 2), (4, 1)], ids=["2x2", "4x1"])
+def several(request):
+    """Processes, devices of each, and what they found."""
+    return *request.param, run_case("many processes", *request.param)
+
+
+def assert_close(got, want, **tolerance):
+    assert got.keys() == want.keys()
+    assert want
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, err_msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("run", ["rows sgd", "rows adam", "all adam"])
+def test_a_run_in_several_processes_is_the_run_in_one(several, run):
+    """float64: 20 steps of other orders of summation, of rounding 1e-16."""
+    one = part(run_case("one process", 1, 8), f"trajectories/{run} one ")
+    assert_close(part(several[2], f"trajectories/{run} all "), one, rtol=1e-12, atol=1e-14)
+
+
+def test_each_process_gives_its_own_rows(several):
+    """float32 and Adam: see `test_mesh`."""
+    processes, _, found = several
+    streamed, gathered = part(found, "own_data/streamed "), part(found, "own_data/gathered ")
+    assert_close(streamed, gathered, rtol=1e-5, atol=1e-5)
+    table = cases.problem(dtype="float32")
+    rows = [cases.ROWS_AT(i) for i in range(5)]
+    np.testing.assert_array_equal(found["own_data/chunk"], table.x[np.array(rows)])
+    assert found["own_data/own"].tolist() == [0, cases.BATCH // processes]
+
+
+def test_epochs_in_several_processes_are_those_in_one(several):
+    one = part(run_case("one process", 1, 8), "evaluated/one ")
+    assert_close(part(several[2], "evaluated/mesh "), one, rtol=1e-5, atol=1e-5)
+
+
+def test_processes_agree_and_hear_the_bits_of_process_0(several):
+    processes, _, found = several
+    said = [[i, 10 * i - 1] for i in range(processes)]
+    assert found["talk/said"].tolist() == said
+    assert found["talk/x"].tobytes() == np.array([-0.0, np.nan, 0], "float32").tobytes()
+    assert (found["talk/n"].tolist(), found["talk/empty"].shape) == ([0, 1, 2], (0, 2))
+
+
+SAME = [(1, 1), (2, 1), (2, 4), (4, 2)]
+
+
+@pytest.mark.parametrize(("processes", "devices"), SAME)
+def test_the_deterministic_step_gives_the_same_bits_in_any_number_of_processes(processes, devices):
+    want = part(run_case("same bits", 1, 8), "same_bits/1: ")
+    case = "many same bits" if processes > 1 else "same bits"
+    got = part(run_case(case, processes, devices), f"same_bits/{processes * devices}: ")
+    assert got.keys() == want.keys()
+    assert want
+    for name, value in want.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_the_deterministic_step_gives_the_same_bits_on_any_number_of_devices(devices):
+    found = run_case("same bits", 1, 8)
+    want, got = (part(found, f"same_bits/{number}: ") for number in (1, devices))
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+NOT_STARTED = [
+    (("localhost:1", None, None), "`process_id`, `num_processes` must be given with `coordinator`"),
+    ((None, 0, None), "`coordinator`, `num_processes` must be given with `process_id`"),
+    (("localhost", 0, 2), "`coordinator` must be HOST:PORT, got 'localhost'"),
+    (("localhost:1", 2, 2), r"`process_id` must be 0\.\.1, below `num_processes`; got 2"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), NOT_STARTED)
+def test_half_a_start_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parallel.start(*arguments)
+
+
+START = """
+import sys
+from jaxnet import parallel
+try:
+    parallel.start(*eval(sys.argv[1]), timeout=2)
+except (ValueError, TimeoutError) as error:
+    print(type(error).__name__, error, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (1, "TimeoutError {} did not answer within 2 s, or not all processes came to it"),
+        (0, "TimeoutError not all 2 processes came to {} within 2 s"),
+    ],
+)
+def test_a_coordinator_or_process_that_does_not_answer_is_named(number, message):
+    coordinator = f"127.0.0.1:{free_port()}"
+    (said,) = finish([start(1, "-c", START, (coordinator, number, 2))])
+    assert message.format(coordinator) in said
+
+
+def test_a_start_outside_a_cluster_says_what_is_missing():
+    (said,) = finish([start(1, "-c", START, ())])
+    assert "ValueError `coordinator`, `process_id` and `num_processes` must be given" in said
+
+
+ALONE = """
+import os, signal, sys
+from jaxnet import parallel
+signal.signal(signal.SIGTERM, lambda *_: print("handled", file=sys.stderr))
+parallel.start(sys.argv[1], int(sys.argv[2]), 2)
+os.kill(os.getpid(), signal.SIGTERM)
+parallel.agree([0])
+"""
+
+
+def test_a_handler_of_sigterm_is_kept():
+    coordinator = f"127.0.0.1:{free_port()}"
+    for said in finish([start(1, "-c", ALONE, coordinator, i) for i in range(2)]):
+        assert "handled" in said
+
+
+LOST = """
+import os, sys
+from jaxnet import parallel
+parallel.start(sys.argv[1], int(sys.argv[2]), 3)
+parallel.agree([0])
+print("ready", flush=True)
+try:
+    while True:
+        parallel.agree([0])
+except Exception as error:
+    print(type(error).__name__, error, file=sys.stderr, flush=True)
+    os._exit(3)
+"""
+
+
+def test_a_worker_that_is_killed_is_an_error_in_the_others_at_once():
+    coordinator = f"127.0.0.1:{free_port()}"
+    processes = [start(1, "-c", LOST, coordinator, i) for i in range(3)]
+    try:
+        for process in processes:
+            while process.stdout.readline() not in ("ready\n", ""):
+                pass
+        processes[1].send_signal(signal.SIGKILL)
+        for process in (processes[0], processes[2]):
+            said = process.communicate(timeout=20)[1]
+            assert process.returncode == 3
+            assert re.search("JaxRuntimeError .*(reset|closed) by peer", said, re.I), said
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
