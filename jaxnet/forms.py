@@ -18,7 +18,7 @@ from jaxnet import data, gram, net, optimizers
 from jaxnet.config import Config
 from jaxnet.problem import Problem
 from jaxnet.spec import Spec
-from jaxnet.train import Step, make_step, on_rows
+from jaxnet.train import Step, make_step, on_rows, transpose, transposed
 
 ROWS = 8192  # of the validation rows to one forward pass, which bounds its memory
 
@@ -79,10 +79,14 @@ def _usual(config, problem, params, optimizer) -> Form:
     spec, clip = problem.spec, config.clip_norm
     if clip is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
-    loss = partial(net.loss, activation=spec.activation, loss=spec.loss)
+    loss = transposed(partial(net.loss, activation=spec.activation, loss=spec.loss))
     step = on_rows(make_step(loss, optimizer), problem.train)
-    evaluate = _on_validation(spec, net.forward, problem.validation.x, problem)
-    return Form(params, optimizer, step, _rows_at(config, problem), evaluate, _to_numpy)
+    evaluate = _on_validation(spec, _forward_transposed, problem.validation.x, problem)
+    return Form(transpose(params), optimizer, step, _rows_at(config, problem), evaluate, _to_numpy)
+
+
+def _forward_transposed(params, x, *, activation):
+    return net.forward(transpose(params), x, activation=activation)
 
 
 def _dual(config, problem, params, optimizer) -> Form:
@@ -101,7 +105,7 @@ def _dual(config, problem, params, optimizer) -> Form:
 
 
 def _to_numpy(params):
-    return jax.tree.map(np.asarray, params)
+    return transpose(jax.tree.map(np.asarray, params))
 
 
 def _rows_at(config: Config, problem: Problem) -> Callable[[int], np.ndarray | None]:

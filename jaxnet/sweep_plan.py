@@ -21,7 +21,7 @@ from jaxnet.spec import Batch
 
 # Measured by scripts/sweep_mappings.py, on a CPU:
 # multiplications in a forward pass of a batch -> members of a stack of networks below that
-STACKS = {200_000: 32, 1_000_000: 8}
+STACKS = {200_000: 32, 1_000_000: 16}
 BUDGET = 2**30  # bytes that the members in training may take on a CPU; a quarter of it on a GPU
 
 

@@ -49,7 +49,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
     parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS])
-    parser.add_argument("--levers", action="store_true", help="variants of the scan, and no peers")
+    parser.add_argument(
+        "--levers", action=argparse.BooleanOptionalAction, default=True,
+        help="variants of the scan",
+    )  # fmt: skip
     parser.add_argument("--scaling", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a participant's turn")
@@ -64,28 +67,30 @@ def parse() -> argparse.Namespace:
 def run(options: argparse.Namespace) -> dict:
     """Measure all that was asked for."""
     settings = rounds.Settings(options.rounds, options.seconds, options.processes, options.device)
-    names = [*LEVERS] if options.levers else options.peers
     result = {
         "command": "python " + shlex.join(["scripts/bench.py", *_without_out(sys.argv[1:])]),
         "machine": machine.describe(options.device),
         "settings": settings._asdict() | {"quick": options.quick},
         "workloads": [],
+        "levers": [],
     }
+    short = settings._replace(rounds=max(1, settings.rounds // 2), seconds=settings.seconds / 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for workload in [WORKLOADS[name] for name in options.workloads]:
             workload = quick(workload) if options.quick else workload
             say(workload.title)
-            found = rounds.measure(workload, names, settings, folder, say)
+            found = rounds.measure(workload, options.peers, settings, folder, say)
             if settings.processes:
                 whole.whole_processes(workload, found, settings, folder, say)
             result["workloads"].append(found)
+            if options.levers and not workload.members:
+                say("  levers")
+                of_levers = rounds.measure(workload, [*LEVERS], short, folder, say)
+                result["levers"].append(of_levers)
             for path in folder.glob(f"{workload.name}*.npz"):
                 path.unlink()
-        if options.scaling and not options.levers:
-            short = settings._replace(
-                rounds=max(1, settings.rounds // 2), seconds=options.seconds / 2
-            )
+        if options.scaling:
             values = QUICK_VALUES if options.quick else scaling.VALUES
             result["scaling"] = scaling.curves(short, folder, say, values)
         errors = folder / "errors.txt"
