@@ -19,7 +19,7 @@ from benchmarks.levers import LEVERS  # noqa: E402
 from benchmarks.peers import PEERS  # noqa: E402
 
 DIGITS = workloads.quick(workloads.WORKLOADS["digits"])
-PARTICIPANTS = ["scan", "fit_scan", "train", "numpy"]
+PARTICIPANTS = ["scan", "train", "numpy"]
 
 
 def case_of(workload, **changed):
