@@ -89,7 +89,7 @@ def _print_problem(problem: Problem, config: Config) -> None:
     """Say what was read, what was chosen, and how to choose otherwise."""
     from jaxnet import forms
 
-    rows = len(problem.train.x), len(problem.validation.x)
+    rows = problem.train_rows, problem.validation_rows
     print(f"{Path(problem.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
     print_task(problem, config)
     sizes = "-".join(map(str, problem.spec.sizes))

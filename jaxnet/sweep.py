@@ -100,7 +100,9 @@ def plan(
         config = replace(config, **setting._asdict())  # which checks them
     config = replace(config, **settings[0]._asdict())
     problem = problem or prepare(config)
-    num_rows = len(problem.train.x) + len(problem.validation.x)
+    if problem.mapped:
+        raise ValueError("`mapped` must be off for a sweep, which needs its table in memory")
+    num_rows = problem.train_rows + problem.validation_rows
     if folds is not None and folds > num_rows:
         raise ValueError(f"`folds` must be 2..{num_rows}, the number of rows; got {folds}")
     keys = [
