@@ -23,8 +23,8 @@ from jaxnet.tables import Table
 
 DESCRIPTION = "arrays.json"
 RECORDS = "rows.bin"
-PAGES = 2**16  # bytes: what Linux maps at once where it finds them in its cache
-RESIDENT = 2**26  # bytes of the file mapped at most, before its pages are given back
+PAGES = 2**21  # bytes: what Linux may map at once where they are in its cache
+RESIDENT = 2**27  # bytes of the file mapped at most, before its pages are given back
 CACHED = 2**19  # bytes of records that are encoded at once
 MAX_CATEGORIES = 2**16  # distinct values of a column that are categories
 BLOCK_BYTES = 2**22  # of records that `blocks` reads at once
@@ -86,6 +86,8 @@ class Mapped:
         self._rows: int = described["rows"]
         with (folder / RECORDS).open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if self.row_bytes >= mmap.PAGESIZE and hasattr(mmap, "MADV_RANDOM"):
+            self._map.madvise(mmap.MADV_RANDOM)  # of smaller rows, those around one come soon
         self._records = np.frombuffer(self._map, np.uint8).reshape(self._rows, self.row_bytes)
         self._size = max(PAGES, self.row_bytes)
         self._touched = np.zeros(len(self._map) // self._size + 1, bool)
@@ -112,9 +114,11 @@ class Mapped:
         """The records (N, row_bytes) of the rows `index` (N,)."""
         order = np.argsort(index)
         ascending, records = index[order], np.empty((len(index), self.row_bytes), np.uint8)
+        number = np.cumsum(np.diff(ascending * self.row_bytes // self._size, prepend=0) > 0)
         most = max(1, RESIDENT // (2 * self._size))
-        for start in range(0, len(index), most):
-            part = slice(start, start + most)
+        cuts = np.flatnonzero(np.diff(number // most, prepend=0)).tolist()
+        for start, stop in itertools.pairwise((0, *cuts, len(index))):
+            part = slice(start, stop)
             records[order[part]] = self._take(ascending[part])
         return records
 
@@ -186,7 +190,8 @@ class MappedRows:
         for start in range(0, len(index), rows):
             part = slice(start, start + rows)
             x[part], y[part] = self._encode(records[part], index[part])
-        return Batch(x.reshape(*positions.shape, -1), y.reshape(*positions.shape, *y.shape[1:]))
+        shape = positions.shape
+        return Batch(x.reshape(*shape, self.width), y.reshape(*shape, *y.shape[1:]))
 
     def _encode(self, records: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         encoding, runs = self._plan  # type: ignore[missing-attribute]

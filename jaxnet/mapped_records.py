@@ -127,7 +127,7 @@ class _Writer:
         for part, position in streaming.unchanged(file, parts):
             records = self._records(file, part, known["rows"])
             with telling(self.folder):
-                out.write(records)
+                _write_all(out, records)
             known["rows"] += len(records)
             self.described["rows"] += len(records)
             place["position"] = position
@@ -221,6 +221,13 @@ class _Texts:
                 self.first.append(row + int((which == i).argmax()))
             codes[i] = min(code or 0, MAX_CATEGORIES - 1)
         return codes[which]
+
+
+def _write_all(out: Any, records: np.ndarray) -> None:
+    """Write them, though the system may take a part at a time, as before a disk is full."""
+    left = records.data.cast("B")
+    while left:
+        left = left[out.write(left) :]
 
 
 def _digest(file: Path) -> str:

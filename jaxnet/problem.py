@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from jaxnet.mapped import Mapped, MappedRows
 from jaxnet.mapped_records import Conversion
 from jaxnet.spec import Batch, Spec
 
+ROWS = 8192  # of mapped rows, encoded at once by `batches`
 SHARE = 0.25  # of the memory: a table estimated to take more is mapped
 
 
@@ -110,6 +111,15 @@ def prepare(
     return Problem(
         read.table, read.source, task, reason, encoding, spec, train, validation, batch_size
     )
+
+
+def batches(rows: Batch | MappedRows) -> Iterator[Batch]:
+    """Yield the rows of a split in their order: all at once, or some if they are mapped."""
+    if isinstance(rows, Batch):
+        yield rows
+        return
+    for start in range(0, len(rows), ROWS):
+        yield rows.batch(np.arange(start, min(start + ROWS, len(rows))))
 
 
 def use_mapped(config: Config, path: Path) -> bool:
