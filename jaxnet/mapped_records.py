@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet import run_folder, streaming, tables
-from jaxnet.mapped import DESCRIPTION, MAX_CATEGORIES, RECORDS, Field, too_many
+from jaxnet.mapped import CACHED, DESCRIPTION, MAX_CATEGORIES, RECORDS, Field, too_many
 
 ROWS = 2**14  # of a Parquet file, converted at once
+PART_BYTES = 2**24  # of their records, at most
 SAVE_BYTES = 2**26  # of records, after which it is written down how far they go
 STATE = ("bytes", "mtime_ns")  # of a file, by which it is seen to change
 
@@ -123,7 +124,8 @@ class _Writer:
         file, known, self.number = self.files[number], self.described["files"][number], number
         kinds = {field.name: field.kind for field in self.fields}
         place = self.described["next"]
-        parts = streaming.parts(file, kinds, ROWS, place["position"], known["rows"])
+        rows = max(1, min(ROWS, PART_BYTES // self.described["row_bytes"]))
+        parts = streaming.parts(file, kinds, rows, place["position"], known["rows"])
         for part, position in streaming.unchanged(file, parts):
             records = self._records(file, part, known["rows"])
             with telling(self.folder):
@@ -142,6 +144,7 @@ class _Writer:
     def _records(self, file: Path, part: Any, offset: int) -> np.ndarray:
         """The records (N, bytes) of an Arrow table that comes after `offset` rows of its file."""
         records = np.zeros((part.num_rows, self.described["row_bytes"]), np.uint8)
+        columns = []
         for field in self.fields:
             chunks = tables.plain_arrow(file, field.name, part[field.name], offset)
             if field.categories is None:
@@ -151,7 +154,11 @@ class _Writer:
                 texts = self.texts[field.name]
                 values = texts.codes(*tables.coded(chunks), self.described["rows"])
                 self._check_texts(field.name, texts)
-            field.of(records)[:] = values
+            columns.append((field, values))
+        rows = max(1, CACHED // records.shape[1])  # all of whose bytes are written while in cache
+        for start in range(0, len(records), rows):
+            for field, values in columns:
+                field.of(records[start : start + rows])[:] = values[start : start + rows]
         return records
 
     def _check_texts(self, name: str, texts: _Texts, end: bool = False) -> None:

@@ -252,7 +252,14 @@ def _parse(header: bytes, text: bytes, convert: Any = None) -> Any:
 
     read, parse = tables.csv_options(header)
     read.block_size = max(read.block_size, len(text) + 1)  # in one piece
-    return csv.read_csv(pa.BufferReader(text), read, parse, convert)
+    for threads in (True, False):  # the columns at once; only one thread counts what it refuses
+        read.use_threads = threads
+        try:
+            return csv.read_csv(pa.BufferReader(text), read, parse, convert)
+        except pa.ArrowInvalid:
+            if not threads:
+                raise
+    return None
 
 
 def _texts(file: Path, header: bytes, start: int) -> Iterator[tuple[bytes, int]]:
@@ -305,9 +312,10 @@ def parquet_parts(
 
     names = list(names)
     # Buffered, or a row group's columns would be read whole.
+    buffer = min(2**20, max(2**14, 2**27 // max(1, len(names))))
     with (
         tables.parquet_errors(file),
-        parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as reader,
+        parquet.ParquetFile(file, buffer_size=buffer, pre_buffer=False) as reader,
     ):
         _check_names(file, reader.schema_arrow.names, names)
         sizes = [reader.metadata.row_group(i).num_rows for i in range(reader.num_row_groups)]
