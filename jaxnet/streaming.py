@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from jaxnet import tables
 from jaxnet.tables import Table
 
 ROWS = 8192
+CSV_BYTES = 2**22  # of a CSV's text, parsed at once
 
 
 def blocks(path: str | Path, kinds: Mapping[str, str], rows: int = ROWS) -> Iterator[Table]:
@@ -29,7 +30,7 @@ def blocks(path: str | Path, kinds: Mapping[str, str], rows: int = ROWS) -> Iter
     """
     file, suffix = tables.find(path)
     offset = 0
-    for part in _unchanged(file, _parts(file, suffix, kinds, rows)):
+    for part in unchanged(file, _parts(file, suffix, kinds, rows)):
         if suffix == ".npz":
             columns = {name: tables.plain(file, name, part[name]) for name in kinds}
         else:
@@ -53,7 +54,7 @@ def copies(
 
     file, suffix = tables.find(path)
     kinds = dict.fromkeys(names, "verbatim")
-    for part in _unchanged(file, _parts(file, suffix, kinds, rows)):
+    for part in unchanged(file, _parts(file, suffix, kinds, rows)):
         if suffix == ".npz":
             arrays = {name: tables.plain(file, name, part[name]) for name in kinds}
             yield {
@@ -64,6 +65,54 @@ def copies(
             yield {name: [part[name].combine_chunks()] for name in kinds}
 
 
+def estimate(file: Path) -> int:
+    """About how many bytes the columns of a CSV or Parquet file take as arrays."""
+    size = file.stat().st_size
+    if not file.name.lower().endswith(".parquet"):
+        return 4 * size if file.name.lower().endswith(".gz") else size
+    from pyarrow import parquet
+
+    with tables.parquet_errors(file):
+        metadata = parquet.read_metadata(file)
+    schema, widths = metadata.schema.to_arrow_schema(), []
+    for kind in schema.types:
+        with contextlib.suppress(ValueError):  # text, which has no width
+            widths.append(kind.bit_width / 8)
+    return int(metadata.num_rows * (sum(widths) + 8 * (len(schema) - len(widths))))
+
+
+def names(file: Path) -> list[str]:
+    """The columns of a CSV or Parquet file."""
+    if file.name.lower().endswith(".parquet"):
+        return _parquet_schema(file).names
+    return csv_names(file)
+
+
+def dtypes(file: Path, names: Collection[str]) -> dict[str, np.dtype]:
+    """The dtypes with which `tables.read` reads columns of a CSV or Parquet file, object for text.
+
+    Those of a CSV take a pass over it; there are none if it has no rows.
+    """
+    if not file.name.lower().endswith(".parquet"):
+        types = {"text": object, "boolean": bool, "integer": np.int64, "real": np.float64}
+        return {name: np.dtype(types[kind]) for name, kind in csv_kinds(file, names).items()}
+    schema = _parquet_schema(file)
+    _check_names(file, schema.names, names)
+    empty = schema.empty_table()
+    return {name: tables.from_arrow(file, name, empty[name]).dtype for name in names}
+
+
+def parts(
+    file: Path, kinds: Mapping[str, str], rows: int, start: int = 0, offset: int = 0
+) -> Iterator[tuple[Any, int]]:
+    """Yield a CSV or Parquet file as Arrow tables, and the place at which each ends: `start` to go
+    on there, with `offset` rows before it. rows: the most that are read of a Parquet file at once.
+    """
+    if file.name.lower().endswith(".parquet"):
+        return parquet_parts(file, kinds, rows, start)
+    return csv_parts(file, kinds, start, offset)
+
+
 def _parts(file: Path, suffix: str, kinds: Mapping[str, str], rows: int) -> Iterator[Any]:
     """Yield dictionaries of arrays, or Arrow tables, of `rows` rows."""
     if suffix == ".npz":
@@ -72,16 +121,14 @@ def _parts(file: Path, suffix: str, kinds: Mapping[str, str], rows: int) -> Iter
     return _even(read(file, kinds, rows), rows)
 
 
-def _unchanged(file: Path, parts: Iterator[Any]) -> Iterator[Any]:
-    """Yield the parts; raise at the end, or at an error, if the file is not what it was."""
+def unchanged(file: Path, parts: Iterator[Any]) -> Iterator[Any]:
+    """Yield the parts of a file; raise at the end, or at an error, if it is not what it was."""
     before = file.stat()
 
     def check():
         now = file.stat()
         if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise ValueError(
-                f"{file}: the file changed while it was read; wait until it is complete"
-            ) from None
+            raise changed(file) from None
 
     while True:
         try:
@@ -94,6 +141,11 @@ def _unchanged(file: Path, parts: Iterator[Any]) -> Iterator[Any]:
         yield part
 
 
+def changed(file: Path) -> ValueError:
+    """The error for a file that is not what it was."""
+    return ValueError(f"{file}: the file changed while it was read; wait until it is complete")
+
+
 def _check_names(file: Path, names: list[str], wanted: Iterable[str]) -> None:
     if missing := [name for name in wanted if name not in names]:
         raise ValueError(
@@ -103,56 +155,194 @@ def _check_names(file: Path, names: list[str], wanted: Iterable[str]) -> None:
 
 
 def _csv(file: Path, kinds: Mapping[str, str], rows: int) -> Iterator[Any]:
+    return (table for table, _ in csv_parts(file, kinds))
+
+
+def csv_parts(
+    file: Path, kinds: Mapping[str, str], start: int = 0, offset: int = 0
+) -> Iterator[tuple[Any, int]]:
+    """Yield the columns `kinds` of a CSV as Arrow tables, and where in its text each of them ends.
+
+    start: where to go on, one such end, with `offset` rows before it.
+    """
     import pyarrow as pa
     from pyarrow import csv
 
     types = {"boolean": pa.bool_(), "integer": pa.int64(), "real": pa.float64()}
-    with tables.csv_errors(file):
-        options = tables.csv_options(file)
-        with tables.open_text(file) as stream, csv.open_csv(stream, *options) as reader:
-            names = reader.schema.names
+    names = csv_names(file)
     _check_names(file, names, kinds)
     convert = csv.ConvertOptions(
         column_types={name: types.get(kind, pa.string()) for name, kind in kinds.items()},
         include_columns=list(kinds),
         strings_can_be_null="verbatim" not in kinds.values(),
     )
-    with (
-        tables.csv_errors(file, names),
-        tables.open_text(file) as stream,
-        csv.open_csv(stream, *options, convert) as reader,
-    ):
-        yield from reader
+    return _csv_parts(file, names, lambda: convert, start, offset)
+
+
+def csv_names(file: Path) -> list[str]:
+    """The names in the header of a CSV."""
+    with tables.csv_errors(file):
+        header = tables.csv_header(file)
+        return _parse(header, header).column_names
+
+
+def csv_kinds(file: Path, names: Collection[str]) -> dict[str, str]:
+    """What kind each column is, "boolean", "integer", "real" or "text", as `tables.read` finds it.
+
+    That takes a pass over the file. Raises: as `tables.read`, for a missing value too.
+    """
+    import pyarrow as pa
+    import pyarrow.compute
+    from pyarrow import csv
+
+    compute: Any = pa.compute  # its functions are made at run time
+    found: dict[str, set] = {name: set() for name in names}
+    bits = dict.fromkeys(names, True)
+    offset = 0
+
+    def convert() -> Any:
+        text = {name: pa.string() for name in names if pa.string() in found[name]}
+        options = {"include_columns": list(names), "strings_can_be_null": True}
+        return csv.ConvertOptions(column_types=text, **options)
+
+    for table, _ in _csv_parts(file, csv_names(file), convert, 0, 0):
+        for name in names if table.num_rows else ():
+            tables.check_missing(file, name, table[name], offset)
+            found[name].add(table[name].type)
+            if bits[name] and pa.types.is_integer(table[name].type):
+                low, high = compute.min_max(table[name]).as_py().values()
+                bits[name] = 0 <= low <= high <= 1
+        offset += table.num_rows
+    return {name: _kind(file, name, found[name], bits[name]) for name in names if found[name]}
+
+
+def _kind(file: Path, name: str, types: set, bits: bool) -> str:
+    """The kind of a column whose parts are of some types: pyarrow's first that holds them all."""
+    import pyarrow as pa
+
+    if len(types) == 1 or all(pa.types.is_temporal(kind) for kind in types):
+        kind = tables.plain_arrow(file, name, pa.chunked_array([], types.pop())).type
+        kinds = {pa.int64(): "integer", pa.bool_(): "boolean", pa.float64(): "real"}
+        return kinds.get(kind, "text")
+    if types == {pa.int64(), pa.float64()}:
+        return "real"
+    return "boolean" if types == {pa.int64(), pa.bool_()} and bits else "text"
+
+
+def _csv_parts(
+    file: Path, names: list[str], convert: Callable[[], Any], start: int, offset: int
+) -> Iterator[tuple[Any, int]]:
+    """Yield a CSV's parts as Arrow tables, and where each ends; `convert` is asked at each."""
+    with tables.csv_errors(file, names):
+        header = tables.csv_header(file)
+        texts = _texts(file, header, start)
+    while True:
+        with tables.csv_errors(file, names, offset):
+            text, stop = next(texts, (None, 0))
+            if text is None:
+                return
+            table = _parse(header, text, convert())
+        offset += table.num_rows
+        yield table, stop
+
+
+def _parse(header: bytes, text: bytes, convert: Any = None) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    read, parse = tables.csv_options(header)
+    read.block_size = max(read.block_size, len(text) + 1)  # in one piece
+    for threads in (True, False):  # the columns at once; only one thread counts what it refuses
+        read.use_threads = threads
+        try:
+            return csv.read_csv(pa.BufferReader(text), read, parse, convert)
+        except pa.ArrowInvalid:
+            if not threads:
+                raise
+    return None
+
+
+def _texts(file: Path, header: bytes, start: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the header and some whole lines of a CSV, and where these end; once, if it has none."""
+    size = max(CSV_BYTES, 32 * len(header))
+    with tables.open_bytes(file) as stream:
+        stop = stream.seek(max(start, len(header)))
+        text = stream.read(size)
+        if not text and not start:
+            yield header, stop
+        while text:
+            more = stream.read(size)
+            end = _whole_lines(text) if more else len(text)
+            if end:
+                stop += end
+                yield header + text[:end], stop
+            text = text[end:] + more
+
+
+def _whole_lines(text: bytes) -> int:
+    """Where the last whole line ends. A newline within quotes ends none, unless all seem to be."""
+    last = stop = text.rfind(b"\n") + 1
+    odd = text.count(b'"', 0, stop) % 2
+    while stop and odd:
+        before = text.rfind(b"\n", 0, stop - 1) + 1
+        odd ^= text.count(b'"', before, stop) % 2
+        stop = before
+    return stop or last
 
 
 def _parquet(file: Path, kinds: Mapping[str, str], rows: int) -> Iterator[Any]:
+    return (table for table, _ in parquet_parts(file, kinds, rows))
+
+
+def _parquet_schema(file: Path) -> Any:
     from pyarrow import parquet
 
+    with tables.parquet_errors(file):
+        return parquet.read_schema(file)
+
+
+def parquet_parts(
+    file: Path, names: Iterable[str], rows: int, start: int = 0
+) -> Iterator[tuple[Any, int]]:
+    """Yield columns of a Parquet file as Arrow tables of at most `rows` rows, and the row at which
+    each of them ends; start: the row to begin at.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = list(names)
     # Buffered, or a row group's columns would be read whole.
+    buffer = min(2**20, max(2**14, 2**27 // max(1, len(names))))
     with (
         tables.parquet_errors(file),
-        parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as reader,
+        parquet.ParquetFile(file, buffer_size=buffer, pre_buffer=False) as reader,
     ):
-        _check_names(file, reader.schema_arrow.names, kinds)
-        for batch in reader.iter_batches(rows, columns=list(kinds)):
-            yield batch.select(list(kinds))  # "a" has brought "a.b" along
+        _check_names(file, reader.schema_arrow.names, names)
+        sizes = [reader.metadata.row_group(i).num_rows for i in range(reader.num_row_groups)]
+        ends = np.cumsum(sizes, dtype=int)
+        first = int(np.searchsorted(ends, start, "right"))
+        row = int(ends[first - 1]) if first else 0
+        for batch in reader.iter_batches(rows, range(first, len(sizes)), names):
+            part, row = batch.slice(max(0, start - row)), row + batch.num_rows
+            if part.num_rows:  # "a" has brought "a.b" along
+                yield pa.Table.from_batches([part.select(names)]), row
 
 
-def _even(batches: Iterator[Any], rows: int) -> Iterator[Any]:
-    """Yield Arrow tables of `rows` rows, the last one maybe fewer."""
+def _even(several: Iterator[Any], rows: int) -> Iterator[Any]:
+    """Yield the rows of Arrow tables `rows` at a time, the last maybe fewer."""
     import pyarrow as pa
 
     parts, count = [], 0
-    for batch in batches:
-        while batch.num_rows:
-            part = batch.slice(0, rows - count)
-            batch = batch.slice(part.num_rows)
+    for table in several:
+        while table.num_rows:
+            part = table.slice(0, rows - count)
+            table = table.slice(part.num_rows)
             parts, count = [*parts, part], count + part.num_rows
             if count == rows:
-                yield pa.Table.from_batches(parts)
+                yield pa.concat_tables(parts)
                 parts, count = [], 0
     if parts:
-        yield pa.Table.from_batches(parts)
+        yield pa.concat_tables(parts)
 
 
 def _npz(file: Path, names: Iterable[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
