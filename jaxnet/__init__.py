@@ -53,6 +53,7 @@ _MODULES = (
     "spec",
     "stopping",
     "streaming",
+    "streams",
     "sweep",
     "sweep_members",
     "sweep_plan",

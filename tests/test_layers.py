@@ -50,6 +50,7 @@ LAYERS = {
     "train": (1, {"numpy", "jax", "optax"}),
     "gram": (2, {"numpy", "jax", "optax"}),
     "epochs": (2, {"numpy", "jax"}),
+    "streams": (2.05, {"numpy", "jax"}),
     "parity.participants": (2.0, {"numpy"}),
     "parity.bars": (2.0, {"numpy"}),
     "parity.frameworks": (2.1, {"numpy"}),
