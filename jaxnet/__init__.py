@@ -21,6 +21,7 @@ _MODULES = (
     "cli_train",
     "compile_cache",
     "config",
+    "csv_blocks",
     "data",
     "description",
     "encoding",

@@ -226,11 +226,14 @@ def _print_run(run: Run) -> None:
 
 def _print_next(run: Run, problem: Problem) -> None:
     folder, data = quote(run.folder), quote(short(Path(problem.source["path"])))
-    print_commands(
+    commands = [
         f"show {folder}",
         f"predict {folder} --data {data} --out {quote(_free('predictions', '.csv'))}",
         f"export {folder}",
-    )
+    ]
+    if Path(problem.source["path"]).is_dir():  # `predict` takes one file
+        del commands[1]
+    print_commands(*commands)
 
 
 def _free(name: str, suffix: str) -> Path:

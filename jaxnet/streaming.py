@@ -6,17 +6,16 @@ import contextlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxnet import tables
+from jaxnet import csv_blocks, tables
 from jaxnet.tables import Table
 
 ROWS = 8192
-CSV_BYTES = 2**22  # of a CSV's text, parsed at once
 
 
 def blocks(path: str | Path, kinds: Mapping[str, str], rows: int = ROWS) -> Iterator[Table]:
@@ -85,7 +84,7 @@ def names(file: Path) -> list[str]:
     """The columns of a CSV or Parquet file."""
     if file.name.lower().endswith(".parquet"):
         return _parquet_schema(file).names
-    return csv_names(file)
+    return csv_blocks.read_names(file)
 
 
 def dtypes(file: Path, names: Collection[str]) -> dict[str, np.dtype]:
@@ -95,9 +94,11 @@ def dtypes(file: Path, names: Collection[str]) -> dict[str, np.dtype]:
     """
     if not file.name.lower().endswith(".parquet"):
         types = {"text": object, "boolean": bool, "integer": np.int64, "real": np.float64}
-        return {name: np.dtype(types[kind]) for name, kind in csv_kinds(file, names).items()}
+        return {
+            name: np.dtype(types[kind]) for name, kind in csv_blocks.find_kinds(file, names).items()
+        }
     schema = _parquet_schema(file)
-    _check_names(file, schema.names, names)
+    tables.check_wanted(file, schema.names, names)
     empty = schema.empty_table()
     return {name: tables.from_arrow(file, name, empty[name]).dtype for name in names}
 
@@ -110,7 +111,7 @@ def parts(
     """
     if file.name.lower().endswith(".parquet"):
         return parquet_parts(file, kinds, rows, start)
-    return csv_parts(file, kinds, start, offset)
+    return csv_blocks.parts(file, kinds, start, offset)
 
 
 def _parts(file: Path, suffix: str, kinds: Mapping[str, str], rows: int) -> Iterator[Any]:
@@ -146,148 +147,8 @@ def changed(file: Path) -> ValueError:
     return ValueError(f"{file}: the file changed while it was read; wait until it is complete")
 
 
-def _check_names(file: Path, names: list[str], wanted: Iterable[str]) -> None:
-    if missing := [name for name in wanted if name not in names]:
-        raise ValueError(
-            f"{file}: no column {missing[0]!r}; the columns are {tables.list_names(names)}"
-        )
-    tables.check_unique(file, [name for name in names if name in set(wanted)])
-
-
 def _csv(file: Path, kinds: Mapping[str, str], rows: int) -> Iterator[Any]:
-    return (table for table, _ in csv_parts(file, kinds))
-
-
-def csv_parts(
-    file: Path, kinds: Mapping[str, str], start: int = 0, offset: int = 0
-) -> Iterator[tuple[Any, int]]:
-    """Yield the columns `kinds` of a CSV as Arrow tables, and where in its text each of them ends.
-
-    start: where to go on, one such end, with `offset` rows before it.
-    """
-    import pyarrow as pa
-    from pyarrow import csv
-
-    types = {"boolean": pa.bool_(), "integer": pa.int64(), "real": pa.float64()}
-    names = csv_names(file)
-    _check_names(file, names, kinds)
-    convert = csv.ConvertOptions(
-        column_types={name: types.get(kind, pa.string()) for name, kind in kinds.items()},
-        include_columns=list(kinds),
-        strings_can_be_null="verbatim" not in kinds.values(),
-    )
-    return _csv_parts(file, names, lambda: convert, start, offset)
-
-
-def csv_names(file: Path) -> list[str]:
-    """The names in the header of a CSV."""
-    with tables.csv_errors(file):
-        header = tables.csv_header(file)
-        return _parse(header, header).column_names
-
-
-def csv_kinds(file: Path, names: Collection[str]) -> dict[str, str]:
-    """What kind each column is, "boolean", "integer", "real" or "text", as `tables.read` finds it.
-
-    That takes a pass over the file. Raises: as `tables.read`, for a missing value too.
-    """
-    import pyarrow as pa
-    import pyarrow.compute
-    from pyarrow import csv
-
-    compute: Any = pa.compute  # its functions are made at run time
-    found: dict[str, set] = {name: set() for name in names}
-    bits = dict.fromkeys(names, True)
-    offset = 0
-
-    def convert() -> Any:
-        text = {name: pa.string() for name in names if pa.string() in found[name]}
-        options = {"include_columns": list(names), "strings_can_be_null": True}
-        return csv.ConvertOptions(column_types=text, **options)
-
-    for table, _ in _csv_parts(file, csv_names(file), convert, 0, 0):
-        for name in names if table.num_rows else ():
-            tables.check_missing(file, name, table[name], offset)
-            found[name].add(table[name].type)
-            if bits[name] and pa.types.is_integer(table[name].type):
-                low, high = compute.min_max(table[name]).as_py().values()
-                bits[name] = 0 <= low <= high <= 1
-        offset += table.num_rows
-    return {name: _kind(file, name, found[name], bits[name]) for name in names if found[name]}
-
-
-def _kind(file: Path, name: str, types: set, bits: bool) -> str:
-    """The kind of a column whose parts are of some types: pyarrow's first that holds them all."""
-    import pyarrow as pa
-
-    if len(types) == 1 or all(pa.types.is_temporal(kind) for kind in types):
-        kind = tables.plain_arrow(file, name, pa.chunked_array([], types.pop())).type
-        kinds = {pa.int64(): "integer", pa.bool_(): "boolean", pa.float64(): "real"}
-        return kinds.get(kind, "text")
-    if types == {pa.int64(), pa.float64()}:
-        return "real"
-    return "boolean" if types == {pa.int64(), pa.bool_()} and bits else "text"
-
-
-def _csv_parts(
-    file: Path, names: list[str], convert: Callable[[], Any], start: int, offset: int
-) -> Iterator[tuple[Any, int]]:
-    """Yield a CSV's parts as Arrow tables, and where each ends; `convert` is asked at each."""
-    with tables.csv_errors(file, names):
-        header = tables.csv_header(file)
-        texts = _texts(file, header, start)
-    while True:
-        with tables.csv_errors(file, names, offset):
-            text, stop = next(texts, (None, 0))
-            if text is None:
-                return
-            table = _parse(header, text, convert())
-        offset += table.num_rows
-        yield table, stop
-
-
-def _parse(header: bytes, text: bytes, convert: Any = None) -> Any:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    read, parse = tables.csv_options(header)
-    read.block_size = max(read.block_size, len(text) + 1)  # in one piece
-    for threads in (True, False):  # the columns at once; only one thread counts what it refuses
-        read.use_threads = threads
-        try:
-            return csv.read_csv(pa.BufferReader(text), read, parse, convert)
-        except pa.ArrowInvalid:
-            if not threads:
-                raise
-    return None
-
-
-def _texts(file: Path, header: bytes, start: int) -> Iterator[tuple[bytes, int]]:
-    """Yield the header and some whole lines of a CSV, and where these end; once, if it has none."""
-    size = max(CSV_BYTES, 32 * len(header))
-    with tables.open_bytes(file) as stream:
-        stop = stream.seek(max(start, len(header)))
-        text = stream.read(size)
-        if not text and not start:
-            yield header, stop
-        while text:
-            more = stream.read(size)
-            end = _whole_lines(text) if more else len(text)
-            if end:
-                stop += end
-                yield header + text[:end], stop
-            text = text[end:] + more
-
-
-def _whole_lines(text: bytes) -> int:
-    """Where the last whole line ends. A newline within quotes ends none, unless all seem to be."""
-    last = stop = text.rfind(b"\n") + 1
-    odd = text.count(b'"', 0, stop) % 2
-    while stop and odd:
-        before = text.rfind(b"\n", 0, stop - 1) + 1
-        odd ^= text.count(b'"', before, stop) % 2
-        stop = before
-    return stop or last
+    return (table for table, _ in csv_blocks.parts(file, kinds))
 
 
 def _parquet(file: Path, kinds: Mapping[str, str], rows: int) -> Iterator[Any]:
@@ -317,7 +178,7 @@ def parquet_parts(
         tables.parquet_errors(file),
         parquet.ParquetFile(file, buffer_size=buffer, pre_buffer=False) as reader,
     ):
-        _check_names(file, reader.schema_arrow.names, names)
+        tables.check_wanted(file, reader.schema_arrow.names, names)
         sizes = [reader.metadata.row_group(i).num_rows for i in range(reader.num_row_groups)]
         ends = np.cumsum(sizes, dtype=int)
         first = int(np.searchsorted(ends, start, "right"))
@@ -350,7 +211,7 @@ def _npz(file: Path, names: Iterable[str], rows: int) -> Iterator[dict[str, np.n
         with tables.npz_errors(file):
             archive = stack.enter_context(zipfile.ZipFile(file))
         members = [name.removesuffix(".npy") for name in archive.namelist()]
-        _check_names(file, members, names)
+        tables.check_wanted(file, members, names)
         with tables.npz_errors(file):
             arrays = {
                 name: _Member(archive, archive.namelist()[members.index(name)], stack)

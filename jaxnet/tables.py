@@ -63,6 +63,13 @@ def read(path: str | Path, drop: Collection[str] = ()) -> Table:
     return Table(str(path), columns)
 
 
+def check_wanted(file: Path, names: list[str], wanted: Iterable[str]) -> None:
+    """Refuse a file without a column, or with two of that name."""
+    if missing := [name for name in wanted if name not in names]:
+        raise ValueError(f"{file}: no column {missing[0]!r}; the columns are {list_names(names)}")
+    check_unique(file, [name for name in names if name in set(wanted)])
+
+
 def check_drop(path: str | Path, names: Collection[str], drop: Collection[str]) -> None:
     """Refuse a column to drop that is not there."""
     if unknown := sorted(set(drop) - set(names)):

@@ -21,7 +21,8 @@ LAYERS = {
     "data": (1, {"numpy", "jaxnet.order", "jaxnet.spec"}),
     "tables": (1, {"numpy"}),
     "encoding": (1, {"numpy", "jaxnet.spec", "jaxnet.tables"}),
-    "streaming": (1, {"numpy", "jaxnet.encoding", "jaxnet.tables"}),
+    "csv_blocks": (1, {"jaxnet.tables"}),
+    "streaming": (1, {"numpy", "jaxnet.csv_blocks", "jaxnet.tables"}),
     "metrics": (1, {"numpy", "jaxnet.encoding", "jaxnet.numpy_net"}),
     "mapped": (
         1,
@@ -103,6 +104,7 @@ INSIDE = {
     "cli_train": {"rich"},
     "cli_sweep": {"rich"},
     "show": {"rich"},
+    "csv_blocks": {"pyarrow"},
     "streaming": {"pyarrow"},
     "inference": {"pyarrow"},
     "tensorboard": {"tensorboardX"},
@@ -119,6 +121,7 @@ NO_JAX = (
     "data",
     "tables",
     "encoding",
+    "csv_blocks",
     "streaming",
     "metrics",
 )

@@ -19,13 +19,13 @@ from pyarrow import csv, parquet
 import jaxnet
 from jaxnet import (
     cli_train,
+    csv_blocks,
     data,
     encoding,
     mapped,
     mapped_fit,
     mapped_records,
     order,
-    streaming,
     sweep,
     tables,
 )
@@ -101,7 +101,7 @@ def path(request, tmp_path):
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     monkeypatch.setattr(mapped_records, "ROWS", 29)
-    monkeypatch.setattr(streaming, "CSV_BYTES", 2000)
+    monkeypatch.setattr(csv_blocks, "BYTES", 2000)
     monkeypatch.setattr(mapped_records, "SAVE_BYTES", 1500)
     monkeypatch.setattr(mapped, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(mapped, "CACHED", 500)
@@ -264,7 +264,7 @@ def test_a_newline_within_quotes_may_lie_anywhere(tmp_path, monkeypatch):
     texts = ['"a\nb"', "x", '"p ""q""\n\n, r"'] * 40
     path.write_text("word,n\n" + "".join(f"{text},{i}\n" for i, text in enumerate(texts)))
     for size in range(20, 60):
-        monkeypatch.setattr(streaming, "CSV_BYTES", size)
+        monkeypatch.setattr(csv_blocks, "BYTES", size)
         shutil.rmtree(folder_of(path), ignore_errors=True)
         rows = convert(path).rows(np.arange(120)).columns
         assert rows["word"].tolist() == ["a\nb", "x", 'p "q"\n\n, r'] * 40
@@ -305,8 +305,8 @@ def test_a_word_after_very_many_numbers_is_named(tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from jaxnet import mapped_convert, mapped_records, streaming
-mapped_records.ROWS, mapped_records.SAVE_BYTES, streaming.CSV_BYTES = 29, 1500, 2000
+from jaxnet import csv_blocks, mapped_convert, mapped_records
+mapped_records.ROWS, mapped_records.SAVE_BYTES, csv_blocks.BYTES = 29, 1500, 2000
 saves = int(sys.argv[2])
 def on_progress(progress):
     global saves
