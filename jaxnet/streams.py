@@ -24,10 +24,10 @@ BYTES = 2**24  # of a slab: the batches of some steps, or rows to evaluate
 class Stream(NamedTuple):
     """Where a run's batches come from, and what is computed of them.
 
-    step: a pytree, as `jax.tree_util.Partial` makes one. batches(start, stop): those of the steps start..stop, stacked, in host memory. size: the steps
-    of a slab. blocks: functions that each make a block of the validation rows. sums(params, block):
-    scalars or small arrays, among them the scalar "loss", to be summed over the blocks and to be
-    divided by `num_rows`; only the loss is.
+    step: a pytree, as `jax.tree_util.Partial` makes one. batches(start, stop): those of the steps
+    start..stop, stacked, in host memory. size: the steps of a slab. blocks: functions that each
+    make a block of the validation rows. sums(params, block): scalars or small arrays, to be summed
+    over the blocks; "loss", a scalar among them, is then divided by `num_rows`.
     """
 
     step: Step
