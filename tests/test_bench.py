@@ -114,7 +114,7 @@ def bench(*arguments):
 def test_a_quick_run_measures_draws_and_writes(tmp_path):
     done = bench(
         "--quick", "--workloads", "digits", "--peers", *PARTICIPANTS, "--rounds", "2",
-        "--seconds", "0.01", "--processes", "1", "--no-scaling", "--no-levers",
+        "--seconds", "0.01", "--processes", "1", "--parts", "peers",
         "--out", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -171,7 +171,7 @@ def page_of(found, levers=()):
         "libraries": {}, "device": "cpu", "cores": 2, "memory_gb": 1, "processor": "any",
         "system": "any", "python": "3",
     }  # fmt: skip
-    result = {"machine": machine, "settings": {"rounds": 1}, "command": "any"}
+    result = {"machine": machine, "commands": ["any"]}
     return report.page(result | {"workloads": [found], "levers": list(levers)})
 
 

@@ -112,7 +112,9 @@ def page(result: Result) -> str:
     parts = [
         "# Benchmarks",
         _measured_on(result),
-        f"```\npip install '.[bench]'\n{result['command']} --out docs\n```",
+        "```\npip install '.[bench]'\n"
+        + "".join(f"{c} --out docs\n" for c in _commands(result))
+        + "```",
         EXPLAINED.rstrip(),
         "![Time over the reference](benchmarks.png)",
         *map(_section, result["workloads"]),
@@ -129,14 +131,18 @@ def page(result: Result) -> str:
     return "\n\n".join([*parts, *absent(result)]) + "\n"
 
 
+def _commands(result: Result) -> list[str]:
+    return list(dict.fromkeys(result["commands"]))
+
+
 def _measured_on(result: Result) -> str:
-    machine, settings = result["machine"], result["settings"]
+    machine = result["machine"]
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     device = "" if machine["device"] == "cpu" else f" GPU: {machine['device']}."
     memory = f"{machine['cores']} cores, {machine['memory_gb']} GB"
     return (
         f"Measured on {machine['processor']}, {memory}.{device} {machine['system']}; Python "
-        f"{machine['python']}; {libraries}. float32; {settings['rounds']} rounds."
+        f"{machine['python']}; {libraries}. float32."
     )
 
 
@@ -144,7 +150,8 @@ def _section(found: Result) -> str:
     lines = [
         f"## {found['workload']['name']}",
         "",
-        f"{found['workload']['title']}. Floor: {floor_line(found['floor'])}.",
+        f"{found['workload']['title']}; {_rounds(found)} rounds. "
+        f"Floor: {floor_line(found['floor'])}.",
         "",
         "| " + " | ".join(HEAD) + " |",
         "|---" * len(HEAD) + "|",
@@ -156,6 +163,10 @@ def _section(found: Result) -> str:
     if behind(found):
         lines += ["", *_products(found)]
     return "\n".join(lines)
+
+
+def _rounds(found: Result) -> int:
+    return max((len(e.get("seconds", ())) for e in found["participants"].values()), default=0)
 
 
 def behind(found: Result) -> bool:
