@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> dict:
     """Measure all that was asked for; what is there after each workload is on the disk."""
     settings = rounds.Settings(options.rounds, options.seconds, options.processes, options.device)
     short = settings._replace(rounds=max(1, settings.rounds // 2), seconds=settings.seconds / 2)
-    result = begin(options, settings)
+    result = begin(options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for workload in [WORKLOADS[name] for name in options.workloads]:
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> dict:
     return result
 
 
-def begin(options: argparse.Namespace, settings: rounds.Settings) -> dict:
+def begin(options: argparse.Namespace) -> dict:
     """The result so far: what is in the folder already, if it is of this machine and device."""
     command = "python " + shlex.join(["scripts/bench.py", *_without_out(sys.argv[1:])])
     here, path = machine.describe(options.device), options.out / JSON

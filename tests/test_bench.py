@@ -1,5 +1,7 @@
 """The benchmark: its check finds what is wrong, its page is that of its JSON, and it runs."""
 
+import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -139,6 +141,38 @@ def test_a_quick_run_measures_draws_and_writes(tmp_path):
     again = bench("--page", str(tmp_path / "benchmarks.json"))
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "benchmarks.md").read_text() == page
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("bench_script", SCRIPTS / "bench.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_was_measured_before_is_kept_unless_it_is_measured_again(tmp_path, monkeypatch):
+    made = script()
+    monkeypatch.setattr(made.sys, "argv", ["bench.py", "--rounds", "1"])
+    options = argparse.Namespace(device="cpu", out=tmp_path, quick=False)
+
+    def measure(name, us):
+        result = made.begin(options)
+        made.put(result["workloads"], {"workload": {"name": name}, "us": us})
+        made.save(result, tmp_path)
+        return result
+
+    measure("wide", 1)
+    measure("digits", 2)
+    result = measure("wide", 3)
+    assert [(w["workload"]["name"], w["us"]) for w in result["workloads"]] == [
+        ("digits", 2), ("wide", 3),
+    ]  # fmt: skip
+    assert result == json.loads((tmp_path / "benchmarks.json").read_text())
+    assert result["commands"] == ["python scripts/bench.py --rounds 1"] * 3
+    monkeypatch.setattr(made.machine, "describe", lambda device: {"processor": "another"})
+    assert not made.begin(options)["workloads"]
 
 
 def test_what_is_wrong_has_no_time_on_the_page():

@@ -150,16 +150,15 @@ def _section(found: Result) -> str:
     lines = [
         f"## {found['workload']['name']}",
         "",
-        f"{found['workload']['title']}; {_rounds(found)} rounds. "
-        f"Floor: {floor_line(found['floor'])}.",
+        f"{found['workload']['title']}. Floor: {floor_line(found['floor'])}.",
         "",
         "| " + " | ".join(HEAD) + " |",
         "|---" * len(HEAD) + "|",
         *("| " + " | ".join(row) + " |" for row in rows(found)),
     ]
     steps = [e["once"]["steps"] for e in found["participants"].values() if "once" in e]
-    if steps:
-        lines += ["", f"A whole process makes {steps[0]:,} steps."]
+    whole = f"; a whole process makes {steps[0]:,} steps" if steps else ""
+    lines += ["", f"Medians of {_rounds(found)} rounds{whole}."]
     if behind(found):
         lines += ["", *_products(found)]
     return "\n".join(lines)
