@@ -24,7 +24,7 @@ def whole_processes(
     spent: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for number in range(settings.processes):
         for name in rotated(names, number):
-            cache = folder / "caches" / f"{workload.name} {name} {number}"
+            cache = folder / "caches" / f"{workload.name}-{name}-{number}".replace(" ", "-")
             for state in ("cold", "warm") if known[name].cache else ("cold",):
                 figures = _once(workload, known[name], settings.device, folder, cache)
                 if figures is not None:
