@@ -44,6 +44,7 @@ _MODULES = (
     "onnx_graph",
     "optimizers",
     "order",
+    "parallel",
     "parity",
     "plots",
     "problem",

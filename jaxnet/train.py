@@ -95,10 +95,11 @@ def _step_on_rows(step: Step) -> Callable:
 def on_rows(step: Step, data: Any) -> Step:
     """Return the step that takes row indices for a batch; the data go to the device once.
 
-    data: a batch pytree whose every array has the rows first. The indices: (N,) integers, or None
-    for all rows at once.
+    data: a batch pytree whose every array has the rows first; what lies on devices stays there. The
+    indices: (N,) integers, or None for all rows at once.
     """
-    return Partial(_step_on_rows(step), jax.device_put(data))
+    here = jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jax.device_put(a), data)
+    return Partial(_step_on_rows(step), here)
 
 
 def fit(

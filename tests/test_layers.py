@@ -49,6 +49,7 @@ LAYERS = {
     "torch_net": (1, {"numpy", "torch", "jaxnet.spec"}),
     "optimizers": (1, {"jax", "optax", "jaxnet.spec"}),
     "train": (1, {"numpy", "jax", "optax"}),
+    "parallel": (1, {"numpy", "jax"}),
     "gram": (2, {"numpy", "jax", "optax"}),
     "epochs": (2, {"numpy", "jax"}),
     "streams": (2.05, {"numpy", "jax"}),

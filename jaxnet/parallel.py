@@ -1,0 +1,296 @@
+"""One program over many devices and processes: a mesh, where arrays lie on it, how it is started.
+
+Each process runs the same program, and JAX's own runtime moves what must move (gloo between CPUs,
+NCCL between GPUs). On a mesh with the axes `data` and `model`, the rows of a batch are divided over
+`data`; wide parameters may be divided over `model`.
+
+    mesh = parallel.make_mesh("data=4,model=2")
+    step = parallel.data_parallel(train.make_step(loss, optimizer), mesh)
+    step = train.on_rows(step, parallel.replicate(mesh, data))
+    state = parallel.shard_params(mesh, train.init(params, optimizer))
+
+After that `train.fit`, `train.fit_scan` and `epochs.run` work as on one device, to rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "model")
+MIN_COLUMNS = 512  # narrower layers cost more to exchange than to compute everywhere
+HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT, START_TIMEOUT = 30, 30, 60  # seconds
+
+
+def make_mesh(
+    axes: str | int | dict[str, int] = "all", devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Return the mesh of all processes with the axes `data` and `model`.
+
+    axes: "data=4,model=2" or the same as a dictionary; "all", or a number of devices, for `data`
+    alone. devices: by default all, those of a process next to each other; a mesh of fewer takes the
+    first.
+
+    Raises: ValueError for another axis or form, for more devices than there are, and for fewer of
+    them in one process than in another.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    devices.sort(key=lambda device: device.process_index)
+    sizes = _axis_sizes(axes, len(devices))
+    data, model = (sizes.get(name, 1) for name in AXES)
+    if data * model > len(devices):
+        platform = devices[0].platform
+        hint = f"; XLA_FLAGS=--xla_force_host_platform_device_count={data * model} makes as many"
+        raise ValueError(
+            f"`mesh` must have at most {len(devices)} devices, those of the platform {platform}, "
+            f"got data={data} x model={model}{hint if platform == 'cpu' else ''}"
+        )
+    grid = np.array(devices[: data * model]).reshape(data, model)
+    per_process = [sum(d.process_index == i for d in grid.flat) for i in range(jax.process_count())]
+    if len(set(per_process)) > 1:
+        raise ValueError(
+            f"`mesh` must have as many devices in each of the {len(per_process)} processes, got "
+            f"data={data} x model={model}, which are {per_process}"
+        )
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _axis_sizes(axes: str | int | dict[str, int], num_devices: int) -> dict[str, int]:
+    if isinstance(axes, dict):
+        sizes = dict(axes)
+    elif axes == "all":
+        sizes = {"data": num_devices}
+    elif re.fullmatch(r"\d+", str(axes)):
+        sizes = {"data": int(axes)}
+    else:
+        pairs = [part.partition("=") for part in str(axes).split(",")]
+        sizes = {name.strip(): int(n) if n.strip().isdigit() else 0 for name, _, n in pairs}
+        if len(sizes) < len(pairs):
+            raise ValueError(f"`mesh` must name each axis once, got {axes!r}")
+    if set(sizes) - set(AXES) or not sizes:
+        raise ValueError(
+            f"`mesh` must have the axes data and model, as data=4,model=2; got {axes!r}"
+        )
+    if not all(isinstance(n, int) and n >= 1 for n in sizes.values()):
+        raise ValueError(f"`mesh` must have axes of at least 1 device, got {axes!r}")
+    return sizes
+
+
+def check_batch(mesh: Mesh, batch_size: int) -> None:
+    """Raise ValueError unless the rows of a batch divide evenly over the `data` axis."""
+    data = mesh.shape["data"]
+    if batch_size % data:
+        raise ValueError(
+            f"`batch_size` must be a multiple of {data}, the devices of the data axis; got "
+            f"{batch_size}"
+        )
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Put arrays, which are the same in every process, on every device whole."""
+    return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, P())), tree)
+
+
+def shard_params(mesh: Mesh, tree: Any, *, min_columns: int = MIN_COLUMNS) -> Any:
+    """Put parameters, or a state, on the mesh: wide arrays by columns over `model`, others whole.
+
+    Wide is an array whose last axis has at least `min_columns` and divides by `model`: weights
+    (in, out) and biases (out,) of a wide layer, and the optimizer's moments, which have their
+    shapes. The arrays are the same in every process.
+    """
+    return jax.tree.map(lambda leaf: _put(leaf, _sharding(mesh, leaf, min_columns)), tree)
+
+
+def _sharding(mesh: Mesh, leaf: Any, min_columns: int) -> NamedSharding:
+    shape, model = np.shape(leaf), mesh.shape["model"]
+    if model == 1 or not shape or shape[-1] < min_columns or shape[-1] % model:
+        return NamedSharding(mesh, P())
+    return NamedSharding(mesh, P(*[None] * (len(shape) - 1), "model"))
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    leaf = to_host(leaf)
+    array = np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def to_host(tree: Any) -> Any:
+    """Return the arrays whole, as NumPy arrays, in every process.
+
+    All processes must call it, in the same order: what none of them holds whole is gathered.
+    """
+
+    def whole(leaf):
+        if isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        ):
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(whole, tree)
+
+
+def own_rows(mesh: Mesh, batch_size: int) -> slice:
+    """Which rows of a batch this process has to give to `rows`.
+
+    Raises: ValueError if the batch does not divide over the `data` axis.
+    """
+    check_batch(mesh, batch_size)
+    own = [any(d.process_index == jax.process_index() for d in line) for line in mesh.devices]
+    at = np.flatnonzero(own)
+    first, stop = int(at[0]), int(at[-1]) + 1
+    assert stop - first == len(at), "the devices of a process are next to each other"
+    per_device = batch_size // mesh.shape["data"]
+    return slice(first * per_device, stop * per_device)
+
+
+def rows(mesh: Mesh, local_rows: Any, *, axis: int = 0) -> Any:
+    """Make global arrays, divided over `data`, of which each process gives its own rows.
+
+    local_rows: a pytree of arrays whose axis `axis` has the rows that `own_rows` names: 0 for a
+    batch (N, ...), 1 for the batches of a chunk of steps (steps, N, ...).
+    """
+    sharding = NamedSharding(mesh, P(*[None] * axis, "data"))
+
+    def put(leaf):
+        leaf = np.asarray(leaf)
+        leaf = leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False)
+        return jax.make_array_from_process_local_data(sharding, leaf)
+
+    return jax.tree.map(put, local_rows)
+
+
+@functools.cache
+def data_parallel(step: Callable, mesh: Mesh, *, min_columns: int = MIN_COLUMNS) -> Callable:
+    """Return the step that divides the rows of its batch over `data`, and the state as
+    `shard_params` does.
+
+    step(state, batch) -> (state, loss), as `train.make_step` returns it. Each array of the batch
+    has the rows first, or no axis. Wrapped in `train.on_rows`, each device gathers its own rows.
+
+    Raises: ValueError, when first called, for a batch that does not divide over the axis.
+    """
+
+    def split(leaf):
+        if np.ndim(leaf) == 0:
+            return leaf
+        check_batch(mesh, leaf.shape[0])
+        return lax.with_sharding_constraint(leaf, NamedSharding(mesh, P("data")))
+
+    def place(leaf):
+        return lax.with_sharding_constraint(leaf, _sharding(mesh, leaf, min_columns))
+
+    @functools.partial(jax.jit, donate_argnames="state")
+    def data_parallel_step(state, batch):
+        state, loss = step(state, jax.tree.map(split, batch))
+        return jax.tree.map(place, state), place(loss)
+
+    return data_parallel_step
+
+
+def start(
+    coordinator: str | None = None,
+    process_id: int | None = None,
+    num_processes: int | None = None,
+    *,
+    timeout: int = START_TIMEOUT,
+) -> None:
+    """Join the processes of this run; to be called before anything is computed.
+
+    coordinator: HOST:PORT of process 0, which listens on that host's address only. Without any
+    argument JAX asks SLURM, Open MPI or Kubernetes. timeout: seconds to wait for the others. A
+    process that is silent for 30 seconds counts as lost. Python keeps its signal handlers.
+
+    Raises: ValueError for some of the arguments without the others, or outside a cluster;
+    TimeoutError if the coordinator, or a process, does not answer; RuntimeError if JAX has
+    computed before.
+    """
+    by_hand = {"coordinator": coordinator, "process_id": process_id, "num_processes": num_processes}
+    given = [name for name, value in by_hand.items() if value is not None]
+    if given and len(given) < len(by_hand):
+        missing = ", ".join(f"`{name}`" for name in by_hand if name not in given)
+        raise ValueError(f"{missing} must be given with `{given[0]}`, or none of the three")
+    options: dict[str, Any] = {}
+    if given:
+        _check_address(coordinator, process_id, num_processes)
+        options = {
+            "coordinator_address": coordinator,
+            "process_id": process_id,
+            "num_processes": num_processes,
+            "coordinator_bind_address": coordinator,
+            "cluster_detection_method": "deactivate",
+        }
+    # its handler would replace Python's of SIGTERM
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            **options,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
+        )
+    except ValueError as error:
+        raise ValueError(
+            "`coordinator`, `process_id` and `num_processes` must be given where JAX finds no "
+            f"SLURM, Open MPI or Kubernetes ({error})"
+        ) from None
+    except jax.errors.JaxRuntimeError as error:
+        if "DEADLINE_EXCEEDED" not in str(error):
+            raise
+        raise TimeoutError(_late(coordinator, process_id, num_processes, timeout)) from error
+
+
+def _check_address(coordinator: Any, process_id: Any, num_processes: Any) -> None:
+    if not re.fullmatch(r"(\[[^\]]+\]|[^:\s]+):\d+", str(coordinator)):
+        raise ValueError(f"`coordinator` must be HOST:PORT, got {coordinator!r}")
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"`process_id` must be 0..{num_processes - 1}, below `num_processes`; got {process_id}"
+        )
+
+
+def _late(coordinator: str | None, process_id: int | None, num_processes, timeout: int) -> str:
+    where = coordinator or "the cluster's coordinator"
+    if process_id == 0:
+        return f"not all {num_processes} processes came to {where} within {timeout} s"
+    return f"{where} did not answer within {timeout} s, or not all processes came to it"
+
+
+def is_main() -> bool:
+    """Whether this is process 0, which alone writes files and speaks."""
+    return jax.process_index() == 0
+
+
+def agree(values: Any) -> np.ndarray:
+    """Return what each process says, (processes, k) int32: integers (k,) of its own.
+
+    All processes must call it, in the same order; once a chunk of steps is often enough.
+    """
+    return np.asarray(multihost_utils.process_allgather(np.array(values, np.int32)))
+
+
+def broadcast(tree: Any) -> Any:
+    """Return process 0's arrays in every process, to the bit, as NumPy arrays.
+
+    tree: a pytree of arrays, of the same shapes and dtypes in every process.
+    """
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
+    content = b"".join(leaf.tobytes() for leaf in leaves)
+    # as bytes: it is a sum over processes, in which -0.0 would become 0.0
+    content = multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8)).tobytes()
+    stops = np.cumsum([leaf.nbytes for leaf in leaves]).tolist()
+    parts = [content[stop - leaf.nbytes : stop] for leaf, stop in zip(leaves, stops, strict=True)]
+    return structure.unflatten(
+        np.frombuffer(part, leaf.dtype).reshape(leaf.shape)
+        for part, leaf in zip(parts, leaves, strict=True)
+    )
