@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -84,6 +85,16 @@ def test_processes_train_as_one_and_read_only_their_rows(number):
         np.testing.assert_allclose(found["losses"], losses, rtol=BOUNDS["float32"])
         np.testing.assert_allclose(found["w1"], one.params["w1"], rtol=1e-3, atol=2e-5)
         assert found["w1"] == answers[0]["w1"]  # to the bit: they are one array
+
+
+def test_the_documented_example_prints_what_the_page_says():
+    blocks = re.findall(r"```(?:python)?\n(.*?)```", (ROOT / "docs/parallel.md").read_text(), re.S)
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", blocks[0]], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}, check=True,
+    )  # fmt: skip
+    assert done.stdout == blocks[1]
 
 
 @pytest.mark.parametrize(
