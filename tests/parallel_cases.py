@@ -9,6 +9,7 @@ The last line is JSON.
 import json
 import sys
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -85,7 +86,7 @@ def rows_of_a_device(rows_at):
         parallel.replicate(mesh, problem("float32")),
     )
     state = parallel.replicate(mesh, train.init(SPEC.init(1), optimizer))
-    text = jax.jit(step).lower(state, rows_at(0)).compile().as_text()
+    text: Any = jax.jit(step).lower(state, rows_at(0)).compile().as_text()
     return [n for n in (BATCH // 8, BATCH) if f"f32[{n},12]" in text]
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -113,7 +114,7 @@ def test_a_mesh_that_cannot_be_is_refused(axes, reason):
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    mesh = jax.sharding.AbstractMesh((4, 1), parallel.AXES)
+    mesh: Any = jax.sharding.AbstractMesh((4, 1), parallel.AXES)
     with pytest.raises(ValueError, match=r"must be a multiple of 4, the devices.*got 10"):
         parallel.check_batch(mesh, 10)
 
