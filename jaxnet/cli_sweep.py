@@ -129,7 +129,7 @@ def _print_plan(plan: Plan) -> None:
     from jaxnet import sweep as sweeps
 
     config, number, problem = plan.config, plan.num_members, plan.problem
-    rows = len(problem.train.x), len(problem.validation.x)
+    rows = problem.train_rows, problem.validation_rows
     held_out = (
         f"{rows[1]} held out"
         if plan.folds is None

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from jaxnet.config import Config
 
 if TYPE_CHECKING:
+    from jaxnet.mapped_records import Conversion
     from jaxnet.runs import Problem, Progress, Run
 
+REPORT_SECONDS = 2.0  # between the lines about a conversion
 REASONS = {
     "epochs": "all are made",
     "patience": "the validation loss fell no more (--patience)",
@@ -29,7 +31,7 @@ def train(config: Config) -> int:
     """Train a new run, and say where it is and what to try next."""
     from jaxnet import runs  # brings JAX, which --help does without
 
-    problem = runs.prepare(config)
+    problem = runs.prepare(config, on_convert=conversion_reporter())
     _print_problem(problem, config)
     with _reporter() as on_progress:
         run = runs.train(config, problem=problem, on_progress=on_progress)
@@ -46,7 +48,7 @@ def resume(folder: Path, config: Config) -> int:
         raise ValueError(f"`out` must not be given with `resume`, got {config.out}")
     changed = description.changes(runs.read_config(folder), config)
     runs.changed_config(folder, changed)
-    problem = runs.prepare_again(folder, config)
+    problem = runs.prepare_again(folder, config, conversion_reporter())
     _print_problem(problem, config)
     with _reporter() as on_progress:
         run = runs.resume(folder, problem=problem, on_progress=on_progress, **changed)
@@ -68,7 +70,9 @@ def import_weights(
         raise ValueError(f"`hidden` must be {sizes[:-1]}, as in {path}, got {config.hidden}")
     usual = "off" if config.gram == "auto" else config.gram  # the dual form is of drawn weights
     config = replace(config, hidden=sizes[:-1], gram=usual)
-    problem = runs.prepare(config, None if like is None else load(like).encoding)
+    problem = runs.prepare(
+        config, None if like is None else load(like).encoding, conversion_reporter()
+    )
     d_in, d_out = problem.spec.sizes[0], problem.spec.sizes[-1]
     if (params["w1"].shape[0], sizes[-1]) != (d_in, d_out):
         raise ValueError(
@@ -89,7 +93,7 @@ def _print_problem(problem: Problem, config: Config) -> None:
     """Say what was read, what was chosen, and how to choose otherwise."""
     from jaxnet import forms
 
-    rows = len(problem.train.x), len(problem.validation.x)
+    rows = problem.train_rows, problem.validation_rows
     print(f"{Path(problem.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
     print_task(problem, config)
     sizes = "-".join(map(str, problem.spec.sizes))
@@ -110,6 +114,29 @@ def print_task(problem: Problem, config: Config) -> None:
     either = column.dtype != object and column.ndim == 1  # text or (N, D) leaves no choice
     override = f" (--task {other} overrides)" if config.task == "auto" and either else ""
     print(f"{problem.task} of {target!r}, since {problem.reason}{override}")
+
+
+def conversion_reporter() -> Callable[[Conversion], None]:
+    """Say on stderr, every few seconds, how far the arrays of a mapped table are, and at the end
+    where.
+    """
+    began = told = time.perf_counter()
+
+    def report(progress: Conversion) -> None:
+        nonlocal told
+        now = time.perf_counter()
+        if progress.whole:
+            print(
+                f"jaxnet: {progress.rows:,} rows are mapped from {short(progress.folder)} "
+                f"({progress.written:,} bytes), which may be deleted: it is made when needed",
+                file=sys.stderr,
+            )
+        elif now - told >= REPORT_SECONDS:
+            told = now
+            rate = progress.written / 1e6 / (now - began)
+            print(f"jaxnet: {progress.rows:,} rows converted, {rate:.0f} MB/s", file=sys.stderr)
+
+    return report
 
 
 @contextlib.contextmanager
@@ -199,11 +226,14 @@ def _print_run(run: Run) -> None:
 
 def _print_next(run: Run, problem: Problem) -> None:
     folder, data = quote(run.folder), quote(short(Path(problem.source["path"])))
-    print_commands(
+    commands = [
         f"show {folder}",
         f"predict {folder} --data {data} --out {quote(_free('predictions', '.csv'))}",
         f"export {folder}",
-    )
+    ]
+    if Path(problem.source["path"]).is_dir():  # `predict` takes one file
+        del commands[1]
+    print_commands(*commands)
 
 
 def _free(name: str, suffix: str) -> Path:

@@ -12,9 +12,10 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagra
 SCHEDULES = ("constant", "cosine", "warmup")
 DTYPES = ("float32", "float64")
 GRAM = ("auto", "on", "off")
+MAPPED = ("auto", "on", "off")
 # What a run may change when it goes on; the rest defines what it computes.
 RESUMABLE = frozenset(
-    {"epochs", "learning_rate", "schedule", "patience", "max_time", "device"}
+    {"epochs", "learning_rate", "schedule", "patience", "max_time", "device", "mapped"}
     | {"checkpoint_every", "keep", "tensorboard"}
 )
 
@@ -24,7 +25,8 @@ class DataOptions:
     """The table and how it is read."""
 
     data: str | None = None
-    """A .csv, .csv.gz, .tsv, .parquet or .npz file; without it, the handwritten digits."""
+    """A .csv, .csv.gz, .tsv, .parquet or .npz file, or a folder of such (no .npz) with the same
+    columns; without it, the handwritten digits."""
     target: str | None = None
     """The column to predict."""
     task: str = "auto"
@@ -83,6 +85,9 @@ class RunOptions:
     gram: str = "auto"
     """auto, on or off: the first layer in its dual form, for sgd, momentum and nesterov on more
     columns than rows: the same training, at a cost that does not grow with the columns."""
+    mapped: str = "auto"
+    """auto, on or off: memory-mapped arrays beside the file, for tables larger than memory; auto
+    for a folder of files, or a table that may take more than a quarter of the memory."""
     device: str = "auto"
     """auto, cpu or gpu."""
     out: str | None = None
@@ -113,6 +118,7 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions):
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("gram", self.gram, GRAM)
+        check_choice("mapped", self.mapped, MAPPED)
         check_choice("activation", self.activation, ACTIVATIONS)
         if not all(isinstance(size, int) and size >= 1 for size in self.hidden):
             raise ValueError(f"`hidden` must be integers of at least 1, got {self.hidden}")

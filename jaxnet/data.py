@@ -9,10 +9,14 @@ import math
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from jaxnet import order
 from jaxnet.spec import Batch, Spec
+
+LARGE = 2**20  # rows; the indices of more are not held in memory
 
 
 def random_problem(
@@ -39,8 +43,11 @@ def digits_path() -> Path:
     return Path(str(resources.files("jaxnet") / "datasets" / "digits.npz"))
 
 
-def split(num_rows: int, validation: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def split(num_rows: int, validation: float = 0.2, seed: int = 0) -> tuple[Any, Any]:
     """Return the shuffled row indices for training and for validation, at least one of each.
+
+    Of more than LARGE rows, a share of each block of `order.BLOCK` rows is held out, and the
+    indices are sequences that compute them, `order.Rows`.
 
     Raises: ValueError for a share outside (0, 1) or fewer than two rows.
     """
@@ -52,6 +59,8 @@ def split(num_rows: int, validation: float = 0.2, seed: int = 0) -> tuple[np.nda
         raise ValueError(
             f"the table must have at least 2 rows, to train and to validate; got {num_rows}"
         )
+    if num_rows > LARGE:
+        return order.split(num_rows, validation, seed)
     rows = np.random.default_rng(seed).permutation(num_rows)
     held_out = min(max(round(validation * num_rows), 1), num_rows - 1)
     return rows[held_out:], rows[:held_out]
@@ -72,7 +81,8 @@ def row_batches(num_rows: int, batch_size: int, seed: int = 0) -> Callable[[int]
 
     Each epoch is num_rows // batch_size steps over a permutation of its own; the rows left over are
     another set in every epoch. It is a pure function of seed and step: a resumed run sees the same
-    batches.
+    batches. Of more than LARGE rows, an epoch takes blocks of rows in random order and shuffles
+    within windows of them (`order`); the indices are int64 where int32 does not do.
 
     Raises: ValueError for a batch size below 1 or above the number of rows.
     """
@@ -80,6 +90,8 @@ def row_batches(num_rows: int, batch_size: int, seed: int = 0) -> Callable[[int]
         raise ValueError(
             f"`batch_size` must be 1..{num_rows}, the number of training rows; got {batch_size}"
         )
+    if num_rows > LARGE:
+        return order.row_batches(num_rows, batch_size, seed)
     steps_per_epoch = num_rows // batch_size
 
     @functools.lru_cache(maxsize=2)

@@ -28,7 +28,7 @@ def describe(config: Config, problem: Problem, device: jax.Device) -> dict[str, 
         "config": asdict(config) | {"batch_size": problem.batch_size},
         "task": problem.task,
         "spec": asdict(problem.spec),
-        "rows": {"train": len(problem.train.x), "validation": len(problem.validation.x)},
+        "rows": {"train": problem.train_rows, "validation": problem.validation_rows},
         "data": problem.source,
         "encoding": {
             "features": [column._asdict() for column in problem.encoding.features],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,17 +46,21 @@ class Encoding(NamedTuple):
 
 def infer_task(table: Table, target: str) -> tuple[str, str]:
     """Return "classification" or "regression" for a target column, and the reason in words."""
-    column = _target_column(table, target)
-    if column.dtype == object:
+    column = target_column(table, target)
+    return choose_task(column.dtype, lambda: len(np.unique(column)) if column.ndim == 1 else 0)
+
+
+def choose_task(dtype: np.dtype, distinct: Callable[[], int]) -> tuple[str, str]:
+    """As `infer_task`, for a target of a dtype; distinct(): how many values an integer one has."""
+    if dtype.kind == "O":
         return "classification", "its values are text"
-    if column.dtype.kind == "b":
+    if dtype.kind == "b":
         return "classification", "its values are true and false"
-    distinct = len(np.unique(column)) if column.ndim == 1 else 0
-    if column.dtype.kind in "iu" and 0 < distinct <= MAX_CLASSES:
-        return "classification", f"it has {distinct} distinct integers"
-    if column.dtype.kind in "iu" and distinct:
-        return "regression", f"it has {distinct} distinct integers, more than {MAX_CLASSES}"
-    return "regression", "its values are real numbers"
+    if dtype.kind not in "iu" or not (number := distinct()):
+        return "regression", "its values are real numbers"
+    if number <= MAX_CLASSES:
+        return "classification", f"it has {number} distinct integers"
+    return "regression", f"it has {number} distinct integers, more than {MAX_CLASSES}"
 
 
 def fit_encoding(
@@ -70,7 +74,41 @@ def fit_encoding(
     Raises: ValueError for an unknown column, a table without features, a target of one value only,
     and a text column whose values hardly repeat (an identifier).
     """
-    y = _target_column(table, target)
+
+    def summarise(name: str, as_text: bool) -> Summary:
+        return _summarise(table.path, name, table.columns[name], rows, as_text)
+
+    values = target_column(table, target)
+    values = values.reshape(len(values), -1)
+    encoding = fit_summaries(table, target, task, categorical, summarise)
+    if (constant := (values == values[0]).all(axis=0)).any():
+        raise one_value(table.path, target, values[0, constant.argmax()])
+    return encoding
+
+
+class Summary(NamedTuple):
+    """What an encoding is fitted to: the number of rows, and the distinct values as sorted texts,
+    or mean and std (D,).
+    """
+
+    rows: int
+    categories: tuple[str, ...] = ()
+    mean: np.ndarray = np.zeros(0)
+    std: np.ndarray = np.zeros(0)
+
+
+def fit_summaries(
+    table: Table,
+    target: str,
+    task: str,
+    categorical: Collection[str],
+    summarise: Callable[[str, bool], Summary],
+) -> Encoding:
+    """As `fit_encoding`, of a table of which only names and dtypes are looked at.
+
+    summarise(name, as_text): what is known of a column, of its categories or its numbers.
+    """
+    y = target_column(table, target)
     if task == "regression" and y.dtype == object:
         raise ValueError(
             f"{table.path}: the target {target!r} must be numbers for regression, got text"
@@ -82,17 +120,19 @@ def fit_encoding(
     if len(table.columns) < 2:
         raise ValueError(f"{table.path}: there is no feature column beside the target {target!r}")
     features = tuple(
-        _fit_column(table.path, name, column, rows, name in categorical, "drop it if it is an id")
-        for name, column in table.columns.items()
+        _fit_column(table, name, summarise, name in categorical, "drop it if it is an id")
+        for name in table.columns
         if name != target
     )
     advice = "choose another target, or `task` regression if it is a quantity"
-    encoded = _fit_column(table.path, target, y, rows, task == "classification", advice)
-    values = y.reshape(len(y), -1)
-    if (constant := (values == values[0]).all(axis=0)).any():
-        value = values[0, constant.argmax()]
-        raise ValueError(f"{table.path}: the target {target!r} has one value only, {value}")
-    return Encoding(features, encoded)
+    return Encoding(
+        features, _fit_column(table, target, summarise, task == "classification", advice)
+    )
+
+
+def one_value(path: str, target: str, value: Any) -> ValueError:
+    """The error for a target that is constant."""
+    return ValueError(f"{path}: the target {target!r} has one value only, {value}")
 
 
 def encode(
@@ -212,20 +252,32 @@ def _plain(path: str, name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _fit_column(
-    path: str, name: str, column: np.ndarray, rows: np.ndarray, as_text: bool, advice: str
+    table: Table, name: str, summarise: Callable[[str, bool], Summary], as_text: bool, advice: str
 ) -> Column:
-    if as_text or column.dtype == object:
+    dtype = table.columns[name].dtype
+    kind, as_text = KINDS[dtype.kind], as_text or dtype.kind == "O"
+    found = summarise(name, as_text)
+    if not as_text:
+        std = np.where(found.std > 0, found.std, 1.0)
+        return Column(name, tuple(found.mean.tolist()), tuple(std.tolist()), kind=kind)
+    if len(found.categories) > max(MAX_CLASSES, found.rows // 2):
+        raise ValueError(
+            f"{table.path}: column {name!r} has {len(found.categories)} distinct categories in "
+            f"{found.rows} rows; {advice}"
+        )
+    return Column(name, categories=found.categories, kind=kind)
+
+
+def _summarise(
+    path: str, name: str, column: np.ndarray, rows: np.ndarray, as_text: bool
+) -> Summary:
+    """What is known of a column in memory: its categories in all rows, or mean and std in some."""
+    if as_text:
         if column.ndim > 1:
             raise ValueError(
                 f"{path}: column {name!r} must be (N,) to hold categories, got {column.shape}"
             )
-        categories = np.unique(column.astype(str))
-        if len(categories) > max(MAX_CLASSES, len(column) // 2):
-            raise ValueError(
-                f"{path}: column {name!r} has {len(categories)} distinct categories in "
-                f"{len(column)} rows; {advice}"
-            )
-        return Column(name, categories=tuple(map(str, categories)), kind=KINDS[column.dtype.kind])
+        return Summary(len(column), tuple(map(str, np.unique(column.astype(str)))))
     values = column.reshape(len(column), -1)
     mean, std = np.empty((2, values.shape[1]))
     block = max(1, BLOCK // len(rows))
@@ -235,13 +287,16 @@ def _fit_column(
         with np.errstate(over="ignore", invalid="ignore"):
             mean[columns], std[columns] = part.mean(axis=0), part.std(axis=0)
         if not np.isfinite(std[columns]).all():
-            raise ValueError(
-                f"{path}: column {name!r} has values up to {np.abs(part).max():.4g}, too large to "
-                "standardise; rescale it"
-            )
-    std = np.where(std > 0, std, 1.0)
-    kind = KINDS[column.dtype.kind]
-    return Column(name, tuple(mean.tolist()), tuple(std.tolist()), kind=kind)
+            raise too_large(path, name, np.abs(part).max())
+    return Summary(len(column), mean=mean, std=std)
+
+
+def too_large(path: str, name: str, largest: float) -> ValueError:
+    """The error for a column whose std overflows."""
+    return ValueError(
+        f"{path}: column {name!r} has values up to {largest:.4g}, too large to standardise; "
+        "rescale it"
+    )
 
 
 def _find(table: Table, column: Column) -> np.ndarray:
@@ -315,7 +370,8 @@ def _standardise(table: Table, values: np.ndarray, column: Column, dtype: str) -
     return scaled
 
 
-def _target_column(table: Table, target: str) -> np.ndarray:
+def target_column(table: Table, target: str) -> np.ndarray:
+    """The column to predict; raise if there is none such."""
     if target not in table.columns:
         raise ValueError(
             f"{table.path}: no target column {target!r}; "

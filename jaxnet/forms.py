@@ -1,4 +1,6 @@
-"""How a run computes: its first layer as it is, or in dual form (`gram`) where that is cheaper."""
+"""How a run computes: on rows in memory or from the disk; its first layer as it is, or in dual form
+(`gram`) where that is cheaper.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +16,27 @@ import optax
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxnet import data, gram, net, optimizers
+from jaxnet import data, epochs, gram, net, optimizers, streams
 from jaxnet.config import Config
 from jaxnet.problem import Problem
 from jaxnet.spec import Spec
-from jaxnet.train import Step, make_step, on_rows
+from jaxnet.train import Step, make_step, on_rows, transpose, transposed
 
 ROWS = 8192  # of the validation rows to one forward pass, which bounds its memory
 
 
 class Form(NamedTuple):
-    """The parts of a run that depend on the form of its first layer.
+    """The parts of a run that depend on where its rows are, and on the form of its first layer.
 
-    params: the initial ones. evaluate(params): "loss", and "hits" (rows that are classified right)
-    or "residual" (D_out,) (sums of squares), on the validation rows. weights(params): the
+    params: the initial ones. run(state, best, parts, capacity, max_wait): makes steps and
+    evaluates, as `epochs.run`. An evaluation on the validation rows is "loss", and "hits" (rows
+    that are classified right) or "residual" (D_out,) (sums of squares). weights(params): the
     parameters as `Spec` has them, NumPy arrays.
     """
 
     params: dict[str, Any]
     optimizer: optax.GradientTransformation
-    step: Step
-    rows_at: Callable[[int], np.ndarray | None]
-    evaluate: Callable[[Any], dict[str, jax.Array]]
+    run: Callable[..., epochs.Chunk]
     weights: Callable[[Any], dict[str, np.ndarray]]
 
 
@@ -49,6 +50,10 @@ def use_gram(config: Config, problem: Problem) -> bool:
             f"`gram` must be off for the optimizer {config.optimizer!r}: the dual form is for "
             f"{', '.join(gram.OPTIMIZERS)}"
         )
+    if problem.mapped:
+        if config.gram == "on":
+            raise ValueError("`gram` must be off for a mapped table, whose rows are not in memory")
+        return False
     if config.gram != "auto":
         return config.gram == "on"
     usual, dual = operations(config, problem)
@@ -71,18 +76,60 @@ def make(config: Config, problem: Problem, params: dict[str, np.ndarray]) -> For
     decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
     rate = optimizers.schedule(config.schedule, config.learning_rate, num_steps)
     optimizer = optimizers.make(config.optimizer, rate, **decay)
-    make_form = _dual if use_gram(config, problem) else _usual
-    return make_form(config, problem, params, optimizer)
+    if use_gram(config, problem):
+        return _dual(config, problem, params, optimizer)
+    if config.clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    spec = problem.spec
+    loss = transposed(partial(net.loss, activation=spec.activation, loss=spec.loss))
+    run = (_streamed if problem.mapped else _in_memory)(config, problem, make_step(loss, optimizer))
+    return Form(transpose(params), optimizer, run, _to_numpy)
 
 
-def _usual(config, problem, params, optimizer) -> Form:
-    spec, clip = problem.spec, config.clip_norm
-    if clip is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
-    loss = partial(net.loss, activation=spec.activation, loss=spec.loss)
-    step = on_rows(make_step(loss, optimizer), problem.train)
-    evaluate = _on_validation(spec, net.forward, problem.validation.x, problem)
-    return Form(params, optimizer, step, _rows_at(config, problem), evaluate, _to_numpy)
+def _in_memory(config: Config, problem: Problem, step: Step) -> Callable[..., epochs.Chunk]:
+    evaluate = _on_validation(problem.spec, _forward_transposed, problem.validation.x, problem)
+    return _compiled(config, problem, on_rows(step, problem.train), evaluate)
+
+
+def _compiled(config: Config, problem: Problem, step: Step, evaluate: Callable) -> Callable:
+    """Epochs in one program, which gathers the rows of each batch on the device."""
+    rows_at = _rows_at(config, problem)
+
+    def run(state, best, parts, capacity, max_wait):
+        return epochs.run(step, evaluate, state, best, rows_at, parts, capacity, max_wait)
+
+    return run
+
+
+def _streamed(config: Config, problem: Problem, step: Step) -> Callable[..., epochs.Chunk]:
+    """Epochs over a mapped table: batches, and the rows to validate on, come from the disk."""
+    train, validation = problem.train, problem.validation
+    rows_at = data.row_batches(len(train), problem.batch_size, config.seed)
+    sums = _jitted_sums(problem.spec, _forward_transposed)
+
+    def batches(start, stop):
+        return train.batch(np.stack([rows_at(i) for i in range(start, stop)]))
+
+    bytes_of_step = problem.batch_size * train.width * np.dtype(config.dtype).itemsize
+    starts = range(0, len(validation), ROWS)
+    blocks = [np.arange(start, min(start + ROWS, len(validation))) for start in starts]
+    stream = streams.Stream(
+        Partial(step),
+        batches,
+        max(1, streams.BYTES // bytes_of_step),
+        lambda params, block: sums(params, block.x, block.y),
+        [partial(validation.batch, rows) for rows in blocks],
+        len(validation),
+    )
+
+    def run(state, best, parts, capacity, max_wait):
+        return streams.run(stream, state, best, parts, max_wait)
+
+    return run
+
+
+def _forward_transposed(params, x, *, activation):
+    return net.forward(transpose(params), x, activation=activation)
 
 
 def _dual(config, problem, params, optimizer) -> Form:
@@ -96,12 +143,12 @@ def _dual(config, problem, params, optimizer) -> Form:
         clip_norm=config.clip_norm,
     )
     evaluate = _on_validation(spec, gram.forward, form.rows(problem.validation.x), problem)
-    params = params | form.params()
-    return Form(params, optimizer, step, _rows_at(config, problem), evaluate, form.weights)
+    run = _compiled(config, problem, step, evaluate)
+    return Form(params | form.params(), optimizer, run, form.weights)
 
 
 def _to_numpy(params):
-    return jax.tree.map(np.asarray, params)
+    return transpose(jax.tree.map(np.asarray, params))
 
 
 def _rows_at(config: Config, problem: Problem) -> Callable[[int], np.ndarray | None]:
@@ -121,14 +168,23 @@ def _on_validation(spec: Spec, forward: Callable, x: Any, problem: Problem) -> C
     return Partial(_evaluate(spec, forward, len(y)), *jax.device_put((blocks, rest)))
 
 
+def _sums(spec: Spec, forward: Callable, params: Any, x: Any, y: Any) -> dict[str, jax.Array]:
+    """Over rows, whose inputs to `forward` are x: the sums of what `Form` says."""
+    y_pred = forward(params, x, activation=spec.activation)
+    total = {"loss": net.LOSSES[spec.loss](y_pred, y) * len(y)}
+    if spec.loss == "cross_entropy":
+        return total | {"hits": jnp.sum(y_pred.argmax(axis=1) == y)}
+    return total | {"residual": jnp.square(y_pred - y).sum(axis=0)}
+
+
+@functools.cache
+def _jitted_sums(spec: Spec, forward: Callable) -> Callable:
+    return jax.jit(partial(_sums, spec, forward))
+
+
 @functools.cache
 def _evaluate(spec: Spec, forward: Callable, num_rows: int) -> Callable:
-    def sums(params, x, y):
-        y_pred = forward(params, x, activation=spec.activation)
-        total = {"loss": net.LOSSES[spec.loss](y_pred, y) * len(y)}
-        if spec.loss == "cross_entropy":
-            return total | {"hits": jnp.sum(y_pred.argmax(axis=1) == y)}
-        return total | {"residual": jnp.square(y_pred - y).sum(axis=0)}
+    sums = partial(_sums, spec, forward)
 
     def evaluate(blocks, rest, params):
         parts = []

@@ -17,7 +17,7 @@ from jaxnet import epochs
 from jaxnet.config import Config
 from jaxnet.forms import Form
 from jaxnet.metrics import Metrics
-from jaxnet.problem import Problem
+from jaxnet.problem import Problem, batches
 from jaxnet.snapshot import Snapshot
 from jaxnet.train import check_finite
 
@@ -154,12 +154,9 @@ def _make(
     """Make the steps of the parts on the device."""
     every = problem.steps_per_epoch * config.evaluate_every
     lowest = snapshot.best_line["val_loss"] if snapshot.best_line else np.inf
-    return epochs.run(
-        form.step,
-        form.evaluate,
+    return form.run(
         snapshot.state,
         epochs.Best(snapshot.best, lowest, _waited(snapshot)),
-        form.rows_at,
         parts,
         (capacity, capacity // every + 2),
         _max_wait(config),
@@ -169,8 +166,8 @@ def _make(
 def _targets(problem: Problem) -> Metrics:
     """The validation targets, ready for the sums of any outputs."""
     metrics = Metrics(problem.spec.loss, problem.encoding.target)
-    y = problem.validation.y
-    metrics.update(np.zeros((len(y), problem.spec.sizes[-1])), y)
+    for batch in batches(problem.validation):
+        metrics.update(np.zeros((len(batch.y), problem.spec.sizes[-1])), batch.y)
     return metrics
 
 

@@ -67,9 +67,10 @@ def _cross_entropy(y_pred, y):
     # A class out of range makes the loss NaN: values cannot raise under jit, and must not wrap
     # silently, nor may the number of classes in narrow integers.
     y, num_classes = y.astype(int), y_pred.shape[1]
-    index = jnp.where((y >= 0) & (y < num_classes), y, num_classes)[:, None]
     log_p = jax.nn.log_softmax(y_pred)
-    return -jnp.take_along_axis(log_p, index, axis=1, mode="fill", fill_value=jnp.nan).mean()
+    # a sum over the one class, rather than an index, whose gradient would be a scatter
+    of_class = jnp.where(y[:, None] == jnp.arange(num_classes), log_p, 0).sum(axis=1)
+    return -jnp.where((y >= 0) & (y < num_classes), of_class, jnp.nan).mean()
 
 
 LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {

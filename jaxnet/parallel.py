@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import functools
 import re
+import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -216,7 +218,7 @@ def start(
     process that is silent for 30 seconds counts as lost. Python keeps its signal handlers.
 
     Raises: ValueError for some of the arguments without the others, or outside a cluster;
-    TimeoutError if the coordinator, or a process, does not answer; RuntimeError if JAX has
+    TimeoutError if the coordinator does not answer; RuntimeError if JAX has
     computed before.
     """
     by_hand = {"coordinator": coordinator, "process_id": process_id, "num_processes": num_processes}
@@ -234,6 +236,8 @@ def start(
             "coordinator_bind_address": coordinator,
             "cluster_detection_method": "deactivate",
         }
+        if process_id:
+            _await(str(coordinator), timeout)
     # its handler would replace Python's of SIGTERM
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -253,6 +257,20 @@ def start(
         if "DEADLINE_EXCEEDED" not in str(error):
             raise
         raise TimeoutError(_late(coordinator, process_id, num_processes, timeout)) from error
+
+
+def _await(coordinator: str, timeout: int) -> None:
+    """Wait until process 0 listens: JAX ends a process that meets nobody there."""
+    host, _, port = coordinator.rpartition(":")
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{coordinator} did not answer within {timeout} s") from None
+            time.sleep(0.1)
 
 
 def _check_address(coordinator: Any, process_id: Any, num_processes: Any) -> None:

@@ -118,7 +118,7 @@ def write(path: Path, content: bytes) -> None:
     """Write a file beside `path`, to the disk, and rename it."""
     part = path.with_name(path.name + ".part")
     try:
-        with _telling(path):
+        with telling(path):
             with part.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -132,19 +132,19 @@ def write(path: Path, content: bytes) -> None:
 
 def append_metrics(folder: Path, line: dict[str, Any]) -> None:
     """Add one line to metrics.jsonl."""
-    with _telling(folder / METRICS), (folder / METRICS).open("a") as file:
+    with telling(folder / METRICS), (folder / METRICS).open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def sync_metrics(folder: Path) -> None:
     """Return when metrics.jsonl is on the disk: before a checkpoint that counts on its lines."""
     if (folder / METRICS).exists():
-        with _telling(folder / METRICS), (folder / METRICS).open("a") as file:
+        with telling(folder / METRICS), (folder / METRICS).open("a") as file:
             os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
-def _telling(path: Path) -> Iterator[None]:
+def telling(path: Path) -> Iterator[None]:
     """Make an OSError name the file and say why in one line."""
     try:
         yield

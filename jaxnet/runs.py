@@ -22,9 +22,11 @@ import numpy as np
 from jaxnet import checkpoint, description, forms, loop, run_folder, snapshot, tensorboard
 from jaxnet.config import RESUMABLE, Config
 from jaxnet.loop import Progress
+from jaxnet.mapped import MappedRows
+from jaxnet.mapped_records import Conversion
 from jaxnet.metrics import Metrics
 from jaxnet.model import Model, encoding_from_json, load, outputs
-from jaxnet.problem import Problem, prepare
+from jaxnet.problem import Problem, batches, prepare
 from jaxnet.snapshot import Snapshot
 from jaxnet.spec import Batch
 from jaxnet.stopping import Stopped, catch_signals
@@ -70,8 +72,9 @@ def train(
     a folder in which nothing was saved is removed.
     """
     problem = problem or prepare(config)
-    # as chosen, since a resumed run of more epochs might choose otherwise
-    config = replace(config, gram="on" if forms.use_gram(config, problem) else "off")
+    # as chosen, since a resumed run of more epochs, or one elsewhere, might choose otherwise
+    gram, mapped = forms.use_gram(config, problem), problem.mapped
+    config = replace(config, gram="on" if gram else "off", mapped="on" if mapped else "off")
     with _new_folder(config, problem) as (folder, described):
         run_folder.write_json(folder / run_folder.CONFIG, described)
         return _train(folder, config, problem, None, on_progress)
@@ -90,7 +93,7 @@ def create(config: Config, params: dict[str, np.ndarray], *, problem: Problem) -
         raise ValueError(f"`params` must have the shapes and dtypes {wanted}, got {got}")
     if config.gram == "on":
         raise ValueError("`gram` must be off for a run that begins with given weights, got on")
-    config = replace(config, gram="off")
+    config = replace(config, gram="off", mapped="on" if problem.mapped else "off")
     with _new_folder(config, problem) as (folder, described), on_device(config):
         form = forms.make(config, problem, params)
         metrics = _evaluate(problem, params, problem.validation).result()
@@ -113,8 +116,8 @@ def resume(
     """Go on with a run from its newest checkpoint, to the bits of a run that was never stopped.
 
     changed: options of `Config` to change from here on: epochs, learning_rate, schedule, patience,
-    max_time, checkpoint_every, keep, tensorboard, device; and `data`, if the same file is elsewhere
-    now. A run that has ended is only loaded.
+    max_time, checkpoint_every, keep, tensorboard, device, mapped; and `data`, if the same file is
+    elsewhere now. A run that has ended is only loaded.
 
     Raises: as `train`; ValueError for another option that differs, for other data, or for files of
     the run that are damaged or were edited; FileNotFoundError for a folder that holds no run;
@@ -149,7 +152,11 @@ def read_config(folder: str | Path) -> Config:
     return description.read_config(folder, run_folder.read_json(folder / run_folder.CONFIG))
 
 
-def prepare_again(folder: str | Path, config: Config) -> Problem:
+def prepare_again(
+    folder: str | Path,
+    config: Config,
+    on_convert: Callable[[Conversion], None] = lambda progress: None,
+) -> Problem:
     """The problem of a run, with the encoding that it began with.
 
     Raises: ValueError if the data are not those that it began with.
@@ -164,7 +171,7 @@ def prepare_again(folder: str | Path, config: Config) -> Problem:
             f"{path}: not the description of a run ({error}); was it edited?"
         ) from None
     try:
-        problem = prepare(config, encoding)
+        problem = prepare(config, encoding, on_convert)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; if it has moved, resume with its new `data`") from None
     if problem.source["sha256"] != digest:
@@ -181,7 +188,8 @@ def evaluate_validation(folder: str | Path) -> Metrics:
     model = load(folder)
     problem = prepare_again(folder, read_config(folder))
     metrics = Metrics(model.spec.loss, model.encoding.target)
-    metrics.update(model.outputs(problem.validation.x), problem.validation.y)
+    for batch in batches(problem.validation):
+        metrics.update(model.outputs(batch.x), batch.y)
     return metrics
 
 
@@ -246,8 +254,8 @@ def _finish(
     folder: Path, problem: Problem, params: dict[str, np.ndarray], now: Snapshot, reason: str
 ) -> Run:
     """Draw the curves, and return the model of the best epoch with its metrics."""
-    batches = {"train": problem.train, "validation": problem.validation}
-    metrics = {name: _evaluate(problem, params, batch).result() for name, batch in batches.items()}
+    splits = {"train": problem.train, "validation": problem.validation}
+    metrics = {name: _evaluate(problem, params, rows).result() for name, rows in splits.items()}
     if now.lines:
         _plot(folder, now.lines, problem)
     return Run(
@@ -338,9 +346,10 @@ def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, step: in
     return on_line
 
 
-def _evaluate(problem: Problem, params: dict[str, np.ndarray], batch: Batch) -> Metrics:
+def _evaluate(problem: Problem, params: dict[str, np.ndarray], rows: Batch | MappedRows) -> Metrics:
     metrics = Metrics(problem.spec.loss, problem.encoding.target)
-    metrics.update(outputs(problem.spec, params, batch.x), batch.y)
+    for batch in batches(rows):
+        metrics.update(outputs(problem.spec, params, batch.x), batch.y)
     return metrics
 
 

@@ -6,13 +6,13 @@ import contextlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxnet import tables
+from jaxnet import csv_blocks, tables
 from jaxnet.tables import Table
 
 ROWS = 8192
@@ -29,7 +29,7 @@ def blocks(path: str | Path, kinds: Mapping[str, str], rows: int = ROWS) -> Iter
     """
     file, suffix = tables.find(path)
     offset = 0
-    for part in _unchanged(file, _parts(file, suffix, kinds, rows)):
+    for part in unchanged(file, _parts(file, suffix, kinds, rows)):
         if suffix == ".npz":
             columns = {name: tables.plain(file, name, part[name]) for name in kinds}
         else:
@@ -53,7 +53,7 @@ def copies(
 
     file, suffix = tables.find(path)
     kinds = dict.fromkeys(names, "verbatim")
-    for part in _unchanged(file, _parts(file, suffix, kinds, rows)):
+    for part in unchanged(file, _parts(file, suffix, kinds, rows)):
         if suffix == ".npz":
             arrays = {name: tables.plain(file, name, part[name]) for name in kinds}
             yield {
@@ -64,6 +64,56 @@ def copies(
             yield {name: [part[name].combine_chunks()] for name in kinds}
 
 
+def estimate(file: Path) -> int:
+    """About how many bytes the columns of a CSV or Parquet file take as arrays."""
+    size = file.stat().st_size
+    if not file.name.lower().endswith(".parquet"):
+        return 4 * size if file.name.lower().endswith(".gz") else size
+    from pyarrow import parquet
+
+    with tables.parquet_errors(file):
+        metadata = parquet.read_metadata(file)
+    schema, widths = metadata.schema.to_arrow_schema(), []
+    for kind in schema.types:
+        with contextlib.suppress(ValueError):  # text, which has no width
+            widths.append(kind.bit_width / 8)
+    return int(metadata.num_rows * (sum(widths) + 8 * (len(schema) - len(widths))))
+
+
+def names(file: Path) -> list[str]:
+    """The columns of a CSV or Parquet file."""
+    if file.name.lower().endswith(".parquet"):
+        return _parquet_schema(file).names
+    return csv_blocks.read_names(file)
+
+
+def dtypes(file: Path, names: Collection[str]) -> dict[str, np.dtype]:
+    """The dtypes with which `tables.read` reads columns of a CSV or Parquet file, object for text.
+
+    Those of a CSV take a pass over it; there are none if it has no rows.
+    """
+    if not file.name.lower().endswith(".parquet"):
+        types = {"text": object, "boolean": bool, "integer": np.int64, "real": np.float64}
+        return {
+            name: np.dtype(types[kind]) for name, kind in csv_blocks.find_kinds(file, names).items()
+        }
+    schema = _parquet_schema(file)
+    tables.check_wanted(file, schema.names, names)
+    empty = schema.empty_table()
+    return {name: tables.from_arrow(file, name, empty[name]).dtype for name in names}
+
+
+def parts(
+    file: Path, kinds: Mapping[str, str], rows: int, start: int = 0, offset: int = 0
+) -> Iterator[tuple[Any, int]]:
+    """Yield a CSV or Parquet file as Arrow tables, and the place at which each ends: `start` to go
+    on there, with `offset` rows before it. rows: the most that are read of a Parquet file at once.
+    """
+    if file.name.lower().endswith(".parquet"):
+        return parquet_parts(file, kinds, rows, start)
+    return csv_blocks.parts(file, kinds, start, offset)
+
+
 def _parts(file: Path, suffix: str, kinds: Mapping[str, str], rows: int) -> Iterator[Any]:
     """Yield dictionaries of arrays, or Arrow tables, of `rows` rows."""
     if suffix == ".npz":
@@ -72,16 +122,14 @@ def _parts(file: Path, suffix: str, kinds: Mapping[str, str], rows: int) -> Iter
     return _even(read(file, kinds, rows), rows)
 
 
-def _unchanged(file: Path, parts: Iterator[Any]) -> Iterator[Any]:
-    """Yield the parts; raise at the end, or at an error, if the file is not what it was."""
+def unchanged(file: Path, parts: Iterator[Any]) -> Iterator[Any]:
+    """Yield the parts of a file; raise at the end, or at an error, if it is not what it was."""
     before = file.stat()
 
     def check():
         now = file.stat()
         if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise ValueError(
-                f"{file}: the file changed while it was read; wait until it is complete"
-            ) from None
+            raise changed(file) from None
 
     while True:
         try:
@@ -94,65 +142,68 @@ def _unchanged(file: Path, parts: Iterator[Any]) -> Iterator[Any]:
         yield part
 
 
-def _check_names(file: Path, names: list[str], wanted: Iterable[str]) -> None:
-    if missing := [name for name in wanted if name not in names]:
-        raise ValueError(
-            f"{file}: no column {missing[0]!r}; the columns are {tables.list_names(names)}"
-        )
-    tables.check_unique(file, [name for name in names if name in set(wanted)])
+def changed(file: Path) -> ValueError:
+    """The error for a file that is not what it was."""
+    return ValueError(f"{file}: the file changed while it was read; wait until it is complete")
 
 
 def _csv(file: Path, kinds: Mapping[str, str], rows: int) -> Iterator[Any]:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    types = {"boolean": pa.bool_(), "integer": pa.int64(), "real": pa.float64()}
-    with tables.csv_errors(file):
-        options = tables.csv_options(file)
-        with tables.open_text(file) as stream, csv.open_csv(stream, *options) as reader:
-            names = reader.schema.names
-    _check_names(file, names, kinds)
-    convert = csv.ConvertOptions(
-        column_types={name: types.get(kind, pa.string()) for name, kind in kinds.items()},
-        include_columns=list(kinds),
-        strings_can_be_null="verbatim" not in kinds.values(),
-    )
-    with (
-        tables.csv_errors(file, names),
-        tables.open_text(file) as stream,
-        csv.open_csv(stream, *options, convert) as reader,
-    ):
-        yield from reader
+    return (table for table, _ in csv_blocks.parts(file, kinds))
 
 
 def _parquet(file: Path, kinds: Mapping[str, str], rows: int) -> Iterator[Any]:
+    return (table for table, _ in parquet_parts(file, kinds, rows))
+
+
+def _parquet_schema(file: Path) -> Any:
     from pyarrow import parquet
 
+    with tables.parquet_errors(file):
+        return parquet.read_schema(file)
+
+
+def parquet_parts(
+    file: Path, names: Iterable[str], rows: int, start: int = 0
+) -> Iterator[tuple[Any, int]]:
+    """Yield columns of a Parquet file as Arrow tables of at most `rows` rows, and the row at which
+    each of them ends; start: the row to begin at.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = list(names)
     # Buffered, or a row group's columns would be read whole.
+    buffer = min(2**20, max(2**14, 2**27 // max(1, len(names))))
     with (
         tables.parquet_errors(file),
-        parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as reader,
+        parquet.ParquetFile(file, buffer_size=buffer, pre_buffer=False) as reader,
     ):
-        _check_names(file, reader.schema_arrow.names, kinds)
-        for batch in reader.iter_batches(rows, columns=list(kinds)):
-            yield batch.select(list(kinds))  # "a" has brought "a.b" along
+        tables.check_wanted(file, reader.schema_arrow.names, names)
+        sizes = [reader.metadata.row_group(i).num_rows for i in range(reader.num_row_groups)]
+        ends = np.cumsum(sizes, dtype=int)
+        first = int(np.searchsorted(ends, start, "right"))
+        row = int(ends[first - 1]) if first else 0
+        for batch in reader.iter_batches(rows, range(first, len(sizes)), names):
+            part, row = batch.slice(max(0, start - row)), row + batch.num_rows
+            if part.num_rows:  # "a" has brought "a.b" along
+                yield pa.Table.from_batches([part.select(names)]), row
 
 
-def _even(batches: Iterator[Any], rows: int) -> Iterator[Any]:
-    """Yield Arrow tables of `rows` rows, the last one maybe fewer."""
+def _even(several: Iterator[Any], rows: int) -> Iterator[Any]:
+    """Yield the rows of Arrow tables `rows` at a time, the last maybe fewer."""
     import pyarrow as pa
 
     parts, count = [], 0
-    for batch in batches:
-        while batch.num_rows:
-            part = batch.slice(0, rows - count)
-            batch = batch.slice(part.num_rows)
+    for table in several:
+        while table.num_rows:
+            part = table.slice(0, rows - count)
+            table = table.slice(part.num_rows)
             parts, count = [*parts, part], count + part.num_rows
             if count == rows:
-                yield pa.Table.from_batches(parts)
+                yield pa.concat_tables(parts)
                 parts, count = [], 0
     if parts:
-        yield pa.Table.from_batches(parts)
+        yield pa.concat_tables(parts)
 
 
 def _npz(file: Path, names: Iterable[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
@@ -160,7 +211,7 @@ def _npz(file: Path, names: Iterable[str], rows: int) -> Iterator[dict[str, np.n
         with tables.npz_errors(file):
             archive = stack.enter_context(zipfile.ZipFile(file))
         members = [name.removesuffix(".npy") for name in archive.namelist()]
-        _check_names(file, members, names)
+        tables.check_wanted(file, members, names)
         with tables.npz_errors(file):
             arrays = {
                 name: _Member(archive, archive.namelist()[members.index(name)], stack)

@@ -99,8 +99,12 @@ def plan(
     for setting in settings:
         config = replace(config, **setting._asdict())  # which checks them
     config = replace(config, **settings[0]._asdict())
+    folder = bool(config.data) and Path(config.data or "").is_dir()
+    if config.mapped == "on" or folder or (problem is not None and problem.mapped):
+        raise ValueError("`mapped` must be off for a sweep, which needs its table in memory")
+    config = replace(config, mapped="off")
     problem = problem or prepare(config)
-    num_rows = len(problem.train.x) + len(problem.validation.x)
+    num_rows = problem.train_rows + problem.validation_rows
     if folds is not None and folds > num_rows:
         raise ValueError(f"`folds` must be 2..{num_rows}, the number of rows; got {folds}")
     keys = [

@@ -18,6 +18,7 @@ from jaxnet.metrics import Metrics
 from jaxnet.problem import Problem
 from jaxnet.spec import Batch
 from jaxnet.sweep_plan import Key, Mapping, Plan, Setting
+from jaxnet.train import transpose
 
 CALL_SECONDS = 0.3  # what one call of the device should take: a signal waits for its end
 
@@ -173,7 +174,7 @@ class Trainer:
             one = (
                 jax.tree.map(lambda leaf, at=(i, j): leaf[at], members) if self.stacked else members
             )
-            yield self._member(setting, key, one), one.best
+            yield self._member(setting, key, one), transpose(one.best)
 
     def _member(self, setting: Setting, key: Key, one: sweep_program.Member) -> Member:
         problem, metrics, epochs = self.problem_of(key), {}, int(one.epochs)
@@ -218,7 +219,7 @@ class Trainer:
         return jax.device_put(members)
 
     def _init(self, key: Key) -> dict[str, np.ndarray]:
-        return self.spec.init(key.seed, self.config.dtype)
+        return transpose(self.spec.init(key.seed, self.config.dtype))
 
     def _settings(self, block: Block) -> sweep_program.Setting:
         rates = np.array([setting.learning_rate for setting in block[1]], self.config.dtype)

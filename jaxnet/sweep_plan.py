@@ -21,7 +21,7 @@ from jaxnet.spec import Batch
 
 # Measured by scripts/sweep_mappings.py, on a CPU:
 # multiplications in a forward pass of a batch -> members of a stack of networks below that
-STACKS = {200_000: 32, 1_000_000: 8}
+STACKS = {200_000: 32, 1_000_000: 16}
 BUDGET = 2**30  # bytes that the members in training may take on a CPU; a quarter of it on a GPU
 
 
@@ -84,7 +84,7 @@ class Plan:
         """
         problem, config = self.problem, self.config_of(setting, key)
         spec = problem.spec
-        num_rows = len(problem.train.x) + len(problem.validation.x)
+        num_rows = problem.train_rows + problem.validation_rows
         rows, held_out = _rows(num_rows, config, key, self.folds)
         target = problem.encoding.target.name
         encoding = fit_encoding(problem.table, target, problem.task, rows, config.categorical)
@@ -103,7 +103,8 @@ def _rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows to train on and to validate on."""
     if folds is None:
-        return data.split(num_rows, config.validation, key.seed)
+        rows, held_out = data.split(num_rows, config.validation, key.seed)
+        return np.asarray(rows), np.asarray(held_out)
     parts = np.array_split(np.random.default_rng(key.seed).permutation(num_rows), folds)
     held_out = parts.pop(key.fold or 0)
     return np.concatenate(parts)[: num_rows - -(-num_rows // folds)], held_out
@@ -159,7 +160,7 @@ def _sizes(plan: Plan, hidden: tuple[int, ...]) -> tuple[int, int, int]:
     sizes = (problem.spec.sizes[0], *hidden, problem.spec.sizes[-1])
     weights = sum(a * b for a, b in itertools.pairwise(sizes))
     itemsize = problem.train.x.dtype.itemsize
-    rows = len(problem.train.x) + len(problem.validation.x)
+    rows = problem.train_rows + problem.validation_rows
     held = len(problem.validation.x) if plan.folds is None else -(-rows // plan.folds)
     activations = (held + 2 * problem.batch_size) * sum(sizes)
     # parameters, their best, gradients, two moments, and a copy of each

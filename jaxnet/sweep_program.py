@@ -43,7 +43,7 @@ class Setting(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A network in training.
+    """A network in training, its weights held (out, in).
 
     sum_losses: of the steps since the last evaluation. active: it goes on. diverged: a loss was not
     finite. epochs: how many were made. best: the parameters after the epoch `best_epoch` of the
@@ -101,7 +101,7 @@ def make(config: Config, spec: Spec, split: Split, batch_size: int, *, stacked: 
 
     def one_step(state, split, setting, rows):
         loss = partial(net.loss, activation=spec.activation, loss=spec.loss)
-        step = train.make_step(loss, optimizer(setting))
+        step = train.make_step(train.transposed(loss), optimizer(setting))
         return step(state, Batch(split.train.x[rows], split.train.y[rows]))
 
     step_all = _map_all(one_step, (0, None, 0, None), (0, 0, None, 0)) if stacked else one_step
@@ -133,7 +133,7 @@ def make(config: Config, spec: Spec, split: Split, batch_size: int, *, stacked: 
 
 
 def _blank(config: Config, spec: Spec, num_rows: int, optimizer: Any) -> Member:
-    params = {name: np.zeros(shape, config.dtype) for name, shape in spec.shapes().items()}
+    params = {name: np.zeros(shape[::-1], config.dtype) for name, shape in spec.shapes().items()}
     number, count = np.zeros((), config.dtype), np.zeros((), np.int32)
     return Member(
         state=jax.tree.map(np.asarray, train.init(params, optimizer)),
@@ -165,7 +165,8 @@ def _evaluate(
     every = steps_per_epoch * config.evaluate_every
     number = (step - 1) // every  # of the evaluation, from 0 on
     epoch = step // steps_per_epoch
-    outputs = net.forward(member.state.params, split.validation.x, activation=spec.activation)
+    params = train.transpose(member.state.params)
+    outputs = net.forward(params, split.validation.x, activation=spec.activation)
     of_row = jax.vmap(lambda y_pred, y: net.LOSSES[spec.loss](y_pred[None], y[None]))
     loss = (of_row(outputs, split.validation.y) * split.weights).sum()
     train_loss = member.sum_losses / (step - number * every)

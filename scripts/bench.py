@@ -1,10 +1,12 @@
 """Every workload, every peer that is installed: times by interleaved rounds, checked, with a floor.
 
     python scripts/bench.py --out docs                 # the table, benchmarks.json, .png and .md
-    python scripts/bench.py --workloads digits --peers fit_scan torch --rounds 5
+    python scripts/bench.py --workloads digits --peers fit_scan torch --rounds 5 --parts peers
     python scripts/bench.py --page docs/benchmarks.json     # the page and pictures again
 
 It takes about an hour on two cores, most of it for whole processes (--processes 0 leaves them out).
+Figures that are in the folder already, of the same machine, are kept unless they are measured
+again, so that it may be made in parts.
 `pip install '.[bench]'` brings the peers.
 """
 
@@ -22,6 +24,8 @@ from benchmarks.levers import LEVERS
 from benchmarks.peers import PEERS
 from benchmarks.workloads import WORKLOADS, quick
 
+PARTS = ("peers", "levers", "scaling")
+JSON = "benchmarks.json"
 QUICK_VALUES = {"batch": (4, 16), "width": (8, 16), "depth": (1, 2), "rows": (128, 256)}
 
 
@@ -34,9 +38,6 @@ def main() -> int:
         return 0
     result = run(options)
     print(report.table(result))
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1)
-    (options.out / "benchmarks.json").write_text(text + "\n")
     write(result, options.out)
     entries = [e for w in result["workloads"] for e in w["participants"].values()]
     return int(any(entry["status"] in ("wrong", "failed") for entry in entries))
@@ -49,8 +50,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=[*WORKLOADS])
     parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS])
-    parser.add_argument("--levers", action="store_true", help="variants of the scan, and no peers")
-    parser.add_argument("--scaling", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a participant's turn")
     parser.add_argument("--processes", type=int, default=3, help="whole processes of each")
@@ -62,38 +62,67 @@ def parse() -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> dict:
-    """Measure all that was asked for."""
+    """Measure all that was asked for; what is there after each workload is on the disk."""
     settings = rounds.Settings(options.rounds, options.seconds, options.processes, options.device)
-    names = [*LEVERS] if options.levers else options.peers
-    result = {
-        "command": "python " + shlex.join(["scripts/bench.py", *_without_out(sys.argv[1:])]),
-        "machine": machine.describe(options.device),
-        "settings": settings._asdict() | {"quick": options.quick},
-        "workloads": [],
-    }
+    short = settings._replace(rounds=max(1, settings.rounds // 2), seconds=settings.seconds / 2)
+    result = begin(options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for workload in [WORKLOADS[name] for name in options.workloads]:
             workload = quick(workload) if options.quick else workload
             say(workload.title)
-            found = rounds.measure(workload, names, settings, folder, say)
-            if settings.processes:
-                whole.whole_processes(workload, found, settings, folder, say)
-            result["workloads"].append(found)
+            if "peers" in options.parts:
+                found = rounds.measure(workload, options.peers, settings, folder, say)
+                if settings.processes:
+                    whole.whole_processes(workload, found, settings, folder, say)
+                put(result["workloads"], found)
+            if "levers" in options.parts and not workload.members:
+                say("  levers")
+                put(result["levers"], rounds.measure(workload, [*LEVERS], short, folder, say))
             for path in folder.glob(f"{workload.name}*.npz"):
                 path.unlink()
-        if options.scaling and not options.levers:
-            short = settings._replace(
-                rounds=max(1, settings.rounds // 2), seconds=options.seconds / 2
-            )
+            save(result, options.out)
+        if "scaling" in options.parts:
             values = QUICK_VALUES if options.quick else scaling.VALUES
             result["scaling"] = scaling.curves(short, folder, say, values)
+            save(result, options.out)
         errors = folder / "errors.txt"
         if any(
             e["status"] == "failed" for w in result["workloads"] for e in w["participants"].values()
         ):
             print(errors.read_text()[-5000:], file=sys.stderr)
     return result
+
+
+def begin(options: argparse.Namespace) -> dict:
+    """The result so far: what is in the folder already, if it is of this machine and device."""
+    command = "python " + shlex.join(["scripts/bench.py", *_without_out(sys.argv[1:])])
+    here, path = machine.describe(options.device), options.out / JSON
+    if path.exists():
+        result = json.loads(path.read_text())
+        if result["machine"] == here and result["quick"] == options.quick:
+            result["commands"].append(command)
+            return result
+    return {
+        "commands": [command], "machine": here, "quick": options.quick,
+        "workloads": [], "levers": [], "scaling": [],
+    }  # fmt: skip
+
+
+def put(measured: list[dict], found: dict) -> None:
+    """Add a workload's figures, in the place of those that it had, and in the table's order."""
+    name = found["workload"]["name"]
+    kept = [other for other in measured if other["workload"]["name"] != name]
+    order = [*WORKLOADS]
+    measured[:] = sorted([*kept, found], key=lambda w: order.index(w["workload"]["name"]))
+
+
+def save(result: dict, folder: Path) -> None:
+    """Write the JSON, whole at every moment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{JSON}.part"
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.replace(folder / JSON)
 
 
 def say(line: str) -> None:

@@ -17,11 +17,27 @@ LAYERS = {
     "spec": (0, {"numpy"}),
     "config": (0, {"jaxnet.spec"}),
     "numpy_net": (1, {"numpy", "jaxnet.spec"}),
-    "data": (1, {"numpy", "jaxnet.spec"}),
+    "order": (1, {"numpy"}),
+    "data": (1, {"numpy", "jaxnet.order", "jaxnet.spec"}),
     "tables": (1, {"numpy"}),
     "encoding": (1, {"numpy", "jaxnet.spec", "jaxnet.tables"}),
-    "streaming": (1, {"numpy", "jaxnet.encoding", "jaxnet.tables"}),
+    "csv_blocks": (1, {"jaxnet.tables"}),
+    "streaming": (1, {"numpy", "jaxnet.csv_blocks", "jaxnet.tables"}),
     "metrics": (1, {"numpy", "jaxnet.encoding", "jaxnet.numpy_net"}),
+    "mapped": (
+        1,
+        {"numpy", "jaxnet.encoding", "jaxnet.order", "jaxnet.spec", "jaxnet.tables"},
+    ),
+    "mapped_fit": (1, {"numpy", "jaxnet.encoding", "jaxnet.mapped", "jaxnet.order"}),
+    "mapped_records": (
+        1,
+        {"numpy", "jaxnet.mapped", "jaxnet.run_folder", "jaxnet.streaming", "jaxnet.tables"},
+    ),
+    "mapped_convert": (
+        1,
+        {"filelock", "jaxnet.mapped", "jaxnet.mapped_records", "jaxnet.run_folder"}
+        | {"jaxnet.streaming", "jaxnet.tables"},
+    ),
     "run_folder": (1, {"filelock"}),
     "stopping": (1, set()),
     "tensorboard": (1, set()),
@@ -38,6 +54,7 @@ LAYERS = {
     "deterministic": (1.1, {"numpy", "jax", "optax", "jaxnet.gradients", "jaxnet.train"}),
     "gram": (2, {"numpy", "jax", "optax"}),
     "epochs": (2, {"numpy", "jax"}),
+    "streams": (2.05, {"numpy", "jax"}),
     "parity.participants": (2.0, {"numpy"}),
     "parity.bars": (2.0, {"numpy"}),
     "parity.frameworks": (2.1, {"numpy"}),
@@ -56,7 +73,7 @@ LAYERS = {
     "parity.selftest": (2.6, {"numpy", "jax", "optax"}),
     "parity.plugin": (2.6, {"pytest"}),
     "plots": (2, {"numpy", "matplotlib"}),
-    "problem": (2, set()),
+    "problem": (2, {"numpy"}),
     "model": (2, {"numpy", "jax", "safetensors"}),
     "description": (2.1, {"jax", "jaxnet"}),
     "forms": (2.1, {"numpy", "jax", "optax"}),
@@ -90,6 +107,7 @@ INSIDE = {
     "cli_train": {"rich"},
     "cli_sweep": {"rich"},
     "show": {"rich"},
+    "csv_blocks": {"pyarrow"},
     "streaming": {"pyarrow"},
     "inference": {"pyarrow"},
     "tensorboard": {"tensorboardX"},
@@ -98,8 +116,29 @@ INSIDE = {
     "parity.stages": {"flax"},
     "parity.plugin": {"jaxnet.parity"},
 }
-NO_JAX = ("spec", "config", "numpy_net", "data", "tables", "encoding", "streaming", "metrics")
-NO_JAX += ("run_folder", "tensorboard", "torch_weights", "show", "parity")
+NO_JAX = (
+    "spec",
+    "config",
+    "numpy_net",
+    "order",
+    "data",
+    "tables",
+    "encoding",
+    "csv_blocks",
+    "streaming",
+    "metrics",
+)
+NO_JAX += (
+    "mapped",
+    "mapped_fit",
+    "mapped_records",
+    "mapped_convert",
+    "run_folder",
+    "tensorboard",
+    "torch_weights",
+    "show",
+    "parity",
+)
 
 
 def module(name):

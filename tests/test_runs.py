@@ -58,7 +58,9 @@ def test_the_config_file_defines_the_run():
     options = config("price", out="a/b", seed=3)
     run = runs.train(options)
     written = json.loads((run.folder / "config.json").read_text())
-    assert written["config"] == json.loads(json.dumps(asdict(options) | {"gram": "off"}))
+    assert written["config"] == json.loads(
+        json.dumps(asdict(options) | {"gram": "off", "mapped": "off"})
+    )
     assert written["task"] == "regression"
     assert written["spec"]["sizes"] == [3, 5, 1]
     assert written["rows"] == {"train": 33, "validation": 14}

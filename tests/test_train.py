@@ -143,6 +143,26 @@ def test_all_rows_at_once_is_the_oracles_full_batch_training():
         np.testing.assert_allclose(state.params[name], value, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_transposed_weights_are_trained_as_the_others(name):
+    spec = Spec((7, 5, 3), bias=True)
+    params = spec.init(1, "float64")
+    batch = data.random_problem(spec, num_rows=11, seed=3, dtype="float64")
+    optimizer, ends = optimizers.make(name, 1e-3), []
+    for loss, turn in (
+        (net.loss, lambda tree: tree),
+        (train.transposed(net.loss), train.transpose),
+    ):
+        step = train.make_step(loss, optimizer)
+        state = train.init(turn(params), optimizer)
+        state, losses = train.fit_scan(step, state, lambda _: batch, 30)
+        ends.append((losses, turn(state.params)))
+    assert state.params["w1"].shape == (5, 7)
+    assert state.params["b1"].shape == (5,)
+    # other orders of the same sums: rounding of 1e-16, grown over 30 steps
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13), *ends)
+
+
 class Scale(NamedTuple):
     nested: dict
     offset: jax.Array

@@ -15,8 +15,9 @@ from .workloads import Workload
 # NumPy: 16 times NumPy's own error in float32 lies above all of them. Each step rounds a parameter
 # once more (EPS of it), and float32 loses 6e-5 of 1 - b2**t at Adam's first step, in optax's own
 # form: hence the floor. A unit whose |h| is below KINK of the largest may be on either side of the
-# ReLU's kink: how far that moves a number, by two more runs in float64, is added. Where no unit
-# is, a learning rate that is 0.1 % wrong is beyond the limit.
+# ReLU's kink: twice how far that moves a number, by two more runs in float64, is added, since a
+# program on the other side is once as far. Where no unit is, a learning rate that is 0.1 % wrong is
+# beyond the limit.
 OWN = 16.0
 FLOOR = 2e-4
 EPS = 2.0**-23
@@ -129,10 +130,10 @@ def judge(case: Case, losses: np.ndarray, params: dict[str, np.ndarray]) -> Verd
     def grouped(values):
         return np.array([np.mean(part) for part in np.array_split(values, len(losses))])
 
-    kinks = grouped(np.abs(above_losses - below_losses))
+    kinks = 2 * grouped(np.abs(above_losses - below_losses))
     verdicts = [_of_losses(losses, grouped(exact_losses), grouped(own_losses), kinks)]
     for name, p in exact.items():
-        spread = np.linalg.norm(above[name] - below[name])
+        spread = 2 * np.linalg.norm(above[name] - below[name])
         verdicts.append(_of_leaf(name, case, params[name], p, own[name], spread))
     return max(verdicts, key=lambda verdict: np.nan_to_num(verdict.share, nan=np.inf))
 

@@ -1,4 +1,4 @@
-"""Variants of the reference scan, each one idea to make it faster, run by `--levers`."""
+"""Variants of the reference scan, each one idea to make it faster."""
 
 from __future__ import annotations
 
@@ -7,34 +7,59 @@ from .participant import Participant
 JAX = ("jax", "optax")
 
 
-def _xla(name: str, flags: str, note: str) -> Participant:
+def _xla(name: str, flags: str, note: str, verdict: str) -> Participant:
     return Participant(
-        name, "peers_jax:scan", JAX, note=note, cache="jax", environment={"XLA_FLAGS": flags}
-    )
+        name, "peers_jax:scan", JAX, note=note, cache="jax", environment={"XLA_FLAGS": flags},
+        verdict=verdict,
+    )  # fmt: skip
 
 
 LEVERS: dict[str, Participant] = {
     p.name: p
     for p in (
-        Participant("lever: out-in", "lever_steps:out_in", JAX, "weights held (out, in)"),
+        Participant(
+            "lever: out-in", "lever_steps:out_in", JAX, "weights held (out, in)",
+            verdict="kept: `train.transposed`, in every run and sweep",
+        ),
         Participant(
             "lever: one buffer", "lever_steps:one_buffer", JAX,
             "parameters and moments in one flat buffer, one update for all",
+            verdict="not kept: the gradients are copied together at each step",
         ),
-        Participant("lever: no donation", "lever_steps:no_donation", JAX, "no donation"),
-        Participant("lever: unroll 4", "lever_steps:unroll", JAX, "scan(unroll=4)"),
+        Participant(
+            "lever: no donation", "lever_steps:no_donation", JAX, "no donation of the state",
+            verdict="donation kept: it spares a copy of the state at each call, seldom more",
+        ),
+        Participant(
+            "lever: unroll 4", "lever_steps:unroll", JAX, "`scan(unroll=4)`",
+            verdict="not kept: it compiles longer, and changes the bits",
+        ),
         Participant(
             "lever: hand backward", "lever_steps:hand_backward", JAX,
-            "backward by hand, bias and activation's derivative in one pass",
+            "backward by hand: bias, activation and its derivative fused",
+            verdict="not kept: XLA fuses what `jax.grad` makes as well",
         ),
-        _xla("lever: one thread", "--xla_cpu_multi_thread_eigen=false", "products on one thread"),
-        _xla("lever: fast math", "--xla_cpu_enable_fast_math=true", "fast math"),
         _xla(
-            "lever: no fast min/max", "--xla_cpu_enable_fast_min_max=false", "exact min and max"
+            "lever: one thread", "--xla_cpu_multi_thread_eigen=false",
+            "XLA: products on one thread",
+            "not kept: small products do without threads already, large ones need them",
+        ),
+        _xla(
+            "lever: no YNNPACK", "--xla_cpu_experimental_ynn_fusion_type=",
+            "XLA: products by Eigen rather than YNNPACK",
+            "left to the user, whose process the flag is of: a tenth faster on small products",
+        ),
+        _xla(
+            "lever: fast math", "--xla_cpu_enable_fast_math=true", "XLA: fast math",
+            "not kept: no gain, and infinities and NaN become undefined",
+        ),
+        _xla(
+            "lever: no fast min/max", "--xla_cpu_enable_fast_min_max=false",
+            "XLA: exact min and max", "not kept: no gain",
         ),
         _xla(
             "lever: codegen split 1", "--xla_cpu_parallel_codegen_split_count=1",
-            "one module of machine code",
+            "XLA: one module of machine code", "not kept: no gain, and it compiles longer",
         ),
     )
 }  # fmt: skip

@@ -10,8 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxnet.spec import Batch
-
 from .workloads import Workload
 
 Params = dict[str, np.ndarray]
@@ -37,7 +35,7 @@ class Runner(Protocol):
     def params(self) -> Params: ...
 
 
-Build = Callable[[Workload, Batch], Runner]
+Build = Callable[[Workload, Any], Runner]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,8 @@ class Participant:
     installed. note: what it does, for the page. sweep: it trains sweeps, and nothing else. cache:
     who keeps its compiled programs on disk, "jax", "jaxnet", "torch" or "". environment: variables
     that its process gets. adam: its form of Adam, "adam" or "adam-hat" (`check.adam_hat`). gpu: it
-    runs there; only_gpu: and only there.
+    runs there; only_gpu: and only there. own_data: it reads a file of its own, and is given no
+    table. verdict: of a lever, whether it is kept, and why.
     """
 
     name: str
@@ -61,6 +60,8 @@ class Participant:
     adam: str = "adam"
     gpu: bool = True
     only_gpu: bool = False
+    own_data: bool = False
+    verdict: str = ""
 
     def missing(self) -> list[str]:
         """The packages that are not installed."""

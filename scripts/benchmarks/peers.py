@@ -15,16 +15,17 @@ PEERS = {
         ),
         Participant(
             "fit_scan", "peers_jax:fit_scan", JAX, cache="jaxnet",
-            note="jaxnet: `train.on_rows` and `train.fit_scan`",
+            note="jaxnet: `train.on_rows` and `train.fit_scan`, weights held (out, in) by "
+            "`train.transposed`",
         ),
         Participant(
-            "train", "peers_run:train", JAX, cache="jaxnet",
+            "train", "peers_run:train", JAX, cache="jaxnet", own_data=True,
             note="jaxnet: `runs.train(Config(...))` on a file, with progress, metrics, evaluation; "
             "timed after the first fifth. A run has biases and one target column, so the "
             "tutorial's rows are ten classes to it (cross-entropy) and its biases are trained",
         ),
         Participant(
-            "train-gram", "peers_run:train_gram", JAX, cache="jaxnet",
+            "train-gram", "peers_run:train_gram", JAX, cache="jaxnet", own_data=True,
             note="the same run with `gram=\"on\"`",
         ),
         Participant(
@@ -79,6 +80,7 @@ PEERS = {
         ),
         Participant(
             "jaxnet.sweep", "peers_sweep:jaxnet_sweep", JAX, sweep=True, cache="jaxnet",
+            own_data=True,
             note="jaxnet: `sweep.train`",
         ),
         Participant(
@@ -97,3 +99,4 @@ PEERS = {
     )
 }  # fmt: skip
 REFERENCES = {False: "scan", True: "vmap"}  # of a usual workload, of a sweep
+JAXNET = {"fit_scan", "train", "train-gram", "gram", "jaxnet.sweep"}

@@ -129,9 +129,9 @@ def fit_scan(workload: Workload, table: Batch) -> FitScan:
     """train.on_rows and train.fit_scan."""
     optimizer = optimizers.make(workload.optimizer, workload.learning_rate)
     loss = partial(net.loss, activation=workload.activation, loss=workload.loss)
-    step = train.on_rows(train.make_step(loss, optimizer), table)
-    state = train.init(workload.params(), optimizer)
-    return FitScan(step, state, workload.rows_at(), lambda params: params)
+    step = train.on_rows(train.make_step(train.transposed(loss), optimizer), table)
+    state = train.init(train.transpose(workload.params()), optimizer)
+    return FitScan(step, state, workload.rows_at(), train.transpose)
 
 
 def gram(workload: Workload, table: Batch) -> FitScan:

@@ -39,7 +39,8 @@ def equinox(workload: Workload, table: Batch) -> StepLoop:
     params, keys = workload.params(), jax.random.split(jax.random.key(0), layers)
     linears = []
     for k in range(1, layers + 1):
-        linear = eqx.nn.Linear(*workload.sizes[k - 1 : k + 1], workload.bias, key=keys[k - 1])
+        d_in, d_out = workload.sizes[k - 1 : k + 1]
+        linear = eqx.nn.Linear(d_in, d_out, workload.bias, key=keys[k - 1])
         linear = eqx.tree_at(lambda m: m.weight, linear, jnp.array(params[f"w{k}"].T))
         if workload.bias:
             linear = eqx.tree_at(lambda m: m.bias, linear, jnp.array(params[f"b{k}"]))

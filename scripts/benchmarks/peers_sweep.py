@@ -17,6 +17,8 @@ from .check import Case
 from .peers_jax import Scan, gather, plain_loss
 from .workloads import Workload, take
 
+SWEEP_EPOCHS = 20
+
 
 def stack(members: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The parameters of all members, the members first."""
@@ -178,7 +180,10 @@ class JaxnetSweep:
         return np.stack([member.losses[:, 0] for member, _ in self._results])
 
     def seconds(self, num_steps):
-        """Of all members' epochs, compiled before."""
+        """Of all members' epochs, compiled before: a sweep of twenty epochs or more, since it makes
+        its networks within that time, and the others before.
+        """
+        num_steps = max(num_steps, SWEEP_EPOCHS * self._per_epoch)
         self._trainer(num_steps)
         began = time.perf_counter()
         self._train(num_steps)

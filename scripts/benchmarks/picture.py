@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from .peers import JAXNET, REFERENCES
+
 Result = dict[str, Any]
 OURS, OTHERS, FLOOR = "#4477aa", "#cc6677", "#777777"  # Tol's: for colour-blind readers too
-JAXNET = {"scan", "vmap", "fit_scan", "train", "train-gram", "gram", "jaxnet.sweep"}
+BLUE = JAXNET | set(REFERENCES.values())
 CURVES = {
     "fit_scan": ("jaxnet", OURS, "o-"),
     "torch": ("torch", OTHERS, "s-"),
@@ -52,7 +54,7 @@ def _dots(axes: Axes, found: Result) -> None:
     shown = dict(sorted(_shown(found).items(), key=lambda item: -item[1]["ratio"][0]))
     for y, (name, entry) in enumerate(shown.items()):
         median, low, high = entry["ratio"]
-        color = OURS if name in JAXNET or name.startswith("lever") else OTHERS
+        color = OURS if name in BLUE else OTHERS
         axes.plot([low, high], [y, y], color=color, linewidth=2, alpha=0.5)
         axes.plot(median, y, "o", color=color)
         axes.annotate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .levers import LEVERS
-from .peers import PEERS
+from .peers import JAXNET, PEERS
 
 Result = dict[str, Any]
 EXPLAINED = """\
@@ -22,7 +22,8 @@ its time is not shown.
   and optimizer state. The dual form (`gram`) makes smaller products and may lie below it.
 - **first call**: making the network and its first step, compilation included, imports not; of
   `train` a run of one epoch, all files written.
-- **memory**: the largest resident set of the process.
+- **memory**: the largest resident set of a whole process with an empty cache of programs, and with
+  a filled one; of the timed process where no whole process was made.
 - **whole process**: a fresh process that imports, reads the data, trains and ends; with an empty
   cache of compiled programs, and with one filled by the same program.
 - **error**: the largest, as a share of its limit: 16 times the error of NumPy in float32, at least
@@ -58,11 +59,17 @@ def _row(name: str, entry: Result, floor: float) -> list[str]:
         ratio,
         f"{entry['us'] / floor:.1f}",
         f"{entry['first_s']:.2f} s",
-        f"{entry['rss_mb']:,.0f} MB",
+        _memory(entry),
         f"{once['cold']:.2f} s" if "cold" in once else "-",
         f"{once['warm']:.2f} s" if "warm" in once else "-",
         f"{entry['share']:.2g}",
     ]
+
+
+def _memory(entry: Result) -> str:
+    once = entry.get("once", {})
+    found = [once[name] for name in ("cold_mb", "warm_mb") if name in once] or [entry["rss_mb"]]
+    return ", ".join(f"{value:,.0f}" for value in found) + " MB"
 
 
 def microseconds(value: float) -> str:
@@ -105,11 +112,15 @@ def page(result: Result) -> str:
     parts = [
         "# Benchmarks",
         _measured_on(result),
-        f"```\npip install '.[bench]'\n{result['command']} --out docs\n```",
+        "```\npip install '.[bench]'\n"
+        + "".join(f"{c} --out docs\n" for c in _commands(result))
+        + "```",
         EXPLAINED.rstrip(),
         "![Time over the reference](benchmarks.png)",
         *map(_section, result["workloads"]),
     ]
+    if result.get("levers"):
+        parts.append(_levers(result["levers"]))
     if result.get("scaling"):
         parts += [
             "## Scaling",
@@ -120,14 +131,18 @@ def page(result: Result) -> str:
     return "\n\n".join([*parts, *absent(result)]) + "\n"
 
 
+def _commands(result: Result) -> list[str]:
+    return list(dict.fromkeys(result["commands"]))
+
+
 def _measured_on(result: Result) -> str:
-    machine, settings = result["machine"], result["settings"]
+    machine = result["machine"]
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     device = "" if machine["device"] == "cpu" else f" GPU: {machine['device']}."
     memory = f"{machine['cores']} cores, {machine['memory_gb']} GB"
     return (
         f"Measured on {machine['processor']}, {memory}.{device} {machine['system']}; Python "
-        f"{machine['python']}; {libraries}. float32; {settings['rounds']} rounds."
+        f"{machine['python']}; {libraries}. float32."
     )
 
 
@@ -142,8 +157,59 @@ def _section(found: Result) -> str:
         *("| " + " | ".join(row) + " |" for row in rows(found)),
     ]
     steps = [e["once"]["steps"] for e in found["participants"].values() if "once" in e]
-    if steps:
-        lines += ["", f"A whole process makes {steps[0]:,} steps."]
+    whole = f"; a whole process makes {steps[0]:,} steps" if steps else ""
+    lines += ["", f"Medians of {_rounds(found)} rounds{whole}."]
+    if behind(found):
+        lines += ["", *_products(found)]
+    return "\n".join(lines)
+
+
+def _rounds(found: Result) -> int:
+    return max((len(e.get("seconds", ())) for e in found["participants"].values()), default=0)
+
+
+def behind(found: Result) -> bool:
+    """Whether a peer is faster than jaxnet's fastest."""
+    ratios = {n: e["ratio"][0] for n, e in found["participants"].items() if "ratio" in e}
+    ours = min((r for n, r in ratios.items() if n in JAXNET), default=0)
+    return any(r < ours for n, r in ratios.items() if n not in JAXNET)
+
+
+def _products(found: Result) -> list[str]:
+    """The profile of a workload that a peer wins: each product of the step, alone, by backend."""
+    floor = found["floor"]
+    names = [*floor["products_us"]]
+    lines = [
+        "A peer is ahead here. The products of a step, each alone, in us:",
+        "",
+        "| product | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for i, p in enumerate(floor["products"]):
+        turned = f", {p['transposed']} transposed" if p["transposed"] else ""
+        cells = [microseconds(floor["products_us"][name][i]) for name in names]
+        lines.append(
+            f"| ({p['m']} x {p['k']}) ({p['k']} x {p['n']}){turned} | {' | '.join(cells)} |"
+        )
+    sums = [microseconds(sum(floor["products_us"][name])) for name in names]
+    return [*lines, f"| all | {' | '.join(sums)} |"]
+
+
+def _levers(found: list[Result]) -> str:
+    """What was tried to make the reference faster: a line for each, a column for each workload."""
+    names = [w["workload"]["name"] for w in found]
+    lines = [
+        "## Levers",
+        "",
+        "Variants of the reference scan, each with one change; its time over the reference's.",
+        "",
+        "| lever | " + " | ".join(names) + " | |",
+        "|---" * (len(names) + 2) + "|",
+    ]
+    for name, lever in LEVERS.items():
+        entries = [w["participants"].get(name, {}) for w in found]
+        cells = [f"{e['ratio'][0]:.2f}" if "ratio" in e else "-" for e in entries]
+        lines.append(f"| {lever.note} | {' | '.join(cells)} | {lever.verdict} |")
     return "\n".join(lines)
 
 

@@ -247,4 +247,8 @@ def summarize_floor(workload: Workload, pieces: dict[str, list[dict[str, Any]]])
         "traffic_by": by,
         "traffic_mb": floor.traffic_bytes(workload) / 1e6,
         "gflops": floor.flops(workload) / sum(seconds for seconds, _ in products) / 1e9,
+        "products_us": {
+            backend: [1e6 * seconds for seconds in values["products"]]
+            for backend, values in medians.items()
+        },
     }

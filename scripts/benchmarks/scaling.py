@@ -10,10 +10,10 @@ from .workloads import Workload
 
 BASE = {"batch": 128, "width": 256, "depth": 2, "rows": 16_384}
 VALUES = {
-    "batch": (1, 4, 16, 64, 256, 1024, 4096),
-    "width": (16, 64, 256, 1024, 2048),
-    "depth": (1, 2, 4, 8, 16, 32),
-    "rows": (1024, 8192, 65_536, 524_288),
+    "batch": (1, 8, 64, 512, 4096),
+    "width": (16, 64, 256, 1024),
+    "depth": (1, 2, 4, 8, 16),
+    "rows": (1024, 16_384, 262_144),
 }
 FEATURES, CLASSES = 128, 10
 CURVES = ("fit_scan", "torch", "torch-fused")

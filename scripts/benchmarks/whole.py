@@ -18,27 +18,29 @@ from .workloads import Workload
 def whole_processes(
     workload: Workload, result: dict[str, Any], settings: Settings, folder: Path, say: Say
 ) -> None:
-    """Add `once`: seconds of fresh processes, interleaved, from an empty and a filled cache."""
+    """Add `once`: seconds, MB of fresh processes, interleaved, from an empty and a full cache."""
     known = PEERS | LEVERS
     names = [n for n, entry in result["participants"].items() if entry["status"] == "ok"]
-    spent: dict[tuple[str, str], list[float]] = {}
+    spent: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for number in range(settings.processes):
         for name in rotated(names, number):
-            cache = folder / "caches" / f"{workload.name} {name} {number}"
+            cache = folder / "caches" / f"{workload.name}-{name}-{number}".replace(" ", "-")
             for state in ("cold", "warm") if known[name].cache else ("cold",):
-                seconds = _once(workload, known[name], settings.device, folder, cache)
-                if seconds is not None:
-                    spent.setdefault((name, state), []).append(seconds)
-    for (name, state), seconds in spent.items():
+                figures = _once(workload, known[name], settings.device, folder, cache)
+                if figures is not None:
+                    spent.setdefault((name, state), []).append(figures)
+    for (name, state), figures in spent.items():
         once = result["participants"][name].setdefault("once", {"steps": workload.once_steps})
-        once[state] = statistics.median(seconds)
+        once[state], once[f"{state}_mb"] = map(statistics.median, zip(*figures, strict=True))
     say(f"  whole processes of {workload.once_steps} steps: {settings.processes} of each")
 
 
 def _once(
     workload: Workload, participant: Participant, device: str, folder: Path, cache: Path
-) -> float | None:
-    """Seconds from the start of a process to its end, None if it failed."""
+) -> tuple[float, float] | None:
+    """Seconds from the start of a process to its end, and its largest resident set; None if it
+    failed.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     caches = {
         "": {},
@@ -59,4 +61,5 @@ def _once(
     worker = Worker(job, folder, env)
     answer = worker.read()
     worker.end()
-    return time.perf_counter() - began if answer["status"] == "ok" else None
+    seconds = time.perf_counter() - began
+    return (seconds, answer["rss_mb"]) if answer["status"] == "ok" else None

@@ -24,7 +24,7 @@ import numpy as np
 from jaxnet.spec import Batch
 
 from . import check, workloads
-from .participant import Inapplicable, Runner
+from .participant import Inapplicable, Participant, Runner
 from .workloads import Workload
 
 LONGEST = 500  # steps of a compiled chunk: longer runs are multiples of it
@@ -47,8 +47,10 @@ def main(argument: str) -> int:
     return 0
 
 
-def load_table(workload: Workload) -> Batch:
+def load_table(workload: Workload, participant: Participant) -> Batch | None:
     """The workload's data, made once for all processes that share TMPDIR."""
+    if participant.own_data:
+        return None
     path = Path(tempfile.gettempdir()) / f"{workload.name}.npz"
     if not path.exists():
         table = workloads.table_of(workload)
@@ -60,7 +62,7 @@ def load_table(workload: Workload) -> Batch:
         return Batch(file["x"], file["y"])
 
 
-def _participant(job: dict[str, Any]):
+def _participant(job: dict[str, Any]) -> Participant:
     from .levers import LEVERS
     from .peers import PEERS
 
@@ -68,8 +70,8 @@ def _participant(job: dict[str, Any]):
 
 
 def _check(job, workload: Workload, replies: TextIO) -> None:
-    table = load_table(workload)
     participant = _participant(job)
+    table = load_table(workload, participant)
     runner = participant.build()(workload, table)
     results = _results(runner, workload, table, participant.adam)
     verdicts = [check.judge(*result) for result in results]
@@ -78,7 +80,7 @@ def _check(job, workload: Workload, replies: TextIO) -> None:
     _reply(replies, {"status": "ok", "share": share, "of": worst.of})
 
 
-def _results(runner: Runner, workload: Workload, table: Batch, adam: str) -> list[check.Result]:
+def _results(runner: Runner, workload: Workload, table: Any, adam: str) -> list[check.Result]:
     """What a participant computes, and what it should have, by member of a sweep."""
     own = getattr(runner, "own_results", None)
     if own is not None:
@@ -93,9 +95,10 @@ def _results(runner: Runner, workload: Workload, table: Batch, adam: str) -> lis
 
 def _time(job, workload: Workload, replies: TextIO) -> None:
     began = time.perf_counter()
-    build = _participant(job).build()
+    participant = _participant(job)
+    build = participant.build()
     imported = time.perf_counter()
-    table = load_table(workload)
+    table = load_table(workload, participant)
     loaded = time.perf_counter()
     runner = build(workload, table)
     runner.run(1)
@@ -108,12 +111,13 @@ def _time(job, workload: Workload, replies: TextIO) -> None:
         if json.loads(line)["do"] == "quit":
             break
         seconds, made = timed(runner, steps)
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _rss_unit() / 2**20
-        _reply(replies, {"status": "ok", "seconds": seconds / made, "rss_mb": rss})
+        _reply(replies, {"status": "ok", "seconds": seconds / made, "rss_mb": rss_mb()})
 
 
-def _rss_unit() -> int:
-    return 1 if sys.platform == "darwin" else 1024
+def rss_mb() -> float:
+    """The largest resident set of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def timed(runner: Runner, num_steps: int) -> tuple[float, int]:
@@ -155,10 +159,11 @@ def _once(job, workload: Workload, replies: TextIO) -> None:
         from jaxnet import compile_cache
 
         compile_cache.enable()
-    runner = _participant(job).build()(workload, load_table(workload))
+    participant = _participant(job)
+    runner = participant.build()(workload, load_table(workload, participant))
     runner.run(workload.once_steps)
     runner.params()
-    _reply(replies, {"status": "ok"})
+    _reply(replies, {"status": "ok", "rss_mb": rss_mb()})
 
 
 def _floor(job, workload: Workload, replies: TextIO) -> None:
