@@ -59,7 +59,8 @@ def trajectories(meshes=MESHES):
         found |= flat("accumulated", *trajectory("adam", *ways["one"], value_and_grad=parts))
         for axes in ("data=2", "data=4,model=2"):
             if axes in ways:
-                split = trajectory("adam", *ways[axes], lambda i: None, value_and_grad=parts)
+                place, over = ways[axes]
+                split = trajectory("adam", place, over, lambda i: None, value_and_grad=parts)
                 found |= flat(f"all adam accumulated {axes}", *split)
     return found
 
@@ -97,7 +98,7 @@ def placement():
     except ValueError as error:
         found["uneven"] = np.array(str(error))
     program = jax.jit(lambda step, *args: step(*args)).lower(step, after, ROWS_AT(0)).compile()
-    found["rows each"] = np.array("f32[2,7]" in program.as_text())
+    found["rows each"] = np.array("f32[2,7]" in (program.as_text() or ""))
     return found
 
 
@@ -192,10 +193,21 @@ def same_bits():
 
 
 CASES = {
-    "one process": (trajectories, float32_gradients, placement, own_data, evaluated, talk),
-    "same bits": (same_bits,),
-    "many processes": (partial(trajectories, ("all",)), own_data, evaluated, talk),
-    "many same bits": (same_bits,),
+    "one process": {
+        "trajectories": trajectories,
+        "float32_gradients": float32_gradients,
+        "placement": placement,
+        "own_data": own_data,
+        "evaluated": evaluated,
+        "talk": talk,
+    },
+    "many processes": {
+        "trajectories": partial(trajectories, ("all",)),
+        "own_data": own_data,
+        "evaluated": evaluated,
+        "talk": talk,
+    },
+    "same bits": {"same_bits": same_bits},
 }
 
 
@@ -205,8 +217,7 @@ def main():
         number, count, coordinator = processes
         parallel.start(coordinator, int(number), int(count))
     found = {}
-    for case in CASES[name]:
-        label = getattr(case, "func", case).__name__
+    for label, case in CASES[name].items():
         found |= {f"{label}/{key}": value for key, value in case().items()}
     if parallel.is_main():
         np.savez(out, **found)

@@ -49,7 +49,9 @@ def test_accumulation_takes_the_memory_of_one_part():
 
     def temporary(value_and_grad):
         program = jax.jit(value_and_grad(net.loss)).lower(spec.init(1), batch).compile()
-        return program.memory_analysis().temp_size_in_bytes
+        analysis = program.memory_analysis()
+        assert analysis
+        return analysis.temp_size_in_bytes
 
     parts = partial(gradients.accumulated, parts=16, reduction="sum")
     assert temporary(parts) < temporary(jax.value_and_grad) / 3

@@ -1,8 +1,8 @@
 """Eight virtual devices of one process compute what one device does; refusals."""
 
 import jax
-import numpy as np
 import mesh_cases as cases
+import numpy as np
 import pytest
 from mesh_processes import part, run_case
 
@@ -150,6 +150,7 @@ def test_the_deterministic_step_is_the_usual_one_to_rounding(run):
     got = run_case("same bits", 1, 8)[f"same_bits/8: {run} loss"]
     rows = cases.data.row_batches(3 * batch_size, batch_size, seed=5)(0)
     batch = jax.tree.map(lambda a: a[rows], table)
-    want = net.loss(spec.init(1), batch, activation=spec.activation, loss=spec.loss)
+    params = jax.tree.map(jax.numpy.asarray, spec.init(1))
+    want = net.loss(params, batch, activation=spec.activation, loss=spec.loss)
     np.testing.assert_allclose(got[0], want, rtol=1e-5)
     assert got[-1] < got[0]

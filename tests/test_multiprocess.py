@@ -3,8 +3,8 @@
 import re
 import signal
 
-import numpy as np
 import mesh_cases as cases
+import numpy as np
 import pytest
 from mesh_processes import finish, free_port, part, run_case, start
 
@@ -61,8 +61,7 @@ SAME = [(1, 1), (2, 1), (2, 4), (4, 2)]
 @pytest.mark.parametrize(("processes", "devices"), SAME)
 def test_the_deterministic_step_gives_the_same_bits_in_any_number_of_processes(processes, devices):
     want = part(run_case("same bits", 1, 8), "same_bits/1: ")
-    case = "many same bits" if processes > 1 else "same bits"
-    got = part(run_case(case, processes, devices), f"same_bits/{processes * devices}: ")
+    got = part(run_case("same bits", processes, devices), f"same_bits/{processes * devices}: ")
     assert got.keys() == want.keys()
     assert want
     for name, value in want.items():
@@ -102,17 +101,10 @@ except (ValueError, TimeoutError) as error:
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "message"),
-    [
-        (1, "TimeoutError {} did not answer within 2 s, or not all processes came to it"),
-        (0, "TimeoutError not all 2 processes came to {} within 2 s"),
-    ],
-)
-def test_a_coordinator_or_process_that_does_not_answer_is_named(number, message):
+def test_a_coordinator_that_does_not_answer_is_named():
     coordinator = f"127.0.0.1:{free_port()}"
-    (said,) = finish([start(1, "-c", START, (coordinator, number, 2))])
-    assert message.format(coordinator) in said
+    (said,) = finish([start(1, "-c", START, (coordinator, 1, 2))])
+    assert f"TimeoutError {coordinator} did not answer within 2 s" in said
 
 
 def test_a_start_outside_a_cluster_says_what_is_missing():
@@ -156,13 +148,14 @@ def test_a_worker_that_is_killed_is_an_error_in_the_others_at_once():
     processes = [start(1, "-c", LOST, coordinator, i) for i in range(3)]
     try:
         for process in processes:
+            assert process.stdout
             while process.stdout.readline() not in ("ready\n", ""):
                 pass
         processes[1].send_signal(signal.SIGKILL)
         for process in (processes[0], processes[2]):
             said = process.communicate(timeout=20)[1]
             assert process.returncode == 3
-            assert re.search("JaxRuntimeError .*(reset|closed) by peer", said, re.I), said
+            assert re.search("Gloo .*(reset|closed) by peer", said, re.I), said
     finally:
         for process in processes:
             process.kill()
