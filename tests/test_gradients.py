@@ -126,7 +126,7 @@ def test_state_stays_float32_and_training_works_in_bfloat16():
         )
         dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(state)}
         assert dtypes == {"float32", "int32"}
-    # the rounding of a few steps, which then takes another way to as low a loss
+    # the first steps differ by rounding; then both learn the 16 rows by heart
     np.testing.assert_allclose(losses["bfloat16"][:3], losses[None][:3], rtol=2 * HALF)
-    assert losses["bfloat16"][-1] < 0.2 * losses["bfloat16"][0]
-    assert losses["bfloat16"][-1] < 1.2 * losses[None][-1]
+    for found in losses.values():
+        assert found[-1] < 0.01 * found[0]
