@@ -93,16 +93,17 @@ def _print_problem(problem: Problem, config: Config) -> None:
     """Say what was read, what was chosen, and how to choose otherwise."""
     from jaxnet import forms
 
+    dual = forms.use_gram(config, problem)  # which refuses what cannot be, before anything is said
     rows = problem.train_rows, problem.validation_rows
     print(f"{Path(problem.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
     print_task(problem, config)
     sizes = "-".join(map(str, problem.spec.sizes))
     print(f"network {sizes} {config.activation}, {config.optimizer}, batch {problem.batch_size}")
-    if forms.use_gram(config, problem):
-        usual, dual = forms.operations(config, problem)
+    if dual:
+        usual, dual_form = forms.operations(config, problem)
         print(
             f"its first layer in dual form, for {problem.spec.sizes[0]:,} columns and {rows[0]:,} "
-            f"rows: {dual / usual:.1%} of the operations (--gram off)"
+            f"rows: {dual_form / usual:.1%} of the operations (--gram off)"
         )
 
 

@@ -102,6 +102,29 @@ def placement():
     return found
 
 
+def out_in():
+    """Weights held (out, in), on a mesh with a model axis and on one device."""
+    mesh, optimizer = parallel.make_mesh("data=4,model=2"), optimizers.make("adam", 0.01)
+    wide = {"min_columns": WIDE, "axis": 0}
+    ways = {
+        "one": (lambda tree: tree, lambda step: step),
+        "mesh": (
+            partial(parallel.shard_params, mesh, **wide),
+            partial(parallel.data_parallel, mesh=mesh, **wide),
+        ),
+    }
+    found = {}
+    with jax.enable_x64(True):
+        for name, (place, over) in ways.items():
+            step = over(train.make_step(train.transposed(net.loss), optimizer))
+            table = problem() if name == "one" else parallel.replicate(mesh, problem())
+            state = place(train.init(train.transpose(SPEC.init(1, "float64")), optimizer))
+            run = train.fit_scan(train.on_rows(step, table), state, ROWS_AT, STEPS, chunk=7)
+            found |= flat(name, *run)
+    found["w1"] = np.array(run[0].params["w1"].addressable_shards[0].data.shape)
+    return found
+
+
 def own_data():
     """Each process gives its own rows: step by step, and as a chunk of batches."""
     mesh, table = parallel.make_mesh(), problem(dtype="float32")
@@ -197,6 +220,7 @@ CASES = {
         "trajectories": trajectories,
         "float32_gradients": float32_gradients,
         "placement": placement,
+        "out_in": out_in,
         "own_data": own_data,
         "evaluated": evaluated,
         "talk": talk,

@@ -10,6 +10,8 @@ from mesh_processes import finish, free_port, part, run_case, start
 
 from jaxnet import parallel
 
+pytestmark = pytest.mark.xdist_group("parallel")  # whose processes are started once
+
 
 @pytest.fixture(scope="module", params=[(2, 2), (4, 1)], ids=["2x2", "4x1"])
 def several(request):
@@ -32,7 +34,7 @@ def test_a_run_in_several_processes_is_the_run_in_one(several, run):
 
 
 def test_each_process_gives_its_own_rows(several):
-    """float32 and Adam: see `test_mesh`."""
+    """float32 and Adam: see `test_parallel`."""
     processes, _, found = several
     streamed, gathered = part(found, "own_data/streamed "), part(found, "own_data/gathered ")
     assert_close(streamed, gathered, rtol=1e-5, atol=1e-5)
