@@ -86,7 +86,7 @@ def _plain(axes: Axes) -> None:
 
 
 def scaling(result: Result, path: Path) -> None:
-    """Four panels, both axes logarithmic, each curve named at its end."""
+    """Four panels, both axes logarithmic."""
     figure = Figure(figsize=(9.5, 7.5), dpi=120, layout="constrained")
     for axes, (axis, label) in zip(figure.subplots(2, 2).ravel(), AXES.items(), strict=True):
         points = [point for point in result["scaling"] if point["axis"] == axis]
@@ -95,16 +95,14 @@ def scaling(result: Result, path: Path) -> None:
             if not at:
                 continue
             x, y = zip(*at, strict=True)
-            axes.plot(x, y, style, color=color, markersize=4)
-            axes.annotate(
-                title, (x[-1], y[-1]), (6, 0), textcoords="offset points", color=color, va="center"
-            )
+            axes.plot(x, y, style, color=color, markersize=4, label=title)
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="us a step")
-        axes.margins(x=0.16)
+        axes.legend(fontsize="small")
         values = [point["value"] for point in points]
         axes.set_xticks(values, [f"{value:,}" for value in values])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     figure.suptitle(
         "128-256-256-10, Adam, batch 128, 16,384 rows; one size changed", fontsize="medium"
