@@ -3,8 +3,11 @@
 import importlib.util
 import os
 
+import filelock
 import jax
 import matplotlib
+import mesh_processes
+import numpy as np
 import pytest
 
 NO_TORCH = importlib.util.find_spec("torch") is None
@@ -38,3 +41,25 @@ def x64():
     """Run a test in double precision: that is where mathematics is compared."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def run_case(tmp_path_factory):
+    """run_case(name, processes, devices): the arrays of a case of `mesh_cases`.
+
+    Each is made once, also where several workers of pytest-xdist run the tests.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    def run(name, processes, devices):
+        path = folder / f"{name} {processes} {devices}.npz"
+        with filelock.FileLock(f"{path}.lock"):
+            if not path.exists():
+                part = path.with_suffix(".part.npz")
+                mesh_processes.make_case(part, name, processes, devices)
+                part.rename(path)
+        with np.load(path) as found:
+            return dict(found)
+
+    return run

@@ -1,14 +1,10 @@
 """Processes that run a case of `mesh_cases`, on virtual devices of the CPU."""
 
-import functools
 import os
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-
-import numpy as np
 
 import jaxnet
 
@@ -55,18 +51,13 @@ def finish(processes, timeout=200):
     return errors
 
 
-@functools.cache
-def run_case(name, processes, devices):
-    """The arrays of a case; devices: those of each process."""
+def make_case(out, name, processes, devices):
+    """Write the arrays of a case to `out`; devices: those of each process."""
     coordinator = f"127.0.0.1:{free_port()}"
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.npz"
-        own = [[name, out]]
-        if processes > 1:
-            own = [[name, out, i, processes, coordinator] for i in range(processes)]
-        finish([start(devices, HERE / "mesh_cases.py", *arguments) for arguments in own])
-        with np.load(out) as found:
-            return dict(found)
+    own = [[name, out]]
+    if processes > 1:
+        own = [[name, out, i, processes, coordinator] for i in range(processes)]
+    finish([start(devices, HERE / "mesh_cases.py", *arguments) for arguments in own])
 
 
 def part(found, prefix):

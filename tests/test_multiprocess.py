@@ -6,15 +6,13 @@ import signal
 import mesh_cases as cases
 import numpy as np
 import pytest
-from mesh_processes import finish, free_port, part, run_case, start
+from mesh_processes import finish, free_port, part, start
 
 from jaxnet import parallel
 
-pytestmark = pytest.mark.xdist_group("parallel")  # whose processes are started once
-
 
 @pytest.fixture(scope="module", params=[(2, 2), (4, 1)], ids=["2x2", "4x1"])
-def several(request):
+def several(request, run_case):
     """Processes, devices of each, and what they found."""
     return *request.param, run_case("many processes", *request.param)
 
@@ -27,7 +25,7 @@ def assert_close(got, want, **tolerance):
 
 
 @pytest.mark.parametrize("run", ["rows sgd", "rows adam", "all adam"])
-def test_a_run_in_several_processes_is_the_run_in_one(several, run):
+def test_a_run_in_several_processes_is_the_run_in_one(run_case, several, run):
     """float64: 20 steps of other orders of summation, of rounding 1e-16."""
     one = part(run_case("one process", 1, 8), f"trajectories/{run} one ")
     assert_close(part(several[2], f"trajectories/{run} all "), one, rtol=1e-12, atol=1e-14)
@@ -44,7 +42,7 @@ def test_each_process_gives_its_own_rows(several):
     assert found["own_data/own"].tolist() == [0, cases.BATCH // processes]
 
 
-def test_epochs_in_several_processes_are_those_in_one(several):
+def test_epochs_in_several_processes_are_those_in_one(run_case, several):
     one = part(run_case("one process", 1, 8), "evaluated/one ")
     assert_close(part(several[2], "evaluated/mesh "), one, rtol=1e-5, atol=1e-5)
 
@@ -61,7 +59,9 @@ SAME = [(1, 1), (2, 1), (2, 4), (4, 2)]
 
 
 @pytest.mark.parametrize(("processes", "devices"), SAME)
-def test_the_deterministic_step_gives_the_same_bits_in_any_number_of_processes(processes, devices):
+def test_the_deterministic_step_gives_the_same_bits_in_any_number_of_processes(
+    run_case, processes, devices
+):
     want = part(run_case("same bits", 1, 8), "same_bits/1: ")
     got = part(run_case("same bits", processes, devices), f"same_bits/{processes * devices}: ")
     assert got.keys() == want.keys()
@@ -71,7 +71,7 @@ def test_the_deterministic_step_gives_the_same_bits_in_any_number_of_processes(p
 
 
 @pytest.mark.parametrize("devices", [2, 4, 8])
-def test_the_deterministic_step_gives_the_same_bits_on_any_number_of_devices(devices):
+def test_the_deterministic_step_gives_the_same_bits_on_any_number_of_devices(run_case, devices):
     found = run_case("same bits", 1, 8)
     want, got = (part(found, f"same_bits/{number}: ") for number in (1, devices))
     assert got.keys() == want.keys()

@@ -8,16 +8,14 @@ import jax
 import mesh_cases as cases
 import numpy as np
 import pytest
-from mesh_processes import SOURCE, environment, part, run_case
+from mesh_processes import SOURCE, environment, part
 
 from jaxnet import deterministic, net, numpy_net, optimizers, parallel, train
 from jaxnet.parity import bars
 
-pytestmark = pytest.mark.xdist_group("parallel")  # whose processes are started once
-
 
 @pytest.fixture(scope="module")
-def found():
+def found(run_case):
     return run_case("one process", 1, 8)
 
 
@@ -168,7 +166,7 @@ def test_a_batch_that_does_not_divide_into_shards_is_refused():
 
 
 @pytest.mark.parametrize("run", ["7-5-3 adam", "64-128-10 adam", "300-200-50-10 adam"])
-def test_the_deterministic_step_is_the_usual_one_to_rounding(run):
+def test_the_deterministic_step_is_the_usual_one_to_rounding(run_case, run):
     """The first losses: later ones may differ by as much as Adam multiplies rounding."""
     spec, batch_size = cases.NETWORKS[run.split()[0]]
     table = cases.problem(spec, "float32", 3 * batch_size)
