@@ -143,6 +143,7 @@ def test_all_rows_at_once_is_the_oracles_full_batch_training():
         np.testing.assert_allclose(state.params[name], value, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 def test_transposed_weights_are_trained_as_the_others(name):
     spec = Spec((7, 5, 3), bias=True)
