@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -212,26 +212,38 @@ def _check_leaves(path: Path, got: dict[str, list], wanted: dict[str, tuple]) ->
 
 
 def _read_arrays(path: Path, leaves: dict[str, list]) -> dict[str, np.ndarray]:
-    import orbax.checkpoint as ocp
-
     arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in leaves.items()}
     stored = {name: leaf for name, leaf in arrays.items() if leaf.size}
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-        return arrays | (reader.restore(path / TREE, args=ocp.args.StandardRestore(stored)))
+    with _orbax() as (reader, args):
+        return arrays | reader.restore(path / TREE, args=args.StandardRestore(stored))
+
+
+@contextlib.contextmanager
+def _orbax() -> Iterator[tuple[Any, Any]]:
+    """A Checkpointer of this process alone, for which no other one of the run need wait, and what
+    its arguments are made of.
+    """
+    import orbax.checkpoint as ocp
+
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix="jaxnet"
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        yield checkpointer, ocp.args
 
 
 def _write(folder: Path, step: int, leaves: dict[str, np.ndarray], content: dict, keep: int):
     """Write a checkpoint beside its name, then rename it; only then does an old one go."""
-    import orbax.checkpoint as ocp  # in this thread, since it takes a while
-
     part = folder / f"{step}.part"
     stored = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax: none empty
     absl = logging.getLogger("absl")
     absl.addFilter(_not_orbax)  # which logs, page after page, what it then raises
     try:
         _reserve(part, sum(leaf.nbytes for leaf in stored.values()) + OVERHEAD)
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
-            writer.save(part / TREE, args=ocp.args.StandardSave(stored))
+        with _orbax() as (writer, args):
+            writer.save(part / TREE, args=args.StandardSave(stored))
         files = sorted(path for path in part.rglob("*") if path.is_file())
         content["files"] = {path.relative_to(part).as_posix(): _sha256(path) for path in files}
         with (part / JSON).open("x") as file:

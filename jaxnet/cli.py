@@ -11,20 +11,29 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
 
 import jaxnet
-from jaxnet import cli_parity, cli_train
+from jaxnet import cli_parity, cli_processes, cli_train
 from jaxnet.cli_export import export
 from jaxnet.cli_inference import evaluate, predict
 from jaxnet.cli_parity import ParityOptions
+from jaxnet.cli_processes import ONE, ProcessOptions
 from jaxnet.cli_show import show
 from jaxnet.cli_sweep import sweep
-from jaxnet.config import Config, DataOptions, NetworkOptions, RunOptions, TrainingOptions
+from jaxnet.config import (
+    Config,
+    DataOptions,
+    NetworkOptions,
+    RunOptions,
+    ScaleOptions,
+    TrainingOptions,
+)
+from jaxnet.stopping import Elsewhere, Lost
 
 Stages = Annotated[
     tuple[str, ...],
@@ -45,12 +54,23 @@ NoCache = Annotated[
         help="Compile everything anew, and keep nothing of it in the user's cache folder."
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(ScaleOptions):
+    """Beyond one device, and one device's memory."""
+
+    devices: Annotated[int | str | None, tyro.conf.arg(aliases=("--mesh",), metavar="N|all|data=N,model=M")] = None
+
+
 GROUPS = {
     "data": DataOptions,
     "network": NetworkOptions,
     "training": TrainingOptions,
     "run": RunOptions,
+    "scale": Scale,
 }
+arguments: list[str] = []  # of this process, for those that it starts
 
 
 def train(
@@ -58,6 +78,8 @@ def train(
     network: NetworkOptions,
     training: TrainingOptions,
     run: RunOptions,
+    scale: Scale,
+    processes: ProcessOptions = ONE,
     *,
     resume: Path | None = None,
 ) -> int:
@@ -75,12 +97,18 @@ def train(
 
     jaxnet train --resume runs/wine-1 --epochs 100
 
+    jaxnet train --data parts/ --target price --batch-size 4096 --devices all
+
     Args:
         resume: The folder of a run to go on with, to the same bits as if it had never stopped. Its
-            options hold; epochs, learning rate, schedule, patience, device and how it is saved may
-            be given anew.
+            options hold; epochs, learning rate, schedule, patience, devices and how it is saved
+            may be given anew.
     """
-    config = Config(**asdict(data), **asdict(network), **asdict(training), **asdict(run))
+    config = _config(data, network, training, run, scale)
+    cli_processes.check(processes)
+    if processes.processes > 1:
+        return cli_processes.launch(arguments, processes.processes, config.device)
+    cli_processes.join(processes)
     return cli_train.train(config) if resume is None else cli_train.resume(resume, config)
 
 
@@ -90,6 +118,7 @@ def import_weights(
     network: NetworkOptions,
     training: TrainingOptions,
     run: RunOptions,
+    scale: Scale,
     *,
     like: Path | None = None,
     layers: tuple[str, ...] = (),
@@ -109,9 +138,16 @@ def import_weights(
         like: A run whose options hold where none are given, and whose encoding of the columns.
         layers: The names of the Linear layers in order, if their names do not tell.
     """
-    config = Config(**asdict(data), **asdict(network), **asdict(training), **asdict(run))
+    config = _config(data, network, training, run, scale)
     hidden = NetworkOptions().hidden if like is None else _options_of(like).hidden
     return cli_train.import_weights(weights, like, layers, config, hidden)
+
+
+def _config(*groups: Any) -> Config:
+    options: dict[str, Any] = {}
+    for group in groups:
+        options |= asdict(group)
+    return Config(**options)
 
 
 def parity(stages: Stages = (), *, comparison: ParityOptions) -> int:
@@ -145,7 +181,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv == ["--version"]:
         print(f"jaxnet {jaxnet.__version__}")
         return 0
+    arguments[:] = argv
     _log_to_stderr()
+    return cli_processes.part(_run(argv))
+
+
+def _run(argv: list[str]) -> int:
     try:
         return tyro.extras.subcommand_cli_from_dict(
             {name: _cached(name, f) for name, f in (COMMANDS | _with_run_options(argv)).items()},
@@ -160,13 +201,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         text = error.strerror if error.errno and error.filename is None else None
         return _fail(2, text or str(error))
-    except (ValueError, FloatingPointError, MemoryError) as error:
-        return _fail(2, str(error))
+    except Lost as error:
+        return cli_processes.part(_fail(2, str(error)), lost=True)
+    except (ValueError, FloatingPointError, MemoryError, Elsewhere) as error:
+        return _fail(2, "" if cli_processes.is_silent(error) else str(error))
     except SystemExit as stop:  # tyro has printed the help, or what it could not parse
         return int(stop.code or 0)
     except KeyboardInterrupt as stop:  # or runs.Stopped, which is one
         number = getattr(stop, "signum", signal.SIGINT)
-        return _fail(128 + number, str(stop) or "interrupted")
+        silent = cli_processes.is_silent(stop)
+        return _fail(128 + number, "" if silent else str(stop) or "interrupted")
 
 
 def _collect_less_garbage() -> None:
@@ -181,7 +225,10 @@ def _cached(name: str, command: Callable[..., int]) -> Callable[..., int]:
         return command
 
     def with_cache(*args: Any, no_cache: bool, **options: Any) -> int:
-        if not no_cache:
+        starts = (
+            getattr(options.get("processes"), "processes", 1) > 1
+        )  # others, and computes nothing
+        if not (no_cache or starts):
             from jaxnet import compile_cache  # brings JAX, which --help does without
 
             compile_cache.enable()
@@ -214,7 +261,8 @@ class _Lines(logging.Handler):
 
 
 def _fail(code: int, text: str) -> int:
-    print(f"jaxnet: {text}", file=sys.stderr)
+    if text:
+        print(f"jaxnet: {text}", file=sys.stderr)
     return code
 
 

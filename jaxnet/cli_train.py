@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from jaxnet.config import Config
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from jaxnet.mapped_records import Conversion
     from jaxnet.runs import Problem, Progress, Run
 
@@ -29,10 +31,12 @@ REASONS = {
 
 def train(config: Config) -> int:
     """Train a new run, and say where it is and what to try next."""
-    from jaxnet import runs  # brings JAX, which --help does without
+    _set_threads(config)
+    from jaxnet import processes, runs  # brings JAX, which --help does without
 
-    problem = runs.prepare(config, on_convert=conversion_reporter())
-    _print_problem(problem, config)
+    with processes.together():
+        problem = runs.prepare(config, on_convert=conversion_reporter())
+        _print_problem(problem, config)
     with _reporter() as on_progress:
         run = runs.train(config, problem=problem, on_progress=on_progress)
     _print_run(run)
@@ -42,19 +46,29 @@ def train(config: Config) -> int:
 
 def resume(folder: Path, config: Config) -> int:
     """Go on with a run, with the options of `config` where they differ from its own."""
-    from jaxnet import description, runs
+    from jaxnet import description, processes, runs
 
-    if config.out is not None:
-        raise ValueError(f"`out` must not be given with `resume`, got {config.out}")
-    changed = description.changes(runs.read_config(folder), config)
-    runs.changed_config(folder, changed)
-    problem = runs.prepare_again(folder, config, conversion_reporter())
-    _print_problem(problem, config)
+    _set_threads(config)
+    with processes.together():
+        if config.out is not None:
+            raise ValueError(f"`out` must not be given with `resume`, got {config.out}")
+        changed = description.changes(runs.read_config(folder), config)
+        runs.changed_config(folder, changed)
+        problem = runs.prepare_again(folder, config, conversion_reporter())
+        _print_problem(problem, config)
     with _reporter() as on_progress:
         run = runs.resume(folder, problem=problem, on_progress=on_progress, **changed)
     _print_run(run)
     _print_next(run, problem)
     return 0
+
+
+def _set_threads(config: Config) -> None:
+    """As many threads everywhere: their number decides the last bits on a CPU."""
+    if config.deterministic:
+        from jaxnet import deterministic
+
+        os.environ.setdefault("NPROC", str(deterministic.SHARDS))
 
 
 def import_weights(
@@ -91,20 +105,31 @@ def import_weights(
 
 def _print_problem(problem: Problem, config: Config) -> None:
     """Say what was read, what was chosen, and how to choose otherwise."""
-    from jaxnet import forms
+    from jaxnet import forms, placing
 
-    dual = forms.use_gram(config, problem)  # which refuses what cannot be, before anything is said
+    # which refuse what cannot be, before anything is said
+    dual, mesh = forms.use_gram(config, problem), placing.mesh_of(config, problem)
     rows = problem.train_rows, problem.validation_rows
     print(f"{Path(problem.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
     print_task(problem, config)
     sizes = "-".join(map(str, problem.spec.sizes))
     print(f"network {sizes} {config.activation}, {config.optimizer}, batch {problem.batch_size}")
+    if mesh is not None:
+        print(_mesh_text(mesh, problem.batch_size // mesh.shape["data"]))
     if dual:
         usual, dual_form = forms.operations(config, problem)
         print(
             f"its first layer in dual form, for {problem.spec.sizes[0]:,} columns and {rows[0]:,} "
             f"rows: {dual_form / usual:.1%} of the operations (--gram off)"
         )
+
+
+def _mesh_text(mesh: Mesh, rows: int) -> str:
+    processes = len({device.process_index for device in mesh.devices.flat})
+    axes = ",".join(f"{name}={size}" for name, size in mesh.shape.items() if size > 1)
+    devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' * (mesh.size > 1)}"
+    where = f"{devices} in {processes} processes" if processes > 1 else devices
+    return f"on {where}{f' ({axes})' * bool(axes)}, {rows} rows of each batch to one"
 
 
 def print_task(problem: Problem, config: Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from jaxnet.spec import ACTIVATIONS, check_choice
@@ -10,13 +11,13 @@ from jaxnet.spec import ACTIVATIONS, check_choice
 TASKS = ("auto", "classification", "regression")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "cosine", "warmup")
-DTYPES = ("float32", "float64")
+DTYPES = ("float32", "float64", "bfloat16")
 GRAM = ("auto", "on", "off")
 MAPPED = ("auto", "on", "off")
 # What a run may change when it goes on; the rest defines what it computes.
 RESUMABLE = frozenset(
     {"epochs", "learning_rate", "schedule", "patience", "max_time", "device", "mapped"}
-    | {"checkpoint_every", "keep", "tensorboard"}
+    | {"checkpoint_every", "keep", "tensorboard", "devices", "accumulate", "remat"}
 )
 
 
@@ -81,7 +82,7 @@ class RunOptions:
     seed: int = 0
     """Of the split, the initial weights and the order of the rows."""
     dtype: str = "float32"
-    """float32 or float64."""
+    """float32, float64, or bfloat16: products in it, of parameters that stay float32."""
     gram: str = "auto"
     """auto, on or off: the first layer in its dual form, for sgd, momentum and nesterov on more
     columns than rows: the same training, at a cost that does not grow with the columns."""
@@ -103,8 +104,28 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions):
+class ScaleOptions:
+    """Beyond one device, and one device's memory."""
+
+    devices: int | str | None = None
+    """How many devices divide the rows of each batch, or all; or a mesh, as data=4,model=2, where
+    the wide layers' columns are divided over model. By default one, with several processes all."""
+    deterministic: bool = False
+    """Train to the same bits on 1, 2, 4 or 8 devices, in any number of processes; slower."""
+    accumulate: int | None = None
+    """Compute each batch in so many parts, one after the other, in the memory of one of them."""
+    remat: bool = False
+    """Compute activations again on the way back rather than keep them: slower, in less memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOptions):
     """One training run: all the options above. Raises: ValueError naming the wrong option."""
+
+    @property
+    def param_dtype(self) -> str:
+        """The dtype of parameters and data."""
+        return "float32" if self.dtype == "bfloat16" else self.dtype
 
     def __post_init__(self):
         if (self.data is None) != (self.target is None):
@@ -124,7 +145,17 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions):
             raise ValueError(f"`hidden` must be integers of at least 1, got {self.hidden}")
         if self.out == "":
             raise ValueError("`out` must name a folder, got ''")
-        for name in ("epochs", "batch_size", "patience", "evaluate_every", "keep"):
+        if not re.fullmatch(r"all|None|[1-9]\d*|.*=.*", str(self.devices)):
+            raise ValueError(
+                "`devices` must be a number of at least 1, all, or a mesh as data=4,model=2; got "
+                f"{self.devices!r}"
+            )
+        if self.deterministic and self.accumulate is not None:
+            raise ValueError(
+                "`accumulate` must not be given with `deterministic`, for which each batch is "
+                "computed in parts already"
+            )
+        for name in ("epochs", "batch_size", "patience", "evaluate_every", "keep", "accumulate"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")

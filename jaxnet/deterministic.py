@@ -77,8 +77,8 @@ def make_step(
     return step
 
 
-def _value_and_grad(loss: Loss, mesh: Mesh, reduction: str, shards: int) -> ValueAndGrad:
-    check_reduction(reduction)
+def check(mesh: Mesh, shards: int = SHARDS) -> None:
+    """Raise ValueError for shards, or a mesh, that `make_step` does not take."""
     devices = mesh.shape["data"]
     if shards < 1 or shards & (shards - 1):
         raise ValueError(f"`shards` must be a power of 2, got {shards}")
@@ -88,7 +88,12 @@ def _value_and_grad(loss: Loss, mesh: Mesh, reduction: str, shards: int) -> Valu
         )
     if mesh.shape["model"] > 1:
         raise ValueError(f"`mesh` must have a model axis of 1, got {mesh.shape['model']}")
-    own = shards // devices
+
+
+def _value_and_grad(loss: Loss, mesh: Mesh, reduction: str, shards: int) -> ValueAndGrad:
+    check_reduction(reduction)
+    check(mesh, shards)
+    own = shards // mesh.shape["data"]
     of_shard = _merged(jax.value_and_grad(loss))
 
     def on_device(params, batch):

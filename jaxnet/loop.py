@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet import epochs
+from jaxnet import epochs, processes
 from jaxnet.config import Config
 from jaxnet.forms import Form
 from jaxnet.metrics import Metrics
@@ -54,7 +54,8 @@ def run(
     """Train on from a snapshot; return the last one, which is saved, and why the run ended.
 
     The reasons: "epochs" (all are made), "patience", "max_time", "signal". on_line gets the metrics
-    of each evaluation.
+    of each evaluation. Processes of one run do the same at the same step: a signal to any of them
+    counts, and the clock of process 0.
 
     Raises: NotFinite for a loss that is not finite.
     """
@@ -67,9 +68,12 @@ def run(
 
     while True:
         made, now = int(snapshot.state.step), time.perf_counter()
-        reason = _reason(config, num_steps, snapshot, now - started, signal())
+        late = config.max_time is not None and now - started >= config.max_time
+        said = processes.agree([signal() or 0, late, now - saved_at >= pause, length])
+        signalled, (late, pause_is_over, length) = bool(said[:, 0].any()), said[0, 1:].tolist()
+        reason = _reason(config, num_steps, snapshot, signalled, late)
         due = made % problem.steps_per_epoch == 0 or config.checkpoint_every > 0
-        if made > saved_step and (reason or (due and now - saved_at >= pause)):
+        if made > saved_step and (reason or (due and pause_is_over)):
             save(snapshot)
             saved_step, saved_at = made, time.perf_counter()
             pause = max(config.checkpoint_every, SAVING_SHARE * (saved_at - now))
@@ -101,7 +105,7 @@ class NotFinite(FloatingPointError):
 
 
 def _reason(
-    config: Config, num_steps: int, snapshot: Snapshot, seconds: float, signum: int | None
+    config: Config, num_steps: int, snapshot: Snapshot, signalled: bool, late: bool
 ) -> str | None:
     """Why the run should end here, if it should."""
     if int(snapshot.state.step) >= num_steps:
@@ -109,9 +113,9 @@ def _reason(
     evaluated = bool(snapshot.lines) and snapshot.lines[-1]["step"] == int(snapshot.state.step)
     if evaluated and _waited(snapshot) >= _max_wait(config):
         return "patience"
-    if signum is not None:
+    if signalled:
         return "signal"
-    return "max_time" if config.max_time is not None and seconds >= config.max_time else None
+    return "max_time" if late else None
 
 
 def _max_wait(config: Config) -> int:

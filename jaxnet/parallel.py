@@ -1,8 +1,8 @@
-"""One program over many devices and processes: a mesh, where arrays lie on it, how it is started.
+"""One program over many devices: a mesh, and where arrays lie on it.
 
-Each process runs the same program, and JAX's own runtime moves what must move (gloo between CPUs,
-NCCL between GPUs). On a mesh with the axes `data` and `model`, the rows of a batch are divided over
-`data`; wide parameters may be divided over `model`.
+Each process (`processes`) runs the same program, and JAX's own runtime moves what must move (gloo
+between CPUs, NCCL between GPUs). On a mesh with the axes `data` and `model`, the rows of a batch
+are divided over `data`; wide parameters may be divided over `model`.
 
     mesh = parallel.make_mesh("data=4,model=2")
     step = parallel.data_parallel(train.make_step(loss, optimizer), mesh)
@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import functools
 import re
-import socket
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +28,26 @@ from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "model")
 MIN_COLUMNS = 512  # narrower layers cost more to exchange than to compute everywhere
-HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT, START_TIMEOUT = 30, 30, 60  # seconds
+
+
+def devices_of(platform: str) -> list[jax.Device]:
+    """The devices of all processes of a platform, "cpu" or "gpu"; "auto" for JAX's default.
+
+    Raises: ValueError for one that is not here.
+    """
+    try:
+        return jax.devices(None if platform == "auto" else platform)
+    except RuntimeError:
+        known = sorted({device.platform for device in jax.devices()} | {"auto", "cpu"})
+        raise ValueError(
+            f"`device` must be one of {', '.join(known)} on this machine; got {platform!r}"
+        ) from None
+
+
+def own_device(platform: str) -> jax.Device:
+    """The first of this process's devices; as `devices_of`."""
+    own = jax.process_index()
+    return next(device for device in devices_of(platform) if device.process_index == own)
 
 
 def make_mesh(
@@ -202,108 +219,3 @@ def data_parallel(
         return jax.tree.map(place, state), place(loss)
 
     return data_parallel_step
-
-
-def start(
-    coordinator: str | None = None,
-    process_id: int | None = None,
-    num_processes: int | None = None,
-    *,
-    timeout: int = START_TIMEOUT,
-) -> None:
-    """Join the processes of this run; to be called before anything is computed.
-
-    coordinator: HOST:PORT of process 0, which listens on that host's address only. Without any
-    argument JAX asks SLURM, Open MPI or Kubernetes. timeout: seconds to wait for the others; JAX
-    ends process 0 if one of them never comes. A process that is silent for 30 seconds counts as
-    lost. Python keeps its signal handlers.
-
-    Raises: ValueError for some of the arguments without the others, or outside a cluster;
-    TimeoutError if the coordinator does not answer; RuntimeError if JAX has
-    computed before.
-    """
-    by_hand = {"coordinator": coordinator, "process_id": process_id, "num_processes": num_processes}
-    given = [name for name, value in by_hand.items() if value is not None]
-    if given and len(given) < len(by_hand):
-        missing = ", ".join(f"`{name}`" for name in by_hand if name not in given)
-        raise ValueError(f"{missing} must be given with `{given[0]}`, or none of the three")
-    options: dict[str, Any] = {}
-    if given:
-        _check_address(coordinator, process_id, num_processes)
-        options = {
-            "coordinator_address": coordinator,
-            "process_id": process_id,
-            "num_processes": num_processes,
-            "coordinator_bind_address": coordinator,
-            "cluster_detection_method": "deactivate",
-        }
-        if process_id:
-            _await(str(coordinator), timeout)
-    # its handler would replace Python's of SIGTERM
-    jax.config.update("jax_enable_preemption_service", False)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        jax.distributed.initialize(
-            **options,
-            initialization_timeout=timeout,
-            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
-            shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
-        )
-    except ValueError as error:
-        raise ValueError(
-            "`coordinator`, `process_id` and `num_processes` must be given where JAX finds no "
-            f"SLURM, Open MPI or Kubernetes ({error})"
-        ) from None
-
-
-def _await(coordinator: str, timeout: int) -> None:
-    """Wait until process 0 listens: JAX ends a process that meets nobody there."""
-    host, _, port = coordinator.rpartition(":")
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-            return
-        except OSError:
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"{coordinator} did not answer within {timeout} s") from None
-            time.sleep(0.1)
-
-
-def _check_address(coordinator: Any, process_id: Any, num_processes: Any) -> None:
-    if not re.fullmatch(r"(\[[^\]]+\]|[^:\s]+):\d+", str(coordinator)):
-        raise ValueError(f"`coordinator` must be HOST:PORT, got {coordinator!r}")
-    if num_processes < 1 or not 0 <= process_id < num_processes:
-        raise ValueError(
-            f"`process_id` must be 0..{num_processes - 1}, below `num_processes`; got {process_id}"
-        )
-
-
-def is_main() -> bool:
-    """Whether this is process 0, which alone writes files and speaks."""
-    return jax.process_index() == 0
-
-
-def agree(values: Any) -> np.ndarray:
-    """Return what each process says, (processes, k) int32: integers (k,) of its own.
-
-    All processes must call it, in the same order; once a chunk of steps is often enough.
-    """
-    return np.asarray(multihost_utils.process_allgather(np.array(values, np.int32)))
-
-
-def broadcast(tree: Any) -> Any:
-    """Return process 0's arrays in every process, to the bit, as NumPy arrays.
-
-    tree: a pytree of arrays, of the same shapes and dtypes in every process.
-    """
-    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
-    content = b"".join(leaf.tobytes() for leaf in leaves)
-    # as bytes: it is a sum over processes, in which -0.0 would become 0.0
-    content = multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8)).tobytes()
-    stops = np.cumsum([leaf.nbytes for leaf in leaves]).tolist()
-    parts = [content[stop - leaf.nbytes : stop] for leaf, stop in zip(leaves, stops, strict=True)]
-    return structure.unflatten(
-        np.frombuffer(part, leaf.dtype).reshape(leaf.shape)
-        for part, leaf in zip(parts, leaves, strict=True)
-    )

@@ -105,7 +105,7 @@ def prepare(
         activation=config.activation,
         loss="cross_entropy" if task == "classification" else "mean_squares",
     )
-    train, validation = read.take(encoding, config.dtype, [rows, held_out])
+    train, validation = read.take(encoding, config.param_dtype, [rows, held_out])
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
     return Problem(

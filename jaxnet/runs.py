@@ -1,5 +1,7 @@
 """A training run as a folder: begun, killed at any moment, gone on with to the same bits, loaded.
 
+Several processes (`processes`) call the same: process 0 alone writes, and each has the result.
+
 run = runs.train(Config(data="wine.csv", target="class"))   # runs/wine-1
 run = runs.resume("runs/wine-1", epochs=100)
 runs.load("runs/wine-1").predict({"alcohol": [13.2, 12.4], ...})
@@ -18,9 +20,22 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxnet import checkpoint, description, forms, loop, run_folder, snapshot, tensorboard
-from jaxnet.config import RESUMABLE, Config
+from jaxnet import (
+    checkpoint,
+    description,
+    forms,
+    loop,
+    parallel,
+    placing,
+    processes,
+    run_folder,
+    snapshot,
+    tensorboard,
+)
+from jaxnet.config import Config
+from jaxnet.description import changed_config, read_config
 from jaxnet.loop import Progress
 from jaxnet.mapped import MappedRows
 from jaxnet.mapped_records import Conversion
@@ -29,11 +44,11 @@ from jaxnet.model import Model, encoding_from_json, load, outputs
 from jaxnet.problem import Problem, batches, prepare
 from jaxnet.snapshot import Snapshot
 from jaxnet.spec import Batch
-from jaxnet.stopping import Stopped, catch_signals
+from jaxnet.stopping import Elsewhere, Lost, Stopped, catch_signals
 
 __all__ = [
-    "Progress", "Run", "Stopped", "create", "evaluate_validation", "load", "prepare", "resume",
-    "train",
+    "Elsewhere", "Lost", "Progress", "Run", "Stopped", "changed_config", "create",
+    "evaluate_validation", "load", "prepare", "read_config", "resume", "train",
 ]  # fmt: skip
 
 log = logging.getLogger("jaxnet")
@@ -68,16 +83,34 @@ def train(
 
     Raises: ValueError for bad input, FileExistsError for a folder that holds a run, OSError for one
     that cannot be written, Stopped (a KeyboardInterrupt) after a signal, FloatingPointError for a
-    loss that becomes NaN or infinite. What was saved before stays, and `resume` goes on from there;
-    a folder in which nothing was saved is removed.
+    loss that becomes NaN or infinite, Elsewhere for an error of another process, Lost if it no
+    longer answers. What was saved before stays, and `resume` goes on from there; a folder in which
+    nothing was saved is removed.
     """
-    problem = problem or prepare(config)
-    # as chosen, since a resumed run of more epochs, or one elsewhere, might choose otherwise
-    gram, mapped = forms.use_gram(config, problem), problem.mapped
+    with processes.together():
+        problem = problem or prepare(config)
+        mesh = placing.mesh_of(config, problem)
+        # as chosen, since a resumed run of more epochs, or one elsewhere, might choose otherwise
+        gram, mapped = forms.use_gram(config, problem), problem.mapped
     config = replace(config, gram="on" if gram else "off", mapped="on" if mapped else "off")
-    with _new_folder(config, problem) as (folder, described):
-        run_folder.write_json(folder / run_folder.CONFIG, described)
-        return _train(folder, config, problem, None, on_progress)
+    with contextlib.ExitStack() as stack:
+        folder = Path(config.out or "")
+        with _together_as_one(config, problem):
+            if processes.is_main():
+                folder, described = stack.enter_context(_new_folder(config, problem, mesh))
+                run_folder.write_json(folder / run_folder.CONFIG, described)
+        folder = Path(processes.broadcast_json(str(folder)))
+        return _train(folder, config, problem, mesh, None, on_progress)
+
+
+@contextlib.contextmanager
+def _together_as_one(config: Config, problem: Problem) -> Iterator[None]:
+    """`processes.together`, once all of them are known to have the same options and data."""
+    said = processes.agree([description.digest(config, problem)])[:, 0]
+    with processes.together():
+        for i in np.flatnonzero(said != said[0]):
+            raise ValueError(f"`config` and `data` must be those of process 0 in process {i} too")
+        yield
 
 
 def create(config: Config, params: dict[str, np.ndarray], *, problem: Problem) -> Path:
@@ -87,15 +120,16 @@ def create(config: Config, params: dict[str, np.ndarray], *, problem: Problem) -
 
     Raises: as `train`; ValueError for parameters of other names, shapes or values than the network.
     """
-    wanted = {name: (shape, config.dtype) for name, shape in problem.spec.shapes().items()}
+    wanted = {name: (shape, config.param_dtype) for name, shape in problem.spec.shapes().items()}
     got = {name: (np.shape(leaf), str(np.asarray(leaf).dtype)) for name, leaf in params.items()}
     if wanted != got:
         raise ValueError(f"`params` must have the shapes and dtypes {wanted}, got {got}")
     if config.gram == "on":
         raise ValueError("`gram` must be off for a run that begins with given weights, got on")
     config = replace(config, gram="off", mapped="on" if problem.mapped else "off")
-    with _new_folder(config, problem) as (folder, described), on_device(config):
-        form = forms.make(config, problem, params)
+    mesh = placing.mesh_of(config, problem)
+    with _new_folder(config, problem, mesh) as (folder, described), on_device(config):
+        form = forms.make(config, problem, params, mesh)
         metrics = _evaluate(problem, params, problem.validation).result()
         line = {"step": 0, "epoch": 0, **{f"val_{name}": v for name, v in metrics.items()}}
         with checkpoint.Writer(folder / run_folder.CHECKPOINTS, config.keep) as writer:
@@ -116,40 +150,24 @@ def resume(
     """Go on with a run from its newest checkpoint, to the bits of a run that was never stopped.
 
     changed: options of `Config` to change from here on: epochs, learning_rate, schedule, patience,
-    max_time, checkpoint_every, keep, tensorboard, device, mapped; and `data`, if the same file is
-    elsewhere now. A run that has ended is only loaded.
+    max_time, checkpoint_every, keep, tensorboard, device, devices, accumulate, remat, mapped; and
+    `data`, if the same file is elsewhere now. On other devices, or in another number of processes,
+    losses agree to rounding. A run that has ended is only loaded.
 
     Raises: as `train`; ValueError for another option that differs, for other data, or for files of
     the run that are damaged or were edited; FileNotFoundError for a folder that holds no run;
     BlockingIOError if another process writes it.
     """
     folder = Path(folder)
-    config = changed_config(folder, changed)
-    problem = problem or prepare_again(folder, config)
-    with run_folder.lock(folder):
-        return _train(folder, config, problem, read_config(folder), on_progress)
-
-
-def changed_config(folder: str | Path, changed: dict[str, Any]) -> Config:
-    """The options of the run in a folder, as it goes on with those `changed`.
-
-    Raises: ValueError for an option that cannot change.
-    """
-    before = read_config(folder)
-    config = replace(before, **changed)
-    for name, value in description.changes(before, config).items():
-        if name not in RESUMABLE | {"data"}:
-            raise ValueError(
-                f"`{name}` must stay {getattr(before, name)!r} to go on with {folder}, got "
-                f"{value!r}; train a new run with it"
-            )
-    return config
-
-
-def read_config(folder: str | Path) -> Config:
-    """The options of the run in a folder."""
-    folder = Path(folder)
-    return description.read_config(folder, run_folder.read_json(folder / run_folder.CONFIG))
+    with processes.together():
+        config, before = changed_config(folder, changed), read_config(folder)
+        problem = problem or prepare_again(folder, config)
+        mesh = placing.mesh_of(config, problem)
+    with contextlib.ExitStack() as stack:
+        with _together_as_one(config, problem):
+            if processes.is_main():
+                stack.enter_context(run_folder.lock(folder))
+        return _train(folder, config, problem, mesh, before, on_progress)
 
 
 def prepare_again(
@@ -197,31 +215,34 @@ def _train(
     folder: Path,
     config: Config,
     problem: Problem,
+    mesh: Mesh | None,
     before: Config | None,
     on_progress: Callable[[Progress], None],
 ) -> Run:
-    """Train in a folder that is locked; `before` are the options so far of a run that goes on."""
-    path = folder / run_folder.CONFIG
-    described = run_folder.read_json(path)
-    identity = description.identity(described)
+    """Train in a folder that process 0 has locked; `before` are the options so far of a run that
+    goes on.
+    """
+    main = processes.is_main()
+    identity: dict[str, Any] = {}
+    writer: checkpoint.Writer | None = None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_noticing(folder))
         stack.enter_context(on_device(config))
         received = stack.enter_context(catch_signals())
         checkpoints = folder / run_folder.CHECKPOINTS
-        began = checkpoint.metadata(checkpoints).get("identity", identity)
-        _check_identity(folder, began, identity, problem)
-        form = forms.make(config, problem, problem.spec.init(config.seed, config.dtype))
-        now, damaged = snapshot.restore(folder, snapshot.begin(form))
-        step = int(now.state.step)
-        if step > problem.steps_per_epoch * config.epochs:
-            made = -(-step // problem.steps_per_epoch)
-            raise ValueError(f"`epochs` must be at least {made}, those made, got {config.epochs}")
-        for sentence in damaged:
-            log.warning("%s; going on from step %d", sentence, step)
-        if before is not None:
-            _note_resume(path, described, before, config, step)
-        writer = stack.enter_context(checkpoint.Writer(checkpoints, config.keep))
-        snapshot.write_model(folder, form, now)
+        form = forms.make(config, problem, problem.spec.init(config.seed, config.param_dtype), mesh)
+        now = snapshot.begin(form)
+        with processes.together():
+            if main:
+                identity = description.identity(run_folder.read_json(folder / run_folder.CONFIG))
+                now = _restore(folder, config, problem, identity, now)
+                if before is not None:
+                    environment = description.environment(own_device(config), mesh)
+                    step = int(now.state.step)
+                    description.note_resume(folder, before, config, step, environment)
+                writer = stack.enter_context(checkpoint.Writer(checkpoints, config.keep))
+                snapshot.write_model(folder, form, now)
+        now = snapshot.share(now, form)
         try:
             now, reason = loop.run(
                 config,
@@ -229,35 +250,81 @@ def _train(
                 form,
                 now,
                 save=lambda now: snapshot.save(writer, folder, form, now, identity),
-                on_line=_on_line(stack, folder, config, step),
-                on_progress=on_progress,
+                on_line=_on_line(stack, folder, config, int(now.state.step)),
+                on_progress=on_progress if main else lambda progress: None,
                 signal=received,
             )
         except loop.NotFinite as error:
-            snapshot.write_model(folder, form, error.snapshot)
+            raise _not_finite(folder, form, error, writer) from None
+        if writer is not None:
             writer.wait()
-            saved = checkpoint.steps(checkpoints)[-1:]
-            hint = f"; --resume {folder} --learning-rate ... goes on from step {{}}"
-            raise FloatingPointError(str(error) + "".join(map(hint.format, saved))) from None
+        if reason == "signal":
+            raise _stopped(folder, config, problem, now, received())
+        return _finish(folder, problem, form, snapshot.on_host(now), reason)
+
+
+@contextlib.contextmanager
+def _noticing(folder: Path) -> Iterator[None]:
+    """`processes.noticing`, and what to do when one is lost."""
+    try:
+        with processes.noticing():
+            yield
+    except Lost as error:
+        saved = checkpoint.steps(folder / run_folder.CHECKPOINTS)[-1:]
+        hint = "".join(f"; --resume {folder} goes on from step {step}" for step in saved)
+        raise Lost(str(error) + hint) from None
+
+
+def _restore(
+    folder: Path, config: Config, problem: Problem, identity: dict[str, Any], like: Snapshot
+) -> Snapshot:
+    """The snapshot at which the run in a folder goes on, or begins."""
+    began = checkpoint.metadata(folder / run_folder.CHECKPOINTS).get("identity", identity)
+    description.check_identity(folder, began, identity, problem)
+    now, damaged = snapshot.restore(folder, like)
+    step = int(now.state.step)
+    if step > problem.steps_per_epoch * config.epochs:
+        made = -(-step // problem.steps_per_epoch)
+        raise ValueError(f"`epochs` must be at least {made}, those made, got {config.epochs}")
+    for sentence in damaged:
+        log.warning("%s; going on from step %d", sentence, step)
+    return now
+
+
+def _not_finite(
+    folder: Path, form: forms.Form, error: loop.NotFinite, writer: checkpoint.Writer | None
+) -> FloatingPointError:
+    """What to raise, once the best model so far is written."""
+    last, hint = snapshot.on_host(error.snapshot), ""
+    if writer is not None:
+        snapshot.write_model(folder, form, last)
         writer.wait()
-        if (number := received()) is not None and reason == "signal":
-            step, num_steps = int(now.state.step), problem.steps_per_epoch * config.epochs
-            raise Stopped(
-                number,
-                f"stopped by {signal.Signals(number).name} at step {step} of {num_steps}, and "
-                f"saved: go on with --resume {folder}",
-            )
-        return _finish(folder, problem, form.weights(now.best), now, reason)
+        for saved in checkpoint.steps(folder / run_folder.CHECKPOINTS)[-1:]:
+            hint = f"; --resume {folder} --learning-rate ... goes on from step {saved}"
+    return FloatingPointError(str(error) + hint)
 
 
-def _finish(
-    folder: Path, problem: Problem, params: dict[str, np.ndarray], now: Snapshot, reason: str
-) -> Run:
+def _stopped(
+    folder: Path, config: Config, problem: Problem, now: Snapshot, received: int | None
+) -> Stopped:
+    """What to raise after a signal, which may have been to another process."""
+    number = int(processes.agree([received or 0]).max())
+    step, num_steps = int(now.state.step), problem.steps_per_epoch * config.epochs
+    return Stopped(
+        number,
+        f"stopped by {signal.Signals(number).name} at step {step} of {num_steps}, and saved: go on "
+        f"with --resume {folder}",
+    )
+
+
+def _finish(folder: Path, problem: Problem, form: forms.Form, now: Snapshot, reason: str) -> Run:
     """Draw the curves, and return the model of the best epoch with its metrics."""
-    splits = {"train": problem.train, "validation": problem.validation}
-    metrics = {name: _evaluate(problem, params, rows).result() for name, rows in splits.items()}
-    if now.lines:
-        _plot(folder, now.lines, problem)
+    params, metrics = form.weights(now.best), {}
+    if processes.is_main():
+        splits = {"train": problem.train, "validation": problem.validation}
+        metrics = {name: _evaluate(problem, params, rows).result() for name, rows in splits.items()}
+        if now.lines:
+            _plot(folder, now.lines, problem)
     return Run(
         task=problem.task,
         spec=problem.spec,
@@ -267,19 +334,21 @@ def _finish(
         epoch=(now.best_line or {"epoch": 0})["epoch"],
         epochs=now.lines[-1]["epoch"] if now.lines else 0,
         reason=reason,
-        metrics=metrics,
+        metrics=processes.broadcast_json(metrics),
     )
 
 
 @contextlib.contextmanager
-def _new_folder(config: Config, problem: Problem) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _new_folder(
+    config: Config, problem: Problem, mesh: Mesh | None
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Make and lock the folder of a new run, which is removed again if nothing is saved in it.
 
     Yields the folder, and what its config.json has to hold.
     """
     if config.tensorboard:
         tensorboard.require()
-    described = description.describe(config, problem, device_of(config.device))
+    described = description.describe(config, problem, own_device(config), mesh)
     folder, new = run_folder.make(config.out, Path(problem.table.path).name.split(".")[0])
     with run_folder.lock(folder):
         run_folder.check_free(folder)
@@ -292,49 +361,10 @@ def _new_folder(config: Config, problem: Problem) -> Iterator[tuple[Path, dict[s
             raise
 
 
-def _check_identity(folder: Path, began: dict, now: dict, problem: Problem) -> None:
-    """Refuse a config.json that is not the one of the checkpoint, and data that differ."""
-    if found := description.difference(began, now):
-        name, old, new = found
-        raise ValueError(
-            f"{folder / run_folder.CONFIG}: says {name} {new!r}, and the checkpoint {old!r}; was "
-            "it edited? Set it back, or train a new run"
-        )
-    if list(problem.spec.sizes) != now["sizes"] or problem.source["sha256"] != now["data"]:
-        raise ValueError(f"`problem` must be that of {folder}, got another")
-
-
-def _note_resume(
-    path: Path, described: dict[str, Any], before: Config, config: Config, step: int
-) -> None:
-    """Write into config.json what changes from here on, and say what may change the last bits."""
-    environment = description.environment(device_of(config.device))
-    for name, now in environment.items():
-        if (found := description.difference(described[name], now)) and found[0] != "python":
-            log.warning(
-                "%s %s was %s and is %s: losses will agree to rounding, not to the bit",
-                name,
-                *found,
-            )
-    changed = description.changes(before, config)
-    longer = config.epochs > before.epochs and config.schedule != "constant"
-    if longer and step > 0:
-        log.warning(
-            "the %s schedule of the learning rate now ends after epoch %d, so it rises again from "
-            "where the one over %d epochs had it", config.schedule, config.epochs, before.epochs,
-        )  # fmt: skip
-    if changed or environment != {name: described[name] for name in environment}:
-        entry = {"step": step, "changed": changed, **environment}
-        history = [*described.get("history", []), entry]
-        options = described["config"] | {k: v for k, v in changed.items() if k != "data"}
-        if "data" in changed:
-            described["data"]["path"] = str(Path(changed["data"]).absolute())
-        content = described | {"config": options, "history": history} | environment
-        run_folder.write_json(path, content)
-
-
 def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, step: int) -> Callable:
     """What is done with the metrics of an evaluation: kept, and shown by TensorBoard if asked."""
+    if not processes.is_main():
+        return lambda line: None
     if not config.tensorboard:
         return partial(run_folder.append_metrics, folder)
     event = stack.enter_context(tensorboard.writer(folder, step))
@@ -355,19 +385,13 @@ def _evaluate(problem: Problem, params: dict[str, np.ndarray], rows: Batch | Map
 
 @contextlib.contextmanager
 def on_device(config: Config) -> Iterator[None]:
-    device = device_of(config.device)
-    with jax.default_device(device), jax.enable_x64(config.dtype == "float64"):
+    with jax.default_device(own_device(config)), jax.enable_x64(config.dtype == "float64"):
         yield
 
 
-def device_of(name: str) -> jax.Device:
-    try:
-        return jax.devices(None if name == "auto" else name)[0]
-    except RuntimeError:
-        known = sorted({device.platform for device in jax.devices()} | {"auto", "cpu"})
-        raise ValueError(
-            f"`device` must be one of {', '.join(known)} on this machine; got {name!r}"
-        ) from None
+def own_device(config: Config) -> jax.Device:
+    """The first of this process's devices that the options ask for."""
+    return parallel.own_device(config.device)
 
 
 def _plot(folder: Path, lines: list[dict[str, Any]], problem: Problem) -> None:

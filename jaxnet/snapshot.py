@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnet import checkpoint, model, run_folder
+from jaxnet import checkpoint, model, parallel, processes, run_folder
 from jaxnet.forms import Form
 from jaxnet.train import TrainState, init
 
@@ -34,23 +34,50 @@ def begin(form: Form) -> Snapshot:
 
 
 def save(
-    writer: checkpoint.Writer, folder: Path, form: Form, snapshot: Snapshot, identity: dict
+    writer: checkpoint.Writer | None,
+    folder: Path,
+    form: Form,
+    snapshot: Snapshot,
+    identity: dict[str, Any],
 ) -> None:
     """Write a checkpoint, and the best parameters so far as the run's model.
 
+    All processes of the run call it; writer: None where another one writes.
+
     Raises: FloatingPointError for parameters that are not finite, OSError for a full disk.
     """
+    snapshot = on_host(snapshot)
     step = int(snapshot.state.step)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(snapshot.state.params)):
         raise FloatingPointError(
             f"the parameters became infinite or NaN at step {step}: "
             "try a smaller learning rate, scaled inputs, or float64"
         )
+    if writer is None:
+        return
     write_model(folder, form, snapshot)
     run_folder.sync_metrics(folder)
     tree = {"state": snapshot.state, "best": snapshot.best}
     kept = {"best": snapshot.best_line, "epoch_loss": snapshot.epoch_loss, "identity": identity}
     writer.save(step, tree, kept | {"evaluations": len(snapshot.lines)})
+
+
+def on_host(snapshot: Snapshot) -> Snapshot:
+    """The snapshot with whole NumPy arrays; all processes of the run call it."""
+    state, best = parallel.to_host((snapshot.state, snapshot.best))
+    return snapshot._replace(state=state, best=best)
+
+
+def share(snapshot: Snapshot, form: Form) -> Snapshot:
+    """Process 0's snapshot in all processes, put where the form wants it.
+
+    In each of them it has arrays of the same shapes and dtypes.
+    """
+    state, best = snapshot.state, snapshot.best
+    if jax.process_count() > 1:
+        state, best = processes.broadcast((state, best))
+    known = processes.broadcast_json([snapshot.best_line, snapshot.epoch_loss, snapshot.lines])
+    return Snapshot(form.place(state), form.place(best), *known)
 
 
 def write_model(folder: Path, form: Form, snapshot: Snapshot) -> None:

@@ -1,4 +1,6 @@
-"""Stopping a run from outside: SIGTERM and Ctrl-C end the chunk of steps, not the process."""
+"""How a run is stopped from outside: SIGTERM and Ctrl-C end the chunk of steps, not the process;
+other processes of the run fail, or are lost.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,14 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signum: int, message: str):
         super().__init__(message)
         self.signum = signum
+
+
+class Lost(RuntimeError):
+    """Another process of the run no longer answers."""
+
+
+class Elsewhere(RuntimeError):
+    """An error that another process of the run has met, and tells."""
 
 
 @contextlib.contextmanager

@@ -25,13 +25,15 @@ class Stream(NamedTuple):
     """Where a run's batches come from, and what is computed of them.
 
     step: a pytree, as `jax.tree_util.Partial` makes one. batches(start, stop): those of the steps
-    start..stop, stacked, in host memory. size: the steps of a slab. blocks: functions that each
+    start..stop, stacked, in host memory; put(batches): where `step` wants them. size: the steps of
+    a slab. blocks: functions that each
     make a block of the validation rows. sums(params, block): scalars or small arrays, to be summed
     over the blocks; "loss", a scalar among them, is then divided by `num_rows`.
     """
 
     step: Step
     batches: Callable[[int, int], Any]
+    put: Callable[[Any], Any]
     size: int
     sums: Callable[[Any, Any], dict[str, jax.Array]]
     blocks: list[Callable[[], Any]]
@@ -107,7 +109,7 @@ def _padded(stream: Stream, start: int, stop: int) -> Any:
         return whole
 
     batches = stream.batches(start, stop)
-    return batches if stop - start == stream.size else jax.tree.map(fill, batches)
+    return stream.put(batches if stop - start == stream.size else jax.tree.map(fill, batches))
 
 
 @partial(jax.jit, static_argnames="capacity", donate_argnames="state")

@@ -16,14 +16,14 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxnet import description, run_folder, runs
-from jaxnet.config import Config
+from jaxnet.config import Config, ScaleOptions
 from jaxnet.problem import Problem, prepare
 from jaxnet.stopping import Stopped, catch_signals
 from jaxnet.sweep_members import Member, Progress, train_members
@@ -85,6 +85,13 @@ def plan(
     """
     if config.max_time is not None:
         raise ValueError(f"`max_time` must not be given to a sweep, got {config.max_time}")
+    for scale in fields(ScaleOptions):
+        if getattr(config, scale.name) != scale.default:
+            raise ValueError(
+                f"`{scale.name}` must not be given to a sweep, which trains on one device"
+            )
+    if config.dtype == "bfloat16":
+        raise ValueError("`dtype` must be float32 or float64 for a sweep, got bfloat16")
     for name, value in (("seeds", seeds), ("folds", folds)):
         least = 1 + (name == "folds")
         if value is not None and (not isinstance(value, int) or value < least):
@@ -248,7 +255,7 @@ def write_csv(path: Path, members: Sequence[Member]) -> None:
 def _new_folder(planned: Plan) -> Iterator[Path]:
     """Make and lock the sweep's folder, which is removed again if nothing is written to it."""
     config, problem = planned.config, planned.problem
-    device = runs.device_of(config.device)
+    device = runs.own_device(config)
     described = description.describe(config, problem, device)
     del described["encoding"], described["spec"]  # which are a member's own
     described["sweep"] = {

@@ -116,7 +116,7 @@ def mapping(plan: Plan, hidden: tuple[int, ...]) -> Mapping:
     Tiny networks are stacked, since a call costs more than their arithmetic; a GPU stacks all.
     Larger ones are trained one by one, by each processor its own.
     """
-    device = runs.device_of(plan.config.device)
+    device = runs.own_device(plan.config)
     settings = sum(setting.hidden == hidden for setting in plan.settings)
     work, member_bytes, split_bytes = _sizes(plan, hidden)
     size, workers, budget = settings * len(plan.keys), 1, 0

@@ -11,7 +11,17 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxnet import data, deterministic, epochs, gradients, net, optimizers, parallel, train
+from jaxnet import (
+    data,
+    deterministic,
+    epochs,
+    gradients,
+    net,
+    optimizers,
+    parallel,
+    processes,
+    train,
+)
 from jaxnet.spec import Spec
 
 SPEC = Spec((7, 16, 5, 3), bias=True)
@@ -183,8 +193,8 @@ def talk():
     """What the processes say to each other."""
     number = jax.process_index()
     own = {"x": np.array([-0.0, np.nan, number], "float32"), "n": np.arange(3) + number}
-    got = parallel.broadcast(own | {"empty": np.zeros((0, 2))})
-    said = parallel.agree([number, 10 * number - 1])
+    got = processes.broadcast(own | {"empty": np.zeros((0, 2))})
+    said = processes.agree([number, 10 * number - 1])
     return {"x": got["x"], "n": got["n"], "empty": got["empty"], "said": said}
 
 
@@ -239,14 +249,14 @@ CASES = {
 
 
 def main():
-    name, out, *processes = sys.argv[1:]
-    if processes:
-        number, count, coordinator = processes
-        parallel.start(coordinator, int(number), int(count))
+    name, out, *others = sys.argv[1:]
+    if others:
+        number, count, coordinator = others
+        processes.start(coordinator, int(number), int(count))
     found = {}
     for label, case in CASES[name].items():
         found |= {f"{label}/{key}": value for key, value in case().items()}
-    if parallel.is_main():
+    if processes.is_main():
         np.savez(out, **found)
 
 

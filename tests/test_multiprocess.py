@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mesh_processes import finish, free_port, part, start
 
-from jaxnet import parallel
+from jaxnet import processes
 
 
 @pytest.fixture(scope="module", params=[(2, 2), (4, 1)], ids=["2x2", "4x1"])
@@ -90,14 +90,14 @@ NOT_STARTED = [
 @pytest.mark.parametrize(("arguments", "message"), NOT_STARTED)
 def test_half_a_start_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        parallel.start(*arguments)
+        processes.start(*arguments)
 
 
 START = """
 import sys
-from jaxnet import parallel
+from jaxnet import processes
 try:
-    parallel.start(*eval(sys.argv[1]), timeout=2)
+    processes.start(*eval(sys.argv[1]), timeout=2)
 except (ValueError, TimeoutError) as error:
     print(type(error).__name__, error, file=sys.stderr)
 """
@@ -116,11 +116,11 @@ def test_a_start_outside_a_cluster_says_what_is_missing():
 
 ALONE = """
 import os, signal, sys
-from jaxnet import parallel
+from jaxnet import processes
 signal.signal(signal.SIGTERM, lambda *_: print("handled", file=sys.stderr))
-parallel.start(sys.argv[1], int(sys.argv[2]), 2)
+processes.start(sys.argv[1], int(sys.argv[2]), 2)
 os.kill(os.getpid(), signal.SIGTERM)
-parallel.agree([0])
+processes.agree([0])
 """
 
 
@@ -132,13 +132,13 @@ def test_a_handler_of_sigterm_is_kept():
 
 LOST = """
 import os, sys
-from jaxnet import parallel
-parallel.start(sys.argv[1], int(sys.argv[2]), 3)
-parallel.agree([0])
+from jaxnet import processes
+processes.start(sys.argv[1], int(sys.argv[2]), 3)
+processes.agree([0])
 print("ready", flush=True)
 try:
     while True:
-        parallel.agree([0])
+        processes.agree([0])
 except Exception as error:
     print(type(error).__name__, error, file=sys.stderr, flush=True)
     os._exit(3)
@@ -147,18 +147,19 @@ except Exception as error:
 
 def test_a_worker_that_is_killed_is_an_error_in_the_others_at_once():
     coordinator = f"127.0.0.1:{free_port()}"
-    processes = [start(1, "-c", LOST, coordinator, i) for i in range(3)]
+    started = [start(1, "-c", LOST, coordinator, i) for i in range(3)]
     try:
-        for process in processes:
+        for process in started:
             assert process.stdout
             while process.stdout.readline() not in ("ready\n", ""):
                 pass
-        processes[1].send_signal(signal.SIGKILL)
-        for process in (processes[0], processes[2]):
-            said = process.communicate(timeout=20)[1]
-            assert process.returncode == 3
-            assert re.search("Gloo .*(reset|closed) by peer", said, re.I), said
+        started[1].send_signal(signal.SIGKILL)
+        for i in (0, 2):
+            said = started[i].communicate(timeout=20)[1]
+            assert started[i].returncode == 3
+            lost = f"Lost another process of this run was lost, as process {i} of 3 noticed"
+            assert re.search(f"{lost} .*Gloo .*(reset|closed) by peer", said, re.I), said
     finally:
-        for process in processes:
+        for process in started:
             process.kill()
             process.communicate()
