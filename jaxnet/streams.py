@@ -89,10 +89,16 @@ def _slabs(first: int, parts: list[tuple[int, bool]], size: int) -> Iterator[tup
 
 def _ahead(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
     """Yield what the jobs return, each begun while the one before is in use."""
+    double = jax.config.jax_enable_x64  # which a thread has of its own
+
+    def run_job(job):
+        with jax.enable_x64(double):
+            return job()
+
     with ThreadPoolExecutor(1) as pool:
         waiting: Future | None = None
         for job in jobs:
-            begun = pool.submit(job)
+            begun = pool.submit(run_job, job)
             if waiting is not None:
                 yield waiting.result()
             waiting = begun
