@@ -60,7 +60,9 @@ NoCache = Annotated[
 class Scale(ScaleOptions):
     """Beyond one device, and one device's memory."""
 
-    devices: Annotated[int | str | None, tyro.conf.arg(aliases=("--mesh",), metavar="N|all|data=N,model=M")] = None
+    devices: Annotated[
+        int | str | None, tyro.conf.arg(aliases=("--mesh",), metavar="N|all|data=N,model=M")
+    ] = None
 
 
 GROUPS = {

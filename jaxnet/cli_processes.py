@@ -148,7 +148,9 @@ def launch(arguments: Sequence[str], number: int, device: str) -> int:
         return 0
     code = started[failed].returncode
     if code < 0:
-        print(f"jaxnet: process {failed} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+        print(
+            f"jaxnet: process {failed} was ended by {signal.Signals(-code).name}", file=sys.stderr
+        )
     return 128 - code if code < 0 else code
 
 

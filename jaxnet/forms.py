@@ -103,10 +103,15 @@ def _step(
     config: Config, spec: Spec, optimizer: optax.GradientTransformation, placing: Placing
 ) -> Step:
     """The step over transposed weights, with the loss as a mean over rows."""
-    compute = {"compute_dtype": "bfloat16"} if config.dtype == "bfloat16" else {}
-    loss = transposed(partial(net.loss, activation=spec.activation, loss=spec.loss, **compute))
-    if config.remat:
-        loss = jax.checkpoint(loss)
+    loss = transposed(
+        partial(
+            net.loss,
+            activation=spec.activation,
+            loss=spec.loss,
+            compute_dtype="bfloat16" if config.dtype == "bfloat16" else None,
+            remat=config.remat,
+        )
+    )
     if config.deterministic:
         assert placing.mesh
         return deterministic.make_step(loss, optimizer, placing.mesh, reduction="mean")

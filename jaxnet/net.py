@@ -6,7 +6,9 @@ activations and losses are static: bind them with `functools.partial` before a t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +98,13 @@ def init(spec: Spec, key: jax.Array) -> Params:
 
 
 def forward(
-    params: Params, x, *, activation: str = "relu", repeats=None, compute_dtype: str | None = None
+    params: Params,
+    x,
+    *,
+    activation: str = "relu",
+    repeats=None,
+    compute_dtype: str | None = None,
+    remat: bool = False,
 ) -> jax.Array:
     """Return y_pred (N, D_out) for rows x (N, D_in) of the parameters' dtype.
 
@@ -106,6 +114,10 @@ def forward(
     repeats: an integer array () in 0..3: the hidden-to-hidden layers are applied that many times
     with the same weights. It may be traced: one compilation serves every depth, and only the layers
     that are applied are computed. A traced value out of range gives NaN.
+
+    remat: of n hidden layers, keep for the way back what about each sqrt(n)th gives, and compute
+    what is between again, for one such part at a time (Chen et al., Training Deep Nets with
+    Sublinear Memory Cost, 2016). XLA for CPUs undoes it.
 
     Raises: ValueError as `jaxnet.spec.check_forward` says.
     """
@@ -117,12 +129,20 @@ def forward(
         h = _matmul(h, params[f"w{k}"], compute_dtype)
         return h + params[f"b{k}"] if f"b{k}" in params else h
 
-    def hidden(h):
-        for k in range(2, num_layers):
+    def several(layers, h):
+        for k in layers:
             h = function(layer(k, h))
         return h
 
-    h = function(layer(1, x)) if num_layers > 1 else x
+    def through(layers, h):
+        size = max(1, math.isqrt(len(layers)) if remat else len(layers))
+        for start in range(0, len(layers), size):
+            part = partial(several, layers[start : start + size])
+            h = (jax.checkpoint(part) if remat else part)(h)
+        return h
+
+    hidden = partial(through, range(2, num_layers))
+    h = through(range(1, min(2, num_layers)), x)
     if repeats is None:
         return layer(num_layers, hidden(h))
     for i in range(MAX_REPEATS):
@@ -144,10 +164,11 @@ def loss(
     activation: str = "relu",
     loss: str = "sum_squares",
     compute_dtype: str | None = None,
+    remat: bool = False,
 ) -> jax.Array:
     """Return the scalar loss: a sum of squares, a mean over elements, or a mean over rows.
 
-    compute_dtype: as in `forward`.
+    compute_dtype, remat: as in `forward`.
 
     Raises: ValueError as `jaxnet.spec.check_forward` and `check_loss` say.
     """
@@ -157,6 +178,7 @@ def loss(
         activation=activation,
         repeats=batch.repeats,
         compute_dtype=compute_dtype,
+        remat=remat,
     )
     y = jnp.asarray(batch.y)
     check_loss(loss, y_pred, y)

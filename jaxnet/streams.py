@@ -89,7 +89,7 @@ def _slabs(first: int, parts: list[tuple[int, bool]], size: int) -> Iterator[tup
 
 def _ahead(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
     """Yield what the jobs return, each begun while the one before is in use."""
-    double = jax.config.jax_enable_x64  # which a thread has of its own
+    double = jax.dtypes.canonicalize_dtype("float64") == "float64"  # each thread has its own
 
     def run_job(job):
         with jax.enable_x64(double):

@@ -56,8 +56,7 @@ def make_step(
     """Return the jitted step. It reports the loss before its update, as the tutorial does.
 
     value_and_grad: what makes of the loss a function to its value and gradients, if not JAX's own,
-    as `gradients.accumulated`. A loss given as `jax.checkpoint(loss)` computes its activations once
-    more on the way back, which takes time and saves memory.
+    as `gradients.accumulated`.
     """
 
     @functools.partial(jax.jit, donate_argnames="state")

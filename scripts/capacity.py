@@ -99,11 +99,11 @@ def num_gradients(sizes: Sequence[int], model: int = 1) -> float:
 
 def flops(plan: Plan) -> float:
     """The FLOPs of a step's products on each device: forward, for weights, for inputs (which the
-    first layer does without); `remat` makes those of the forward pass twice.
+    first layer does without); `remat` makes those of the hidden layers' outputs twice.
     """
-    total = 0.0
+    total, last = 0.0, len(plan.sizes) - 2
     for number, (i, o, own, before) in enumerate(layers(plan.sizes, plan.model)):
-        products = 2 + (number > 0) + plan.remat
+        products = 2 + (number > 0) + (plan.remat and number < last)
         total += products * 2 * i * o * plan.rows_each / (plan.model if own or before else 1)
     return total
 
@@ -135,15 +135,28 @@ def model_bytes(plan: Plan) -> float:
     return sum(ring_bytes(4 * r * c, plan.model, kind) for kind, r, c in model_exchanges(plan))
 
 
+def num_activations(outputs: Sequence[float], remat: bool) -> float:
+    """The most elements for each row that are kept for the way back, or made again for it.
+
+    outputs: of each layer, which has them before and after its function. `remat` keeps one array of
+    each part (`net.forward`), and makes the others again for one part at a time.
+    """
+    *hidden, last = outputs
+    if not remat or not hidden:
+        return 2 * sum(outputs)
+    size = max(1, math.isqrt(len(hidden) - 1))
+    rest = hidden[1:]
+    parts = [hidden[:1], *(rest[start : start + size] for start in range(0, len(rest), size))]
+    return sum(part[-1] for part in parts) + max(2 * sum(part) for part in parts) + 2 * last
+
+
 def memory(plan: Plan) -> dict[str, float]:
     """The bytes on each device by what they are for, in training by `jaxnet train`."""
     params, rows = num_params(plan.sizes, plan.model), plan.rows_each
-    hidden = 0.0
-    for _, o, own, _ in layers(plan.sizes, plan.model):
-        hidden += 2 * o / (plan.model if own else 1)  # before and after the activation
+    outputs = [o / (plan.model if own else 1) for _, o, own, _ in layers(plan.sizes, plan.model)]
     # accumulation keeps a sum and a part; a sum over devices is not made in place then
     copies = 1 if plan.parts == 1 else 2 + (plan.data * plan.model > 1)
-    activations = 4 * rows / plan.parts * hidden
+    activations = 4 * rows / plan.parts * num_activations(outputs, plan.remat)
     if plan.bfloat16:  # copies of what is multiplied
         activations += 2 * rows / plan.parts * sum(plan.sizes) + 2 * params
     batch = 4 * rows * (plan.sizes[0] + 1)

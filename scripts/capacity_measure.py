@@ -23,7 +23,7 @@ from typing import Any
 import capacity
 import jax
 
-from jaxnet import data, gradients, net, optimizers, parallel, runs, train
+from jaxnet import data, gradients, net, optimizers, parallel, processes, runs, train
 from jaxnet.config import Config
 from jaxnet.spec import Spec
 
@@ -80,11 +80,11 @@ def devices(rounds: str) -> dict[str, list[list[float]]]:
     return found
 
 
-def processes(
+def of_group(
     number: str, count: str, coordinator: str, rounds: str, *names: str
 ) -> dict[str, list[float]]:
     """Seconds of a step by network in each round, of one process among several."""
-    parallel.start(coordinator, int(number), int(count))
+    processes.start(coordinator, int(number), int(count))
     timed = {name: timed_steps(name, parallel.make_mesh()) for name in names}
     return {name: [run() for _ in range(int(rounds))] for name, run in timed.items()}
 
@@ -116,14 +116,12 @@ def spaces() -> list[list[Any]]:
         "float32": ({}, {}),
         "accumulate 4": ({"value_and_grad": parts}, {"parts": 4}),
         "bfloat16": ({}, {"bfloat16": True}),
-        "remat": ({}, {"remat": True}),
     }
     found = []
     for name, (options, planned) in ways.items():
         loss = partial(
             net.loss, loss=spec.loss, compute_dtype="bfloat16" if name == "bfloat16" else None
         )
-        loss = jax.checkpoint(loss) if name == "remat" else loss
         step = train.make_step(loss, optimizers.make("adam", 1e-3), **options)
         for count in sorted({1, max(COUNTS)}):
             mesh = parallel.make_mesh(count)
@@ -160,7 +158,7 @@ def loader(folder: str) -> list[list[Any]]:
 
 CASES = {
     "devices": devices,
-    "processes": processes,
+    "processes": of_group,
     "compiling": compiling,
     "spaces": spaces,
     "loader": loader,

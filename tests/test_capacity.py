@@ -59,8 +59,22 @@ def test_the_flops_are_those_that_xla_counts(sizes, batch, optimizer):
 @pytest.mark.parametrize(("sizes", "batch"), PROBLEMS)
 def test_the_flops_of_remat_are_those_that_xla_is_given(sizes, batch):
     """Before it compiles: on a CPU it then makes both forward passes one again."""
-    got = lowered(sizes, batch, "sgd", jax.checkpoint).cost_analysis()["flops"]
+    got = lowered(sizes, batch, "sgd", partial(partial, remat=True)).cost_analysis()["flops"]
     assert_counted(got, capacity.Plan(sizes, batch, optimizer="sgd", remat=True))
+
+
+@pytest.mark.parametrize("depth", [2, 3, 6, 11])
+def test_the_activations_of_remat_are_those_that_are_kept(depth):
+    """And at most one part's twice, for what is made again: XLA for CPUs makes nothing again."""
+    spec, rows = spec_of((7, *range(20, 20 + depth), 3)), 11
+    batch, params = data.random_problem(spec, num_rows=rows), spec.init(0)
+    _, backward = jax.vjp(lambda p: net.loss(p, batch, loss=spec.loss, remat=True), params)
+    leaves = {id(leaf): leaf for leaf in jax.tree.leaves(backward)}.values()
+    hidden = spec.sizes[1:-1]
+    kept = sum(leaf.shape[1] for leaf in leaves if leaf.shape in {(rows, n) for n in hidden})
+    got = capacity.num_activations(spec.sizes[1:], True)
+    again = got - 2 * spec.sizes[-1] - kept
+    assert 2 * min(hidden) <= again <= 2 * max(hidden) * max(1, int((depth - 1) ** 0.5))
 
 
 @pytest.mark.parametrize("sizes", [sizes for sizes, _ in PROBLEMS])

@@ -30,9 +30,9 @@ POD = JOB["template"]["spec"]
 
 GROUP = """
 import jax
-from jaxnet import parallel
-parallel.start()
-print("said", parallel.agree([jax.process_index(), jax.process_count(), 7]).tolist())
+from jaxnet import processes
+processes.start()
+print("said", processes.agree([jax.process_index(), jax.process_count(), 7]).tolist())
 """
 
 

@@ -19,7 +19,7 @@ from helpers import (
     tied_problem,
 )
 
-from jaxnet import net, numpy_net, spec
+from jaxnet import data, net, numpy_net, spec
 from jaxnet.spec import Batch, Spec
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -82,12 +82,16 @@ def jitted(loss):
     return jax.jit(jax.value_and_grad(loss))
 
 
-def recomputed(loss):
+def checkpointed(loss):
     return jax.jit(jax.value_and_grad(jax.checkpoint(loss)))
 
 
+def recomputed(loss):
+    return jax.jit(jax.value_and_grad(partial(loss, remat=True)))
+
+
 @pytest.mark.parametrize("repeats", [None, 2])
-@pytest.mark.parametrize("transform", [jitted, recomputed])
+@pytest.mark.parametrize("transform", [jitted, checkpointed, recomputed])
 @pytest.mark.parametrize("activation", RULES)
 def test_compiled_and_recomputed_gradients_are_the_oracles(transform, activation, repeats):
     network = Spec((7, 5, 5, 3), bias=True, activation=activation)
@@ -98,6 +102,19 @@ def test_compiled_and_recomputed_gradients_are_the_oracles(transform, activation
 
     check(*problem(network, repeats), named(network), transformed=transformed)
     check(*tied_problem(network, repeats), named(network), EXACT, transformed=transformed)
+
+
+@pytest.mark.parametrize(("hidden", "kept"), [(1, 1), (4, 4), (9, 5), (16, 6)])
+def test_remat_keeps_about_the_square_root_of_the_layers(hidden, kept):
+    """The first hidden layer, and each sqrt(n - 1)th of those behind it."""
+    network = Spec((7, *[5] * hidden, 3), bias=True)
+    params, batch = network.init(0), data.random_problem(network, num_rows=11)
+    found = []
+    for remat in (False, True):
+        _, backward = jax.vjp(partial(net.loss, batch=batch, remat=remat), params)
+        leaves = {id(leaf): leaf for leaf in jax.tree.leaves(backward)}.values()
+        found.append(sum(leaf.shape == (11, 5) for leaf in leaves))
+    assert found[1] == kept <= hidden < found[0]
 
 
 @pytest.mark.parametrize("name", ["tanh", "gelu", "silu"])

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import NamedTuple
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +33,30 @@ def counted_loss(calls):
         return net.loss(params, batch)
 
     return loss
+
+
+class Source:
+    """Batches by their number, as the sources of data loaders have them."""
+
+    def __getitem__(self, step):
+        rows = ROWS_AT(step)
+        return Batch(PROBLEM.x[rows], PROBLEM.y[rows])
+
+
+def grain_source():
+    rows = grain.MapDataset.source(range(11)).shuffle(seed=3).repeat()
+    return rows.map(lambda i: Batch(PROBLEM.x[i], PROBLEM.y[i])).batch(4)
+
+
+@pytest.mark.parametrize("source", [Source, grain_source])
+def test_a_source_with_getitem_serves_batches_and_resume_sees_the_same(source):
+    optimizer = optimizers.make("adam", 0.01)
+    step, batch_at = train.make_step(net.loss, optimizer), source().__getitem__
+    whole = train.fit(step, new_state(optimizer), batch_at, 9)
+    state, first = train.fit(step, new_state(optimizer), batch_at, 4)
+    again = train.fit_scan(step, state, source().__getitem__, 5)
+    assert_same_bits((again[0], np.concatenate([first, again[1]])), whole)
+    assert np.ptp(whole[1]) > 0
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
