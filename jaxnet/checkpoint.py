@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -63,7 +64,7 @@ class Writer:
         except OSError as error:
             raise _disk_error(self._folder, error) from None
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future = self._thread.submit(lambda: None)
+        self._writing: Future = self._thread.submit(importlib.import_module, "orbax.checkpoint")
 
     def save(self, step: int, tree: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """Copy the tree to the host and write it in the background, after the one before.
@@ -222,7 +223,7 @@ def _read_arrays(path: Path, leaves: dict[str, list]) -> dict[str, np.ndarray]:
 
 def _write(folder: Path, step: int, leaves: dict[str, np.ndarray], content: dict, keep: int):
     """Write a checkpoint beside its name, then rename it; only then does an old one go."""
-    import orbax.checkpoint as ocp  # in this thread, since it takes a while
+    import orbax.checkpoint as ocp  # which the Writer has begun in this thread: it takes a while
 
     part = folder / f"{step}.part"
     stored = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax: none empty
