@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -63,7 +64,7 @@ class Writer:
         except OSError as error:
             raise _disk_error(self._folder, error) from None
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future = self._thread.submit(lambda: None)
+        self._writing: Future = self._thread.submit(importlib.import_module, "orbax.checkpoint")
 
     def save(self, step: int, tree: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """Copy the tree to the host and write it in the background, after the one before.

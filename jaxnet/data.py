@@ -66,14 +66,12 @@ def split(num_rows: int, validation: float = 0.2, seed: int = 0) -> tuple[Any, A
     return rows[held_out:], rows[:held_out]
 
 
-def take_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return array[rows], aligned to 64 bytes, so that JAX on a CPU uses its memory as it is."""
-    shape = (len(rows), *array.shape[1:])
-    size = math.prod(shape) * array.itemsize
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an empty array aligned to 64 bytes, so that JAX on a CPU uses its memory as it is."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     buffer = np.empty(size + 64, np.uint8)
     start = -buffer.ctypes.data % 64
-    aligned = buffer[start : start + size].view(array.dtype).reshape(shape)
-    return np.take(array, rows, axis=0, out=aligned, mode="clip")  # "raise" would copy it
+    return buffer[start : start + size].view(dtype).reshape(shape)
 
 
 def row_batches(num_rows: int, batch_size: int, seed: int = 0) -> Callable[[int], np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.data import aligned
 from jaxnet.spec import check_choice
 from jaxnet.tables import NOT, Table, check_finite, check_lengths, is_number, list_names, quote
 
@@ -15,7 +16,8 @@ KINDS = {"b": "boolean", "i": "integer", "u": "integer", "f": "real", "O": "text
 VALUES = {"boolean": "True".__eq__, "integer": int, "real": float, "text": str}  # of a category
 TYPES = {"boolean": bool, "integer": np.int64, "real": np.float64}
 MAX_CLASSES = 20  # an integer target with more distinct values is taken for a quantity
-BLOCK = 2**22  # numbers of a column in float64 at once: 32 MB
+BLOCK = 2**22  # numbers of a column in float64 at once, for its statistics: 32 MB
+SCALED = 2**17  # and to be standardised, within the processor's cache: 1 MB
 
 
 class Column(NamedTuple):
@@ -136,18 +138,29 @@ def one_value(path: str, target: str, value: Any) -> ValueError:
 
 
 def encode(
-    table: Table, encoding: Encoding, dtype: str = "float32"
+    table: Table, encoding: Encoding, dtype: str = "float32", rows: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return x (N, D_in), and y: (N, D_out) standardised numbers or (N,) int32 classes."""
-    return encode_features(table, encoding, dtype), encode_target(table, encoding, dtype)
+    """Return x (N, D_in), and y: (N, D_out) standardised numbers or (N,) int32 classes.
+
+    rows: the N rows to encode, in that order; None for all.
+    """
+    return (
+        encode_features(table, encoding, dtype, rows=rows),
+        encode_target(table, encoding, dtype, rows),
+    )
 
 
 def encode_features(
-    table: Table, encoding: Encoding, dtype: str = "float32", unseen: str = "error"
+    table: Table,
+    encoding: Encoding,
+    dtype: str = "float32",
+    unseen: str = "error",
+    rows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return x (N, D_in) of a table that has the feature columns, in any order, and maybe others.
 
-    unseen: "error", or "zero" to encode a category that training did not have as zeros.
+    unseen: "error", or "zero" to encode a category that training did not have as zeros. rows: as in
+    `encode`.
 
     Raises: ValueError for a column that is missing or has another width or kind than in training,
     an unseen category, and a number too large for the dtype.
@@ -155,25 +168,32 @@ def encode_features(
     check_choice("unseen", unseen, UNSEEN)
     widths = [column.width for column in encoding.features]
     arrays = [_find(table, column) for column in encoding.features]
-    x = np.empty((len(arrays[0]), sum(widths)), dtype)
+    x = aligned((len(arrays[0] if rows is None else rows), sum(widths)), dtype)
     stop = 0
     for column, width, values in zip(encoding.features, widths, arrays, strict=True):
         start, stop = stop, stop + width
         if column.categories:
-            codes = _codes(table, values, column, unseen)
+            codes = _codes(table, values, rows, column, unseen)
             x[:, start:stop] = codes[:, None] == np.arange(width)
         else:
-            x[:, start:stop] = _standardise(table, values, column, dtype)
+            _standardise(table, values, rows, column, x[:, start:stop])
     return x
 
 
-def encode_target(table: Table, encoding: Encoding, dtype: str = "float32") -> np.ndarray:
-    """Return y: (N, D_out) standardised numbers, or (N,) int32 classes; any other is an error."""
+def encode_target(
+    table: Table, encoding: Encoding, dtype: str = "float32", rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Return y: (N, D_out) standardised numbers, or (N,) int32 classes; any other is an error.
+
+    rows: as in `encode`.
+    """
     column = encoding.target
     values = _find(table, column)
     if column.categories:
-        return _codes(table, values, column, "error", "classes")
-    return _standardise(table, values, column, dtype)
+        return _codes(table, values, rows, column, "error", "classes")
+    y = aligned((len(values if rows is None else rows), column.width), dtype)
+    _standardise(table, values, rows, column, y)
+    return y
 
 
 def classes(column: Column) -> np.ndarray:
@@ -316,9 +336,15 @@ def _find(table: Table, column: Column) -> np.ndarray:
 
 
 def _codes(
-    table: Table, values: np.ndarray, column: Column, unseen: str, what: str = "categories"
+    table: Table,
+    values: np.ndarray,
+    rows: np.ndarray | None,
+    column: Column,
+    unseen: str,
+    what: str = "categories",
 ) -> np.ndarray:
-    """The index (N,) int32 of each value among the column's categories, -1 for an unseen one."""
+    """The index (N,) int32 of the value in each row among the categories, -1 for an unseen one."""
+    values = values if rows is None else values[rows]
     index = {category: code for code, category in enumerate(column.categories)}
     few, place = values, np.arange(len(values))
     if values.dtype != object:
@@ -326,11 +352,12 @@ def _codes(
     texts = _texts(few, column.kind)
     codes = np.array([index.get(text, -1) for text in texts], np.int32)[place]
     if unseen == "error" and (codes < 0).any():
-        row = int((codes < 0).argmax())
+        at = int((codes < 0).argmax())
+        row = at if rows is None else rows[at]
         remedy = ", or encode it as zeros with `unseen` zero" if what == "categories" else ""
         raise ValueError(
             f"{table.path}: row {table.offset + row + 1}, column {column.name!r}: "
-            f"{quote(texts[place[row]])} is not among the {what} of training "
+            f"{quote(texts[place[at]])} is not among the {what} of training "
             f"({list_names(column.categories)}); correct it{remedy}"
         )
     return codes
@@ -347,8 +374,10 @@ def _texts(values: np.ndarray, kind: str) -> list[str]:
     return np.where(cast == values, cast.astype(str), values.astype(str)).tolist()
 
 
-def _standardise(table: Table, values: np.ndarray, column: Column, dtype: str) -> np.ndarray:
-    """The values (N, D), less the mean, over the std."""
+def _standardise(
+    table: Table, values: np.ndarray, rows: np.ndarray | None, column: Column, out: np.ndarray
+) -> None:
+    """Put the values (N, D) of the rows, less the mean, over the std, into `out`."""
     if values.dtype == object:
         texts = values[:, 0].tolist()
         row = next((i for i, text in enumerate(texts) if not is_number(text)), 0)
@@ -356,18 +385,20 @@ def _standardise(table: Table, values: np.ndarray, column: Column, dtype: str) -
             f"{table.path}: row {table.offset + row + 1}, column {column.name!r}: "
             f"{quote(texts[row])} is {NOT['double']}; correct it or drop the column"
         )
-    scaled, block = np.empty(values.shape, dtype), max(1, BLOCK // column.width)
-    for start in range(0, len(values), block):  # float64, but not all at once
-        part = scaled[start : start + block]
+    mean, std = np.asarray(column.mean), np.asarray(column.std)
+    block = max(1, SCALED // column.width)
+    for start in range(0, len(out), block):  # float64, but not all at once
+        here = slice(start, start + block)
+        part, some = out[here], values[here] if rows is None else values[rows[here]]
         with np.errstate(over="ignore"):
-            part[:] = (values[start : start + block] - np.asarray(column.mean)) / column.std
+            part[:] = (some - mean) / std
         if not np.isfinite(part).all():
-            row, place = np.argwhere(~np.isfinite(part))[0]
+            at, place = np.argwhere(~np.isfinite(part))[0]
+            row = start + at if rows is None else rows[start + at]
             raise ValueError(
-                f"{table.path}: row {table.offset + start + row + 1}, column {column.name!r}: the "
-                f"value {values[start + row, place]} is too large for {dtype}; correct it"
+                f"{table.path}: row {table.offset + row + 1}, column {column.name!r}: the "
+                f"value {some[at, place]} is too large for {out.dtype}; correct it"
             )
-    return scaled
 
 
 def target_column(table: Table, target: str) -> np.ndarray:

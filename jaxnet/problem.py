@@ -26,8 +26,9 @@ SHARE = 0.25  # of the memory: a table estimated to take more is mapped
 class Problem(NamedTuple):
     """A table made ready: its encoding, the network for it, the rows to train and validate on.
 
-    table: of a mapped one, the columns without rows. source: the data's name, absolute path, bytes
-    and sha256. train, validation: a Batch, or MappedRows, which make a batch of any of their rows.
+    table: the columns, without rows unless `prepare` was to keep them. source: the data's name,
+    absolute path, bytes and sha256. train, validation: a Batch, or MappedRows, which make a batch
+    of any of their rows.
     """
 
     table: tables.Table
@@ -80,11 +81,14 @@ def prepare(
     config: Config,
     encoding: Encoding | None = None,
     on_convert: Callable[[Conversion], None] = lambda progress: None,
+    *,
+    keep_table: bool = False,
 ) -> Problem:
     """Read the table and make it ready; every fault of the input is raised here.
 
     encoding: that of a run that goes on, or whose weights these are; by default fitted. on_convert:
-    told how far the arrays of a table to be mapped are, while they are made.
+    told how far the arrays of a table to be mapped are, while they are made. keep_table: keep the
+    rows of one in memory, which a sweep needs to split it anew.
 
     Raises: FileNotFoundError; ValueError for bad input, or a file that changes while it is read.
     """
@@ -108,9 +112,11 @@ def prepare(
     train, validation = read.take(encoding, config.param_dtype, [rows, held_out])
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
-    return Problem(
-        read.table, read.source, task, reason, encoding, spec, train, validation, batch_size
-    )
+    table = read.table
+    if not keep_table:
+        empty = {name: column[:0].copy() for name, column in table.columns.items()}
+        table = table._replace(columns=empty)
+    return Problem(table, read.source, task, reason, encoding, spec, train, validation, batch_size)
 
 
 def batches(rows: Batch | MappedRows) -> Iterator[Batch]:
@@ -167,9 +173,7 @@ def _read_whole(path: Path, config: Config) -> _Read:
         raise ValueError(f"{path}: the file changed while it was read; try again when it is whole")
 
     def take(encoding, dtype, several):
-        x, y = encode(table, encoding, dtype)
-        several = map(np.asarray, several)
-        return [Batch(data.take_rows(x, rows), data.take_rows(y, rows)) for rows in several]
+        return [Batch(*encode(table, encoding, dtype, np.asarray(rows))) for rows in several]
 
     def fit(target, task, rows, categorical):
         return fit_encoding(table, target, task, np.asarray(rows), categorical)

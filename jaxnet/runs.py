@@ -256,9 +256,9 @@ def _train(
             )
         except loop.NotFinite as error:
             raise _not_finite(folder, form, error, writer) from None
-        if writer is not None and reason == "signal":
-            writer.wait()
         if reason == "signal":
+            if writer is not None:
+                writer.wait()
             raise _stopped(folder, config, problem, now, received())
         # while the last checkpoint is written
         return _finish(folder, problem, form, snapshot.on_host(now), reason)

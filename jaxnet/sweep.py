@@ -110,7 +110,11 @@ def plan(
     if config.mapped == "on" or folder or (problem is not None and problem.mapped):
         raise ValueError("`mapped` must be off for a sweep, which needs its table in memory")
     config = replace(config, mapped="off")
-    problem = problem or prepare(config)
+    problem = problem or prepare(config, keep_table=True)
+    if not len(next(iter(problem.table.columns.values()))):
+        raise ValueError(
+            "`problem` must be prepared with `keep_table` for a sweep, got an empty table"
+        )
     num_rows = problem.train_rows + problem.validation_rows
     if folds is not None and folds > num_rows:
         raise ValueError(f"`folds` must be 2..{num_rows}, the number of rows; got {folds}")

@@ -85,16 +85,18 @@ class Plan:
         problem, config = self.problem, self.config_of(setting, key)
         spec = problem.spec
         num_rows = problem.train_rows + problem.validation_rows
-        rows, held_out = _rows(num_rows, config, key, self.folds)
+        several = _rows(num_rows, config, key, self.folds)
         target = problem.encoding.target.name
-        encoding = fit_encoding(problem.table, target, problem.task, rows, config.categorical)
-        x, y = encode(problem.table, encoding, config.dtype)
+        encoding = fit_encoding(problem.table, target, problem.task, several[0], config.categorical)
+        train, validation = (
+            Batch(*encode(problem.table, encoding, config.dtype, rows)) for rows in several
+        )
         return problem._replace(
             encoding=encoding,
             spec=replace(spec, sizes=(spec.sizes[0], *setting.hidden, spec.sizes[-1])),
-            train=Batch(x[rows], y[rows]),
-            validation=Batch(x[held_out], y[held_out]),
-            batch_size=config.batch_size or min(32, len(rows)),
+            train=train,
+            validation=validation,
+            batch_size=config.batch_size or min(32, len(several[0])),
         )
 
 

@@ -109,6 +109,46 @@ def test_a_fitted_encoding_keeps_its_categories_for_other_rows():
         np.testing.assert_array_equal(whole[4:], part)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("target", ["label", "real", "pair"])
+def test_rows_are_encoded_to_the_bits_that_they_have_in_the_whole_table(target, dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    data = table(
+        real=rng.standard_normal(40) * 1e3,
+        half=rng.standard_normal(40).astype(np.float16),
+        single=rng.standard_normal((40, 5)).astype(np.float32),
+        count=rng.integers(-9, 9, 40),
+        pair=rng.integers(0, 255, (40, 2), np.uint8),
+        flag=rng.integers(0, 2, 40).astype(bool),
+        colour=rng.choice(["red", "blue", "ägg"], 40),
+        code=rng.integers(0, 4, 40),
+        label=rng.integers(0, 3, 40),
+    )
+    rows = rng.permutation(40)[:23]
+    task = "classification" if target == "label" else "regression"
+    encoding = fit_encoding(data, target, task, rows, ["code"])
+    x, y = encode(data, encoding, dtype)
+    monkeypatch.setattr("jaxnet.encoding.SCALED", 10)  # blocks of one, two, five or ten rows
+    for whole, part in zip((x, y), encode(data, encoding, dtype, rows), strict=True):
+        np.testing.assert_array_equal(part, whole[rows])
+        assert part.dtype == whole.dtype
+    number = encoding.features[1]  # and these are the float64 ones, rounded once
+    want = ((data.columns[number.name] - np.array(number.mean)) / number.std).astype(dtype)
+    start = encoding.features[0].width
+    np.testing.assert_array_equal(x[:, start : start + number.width].ravel(), want.ravel())
+
+
+def test_a_row_that_cannot_be_encoded_is_named_by_its_place_in_the_table():
+    encoding = fit_encoding(MIXED, "label", "classification", ALL)
+    rows = np.array([5, 2, 4])
+    large = Table("t.csv", MIXED.columns | {"length": np.array([1.0, 2, 3, 4, 1e300, 6])})
+    with pytest.raises(ValueError, match=r"row 5, column 'length': the value 1e.300 is too large"):
+        encode(large, encoding, rows=rows)
+    other = Table("t.csv", MIXED.columns | {"colour": np.array([*"aabaaa"], object)})
+    with pytest.raises(ValueError, match="row 6, column 'colour': 'a' is not among"):
+        encode(other, encoding, rows=rows)
+
+
 CLASSES = {
     "text": np.array(["b", "a", "b", "c"], object),
     "integer": np.array([30, 4, 30, -5]),

@@ -20,7 +20,7 @@ LAYERS = {
     "order": (1, {"numpy"}),
     "data": (1, {"numpy", "jaxnet.order", "jaxnet.spec"}),
     "tables": (1, {"numpy"}),
-    "encoding": (1, {"numpy", "jaxnet.spec", "jaxnet.tables"}),
+    "encoding": (1, {"numpy", "jaxnet.data", "jaxnet.spec", "jaxnet.tables"}),
     "csv_blocks": (1, {"jaxnet.tables"}),
     "streaming": (1, {"numpy", "jaxnet.csv_blocks", "jaxnet.tables"}),
     "metrics": (1, {"numpy", "jaxnet.encoding", "jaxnet.numpy_net"}),

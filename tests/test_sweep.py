@@ -163,6 +163,17 @@ def test_folds_hold_out_every_row_once_and_no_statistic_leaks():
     np.testing.assert_allclose(sorted(seen), sorted(values), rtol=1e-12)
 
 
+def test_a_problem_at_hand_must_have_kept_its_rows():
+    kept = runs.prepare(config(), keep_table=True)
+    assert plan(config(), problem=kept).problem is kept
+    problem = runs.prepare(config())
+    assert {name: len(column) for name, column in problem.table.columns.items()} == dict.fromkeys(
+        ("a", "b", "word", "kind"), 0
+    )
+    with pytest.raises(ValueError, match="`problem` must be prepared with `keep_table`"):
+        plan(config(), problem=problem)
+
+
 def test_the_best_setting_is_an_ordinary_run_with_its_member_s_loss():
     found = sweep.run(config(), learning_rate=(1e-3, 3e-2), hidden=((5,), (4, 3)), seeds=2)
     assert str(found.folder) == "runs/t-sweep-1"
