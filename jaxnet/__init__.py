@@ -55,6 +55,7 @@ _MODULES = (
     "processes",
     "run_folder",
     "runs",
+    "session",
     "show",
     "snapshot",
     "spec",

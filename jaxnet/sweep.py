@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet import description, run_folder, runs
+from jaxnet import description, run_folder, runs, session
 from jaxnet.config import Config, ScaleOptions
 from jaxnet.problem import Problem, prepare
 from jaxnet.stopping import Stopped, catch_signals
@@ -259,7 +259,7 @@ def write_csv(path: Path, members: Sequence[Member]) -> None:
 def _new_folder(planned: Plan) -> Iterator[Path]:
     """Make and lock the sweep's folder, which is removed again if nothing is written to it."""
     config, problem = planned.config, planned.problem
-    device = runs.own_device(config)
+    device = session.own_device(config)
     described = description.describe(config, problem, device)
     del described["encoding"], described["spec"]  # which are a member's own
     described["sweep"] = {

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnet import data, runs, sweep_plan, sweep_program
+from jaxnet import data, session, sweep_plan, sweep_program
 from jaxnet.metrics import Metrics
 from jaxnet.problem import Problem
 from jaxnet.spec import Batch
@@ -90,7 +90,7 @@ class Trainer:
         self.made, self.lock = 0, threading.Lock()
         self.problem_of = lru_cache(mapping.splits * (mapping.workers + 1))(self._problem_of)
         self.split_of = lru_cache(mapping.workers + 1)(self._split_of)
-        with runs.on_device(self.config):
+        with session.on_device(self.config):
             self._compile(self.blocks()[0])
         self.steps = min(50, self.program.capacity)  # to the next call
 
@@ -140,7 +140,7 @@ class Trainer:
 
     def _train(self, block: Block) -> list[tuple[Member, dict[str, np.ndarray]]]:
         """Train a block to its end; nothing if it was stopped before."""
-        with runs.on_device(self.config):
+        with session.on_device(self.config):
             if self.stop.is_set():
                 return []
             members, split = self._begin(block), self.split_of(block[0])

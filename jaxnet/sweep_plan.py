@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnet import data, runs
+from jaxnet import data, session
 from jaxnet.config import Config
 from jaxnet.encoding import encode, fit_encoding
 from jaxnet.problem import Problem
@@ -118,7 +118,7 @@ def mapping(plan: Plan, hidden: tuple[int, ...]) -> Mapping:
     Tiny networks are stacked, since a call costs more than their arithmetic; a GPU stacks all.
     Larger ones are trained one by one, by each processor its own.
     """
-    device = runs.own_device(plan.config)
+    device = session.own_device(plan.config)
     settings = sum(setting.hidden == hidden for setting in plan.settings)
     work, member_bytes, split_bytes = _sizes(plan, hidden)
     size, workers, budget = settings * len(plan.keys), 1, 0

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet import data, forms, gram, net, numpy_net, optimizers, run_folder, runs, train
+from jaxnet import data, forms, gram, net, numpy_net, optimizers, run_folder, runs, session, train
 from jaxnet.config import Config
 from jaxnet.spec import Spec
 
@@ -152,7 +152,7 @@ def test_the_operations_favour_the_dual_form_for_many_columns_and_many_steps():
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "_plot", lambda *args: None)
+    monkeypatch.setattr(session, "_plot", lambda *args: None)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((24, 70)).astype("float32")
     np.savez("genes.npz", x=x, y=(x[:, :3].sum(axis=1) > 0).astype(int), level=x @ rng.random(70))

@@ -85,7 +85,8 @@ LAYERS = {
     "onnx_graph": (2.1, {"numpy", "onnx"}),
     "export_programs": (2.1, set()),
     "export": (2.2, {"numpy", "jax"}),
-    "runs": (2.4, {"numpy", "jax"}),
+    "session": (2.4, {"numpy", "jax"}),
+    "runs": (2.42, {"numpy", "jax"}),
     "show": (2.1, set()),
     "sweep_program": (2.1, {"numpy", "jax"}),
     "sweep_plan": (2.45, {"numpy"}),
@@ -105,7 +106,7 @@ LAYERS = {
 INSIDE = {
     "tables": {"pyarrow"},
     "checkpoint": {"orbax"},
-    "runs": {"jaxnet.plots"},
+    "session": {"jaxnet.plots"},
     "sweep": {"jaxnet.plots"},
     "cli_train": {"jax", "rich"},
     "cli_sweep": {"rich"},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mesh_processes import finish, start
 
-from jaxnet import checkpoint, forms, placing, run_folder, runs, streams, sweep
+from jaxnet import checkpoint, forms, placing, run_folder, runs, session, streams, sweep
 from jaxnet.config import Config
 
 RANDOM = np.random.default_rng(0)
@@ -19,7 +19,7 @@ ROWS = [f"{'yes' if r[0] > r[1] else 'no'},{r[0]},{r[1]},{r[2]}\n" for r in X]
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "table.csv").write_text("y,a,b,c\n" + "".join(ROWS))
-    monkeypatch.setattr(runs, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # is slow
+    monkeypatch.setattr(session, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # slow
     return tmp_path
 
 

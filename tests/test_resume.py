@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxnet import checkpoint, loop, numpy_net, run_folder, runs
+from jaxnet import checkpoint, loop, numpy_net, run_folder, runs, session
 from jaxnet.config import Config
 
 RANDOM = np.random.default_rng(0)
@@ -24,7 +24,7 @@ TABLE = "y,a,b,c\n" + "".join(f"{y},{r[0]},{r[1]},{r[2]}\n" for y, r in zip(PRIC
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "price.csv").write_text(TABLE)
-    monkeypatch.setattr(runs, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # is slow
+    monkeypatch.setattr(session, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # slow
     monkeypatch.setattr(loop, "MAX_CHUNK", 3)  # so that chunks end within an epoch of 4 steps too
     return tmp_path
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxnet import data, epochs, numpy_net, run_folder, runs
+from jaxnet import data, epochs, numpy_net, run_folder, runs, session
 from jaxnet.config import Config
 from jaxnet.metrics import Metrics
 from jaxnet.spec import Batch
@@ -22,7 +22,7 @@ TABLES = {
     "price": "y,a,b,c\n"
     + "".join(f"{y},{r[0]},{r[1]},{r[2]}\n" for y, r in zip(PRICE, X, strict=True)),
 }
-PLOT = runs._plot
+PLOT = session._plot
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, text in TABLES.items():
         (tmp_path / f"{name}.csv").write_text(text)
-    monkeypatch.setattr(runs, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # is slow
+    monkeypatch.setattr(session, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # slow
     return tmp_path
 
 
@@ -45,7 +45,7 @@ def lines_of(run):
 
 
 def test_a_run_leaves_its_whole_folder(monkeypatch):
-    monkeypatch.setattr(runs, "_plot", PLOT)
+    monkeypatch.setattr(session, "_plot", PLOT)
     run = runs.train(config())
     names = {path.name for path in run.folder.iterdir()}
     assert names - {run_folder.LOCK} == set(run_folder.FILES)

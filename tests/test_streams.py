@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet import checkpoint, data, forms, loop, order, run_folder, runs, streams
+from jaxnet import checkpoint, data, forms, loop, order, run_folder, runs, session, streams
 from jaxnet.config import Config
 
 RANDOM = np.random.default_rng(0)
@@ -24,7 +24,7 @@ TARGETS = {"price": "kind", "kind": "price"}  # and what to drop
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "houses.csv").write_text("price,kind,a,b,c\n" + "".join(ROWS))
-    monkeypatch.setattr(runs, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # is slow
+    monkeypatch.setattr(session, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # slow
     monkeypatch.setattr(streams, "BYTES", 3 * 8 * 3 * 4)  # slabs of 3 steps, of 7 to an epoch
     monkeypatch.setattr(forms, "ROWS", 10)  # three blocks of the 26 validation rows
     return tmp_path
