@@ -18,7 +18,7 @@ from jaxnet import net, run_folder
 from jaxnet.encoding import Column, Encoding, decode, encode_features, from_columns
 from jaxnet.spec import Spec, check_params
 
-ROWS = 8192  # rows to one forward pass, which bounds its memory
+ROWS = 2048  # rows to one forward pass, which bounds its memory
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
