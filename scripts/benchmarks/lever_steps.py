@@ -22,26 +22,35 @@ from .peers_jax import (
 from .workloads import Workload
 
 
-def _turned(params):
-    return {name: p.T if name[0] == "w" else p for name, p in params.items()}
-
-
-def out_in(workload: Workload, table: Batch) -> Scan:
+def out_in(workload: Workload, table: Batch, only_narrowing: bool = False) -> Scan:
     """Weights held as torch holds them."""
     activation, layers = activation_of(workload), len(workload.sizes) - 1
+    turned = {
+        f"w{k}"
+        for k in range(1, layers + 1)
+        if not only_narrowing or workload.sizes[k - 1] > workload.sizes[k]
+    }
+
+    def turn(params):
+        return {name: p.T if name in turned else p for name, p in params.items()}
 
     def loss(params, x, y):
         for k in range(1, layers + 1):
-            x = x @ params[f"w{k}"].T
+            x = x @ (params[f"w{k}"].T if f"w{k}" in turned else params[f"w{k}"])
             x = x + params[f"b{k}"] if workload.bias else x
             x = activation(x) if k < layers else x
         return loss_value(workload, x, y)
 
     optimizer = plain_optimizer(workload)
-    params = jax.tree.map(jnp.array, _turned(workload.params()))
+    params = jax.tree.map(jnp.array, turn(workload.params()))
     state = params, optimizer.init(params)
     body = plain_body(loss, optimizer)
-    return Scan(workload, table, state, body, params=lambda state: _turned(state[0]))
+    return Scan(workload, table, state, body, params=lambda state: turn(state[0]))
+
+
+def narrowing(workload: Workload, table: Batch) -> Scan:
+    """Those of layers that narrow held as torch holds them, the others as they are."""
+    return out_in(workload, table, only_narrowing=True)
 
 
 def one_buffer(workload: Workload, table: Batch) -> Scan:

@@ -22,6 +22,12 @@ LEVERS: dict[str, Participant] = {
             verdict="kept: `train.transposed`, in every run and sweep",
         ),
         Participant(
+            "lever: narrowing", "lever_steps:narrowing", JAX,
+            "weights held (out, in) only of layers that narrow",
+            verdict="not kept: of our rows it differs in the digits' alone, and gives a mesh and a "
+            "checkpoint two layouts",
+        ),
+        Participant(
             "lever: one buffer", "lever_steps:one_buffer", JAX,
             "parameters and moments in one flat buffer, one update for all",
             verdict="not kept: the gradients are copied together at each step",

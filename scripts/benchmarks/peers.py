@@ -58,7 +58,12 @@ PEERS = {
             "keras", "peers_keras:fit", ("keras", "jax"), cache="jax", adam="adam-hat",
             environment={"KERAS_BACKEND": "jax"},
             note="Keras on JAX: `model.fit` of many steps in one call, jit_compile, "
-            "steps_per_execution, no shuffling, no callbacks",
+            "steps_per_execution=32, no shuffling, no callbacks",
+        ),
+        Participant(
+            "keras-default", "peers_keras:fit_default", ("keras", "jax"), cache="jax",
+            adam="adam-hat", environment={"KERAS_BACKEND": "jax"},
+            note="the same with Keras' default of one step to an execution",
         ),
         Participant(
             "equinox", "peers_modules:equinox", ("equinox", *JAX), cache="jax",

@@ -20,7 +20,7 @@ def _sum_squares(y, y_pred):
 class Fit:
     """`model.fit` over the rows of many steps, permuted before, in one call."""
 
-    def __init__(self, workload: Workload, table: Batch):
+    def __init__(self, workload: Workload, table: Batch, steps_per_execution: int):
         self._workload, self._table, self._rows_at = workload, table, workload.rows_at()
         self._made = 0
         last = len(workload.sizes) - 2
@@ -42,7 +42,7 @@ class Fit:
             optimizer,
             loss=_sum_squares if workload.loss == "sum_squares" else cross_entropy,
             jit_compile=True,
-            steps_per_execution=32,
+            steps_per_execution=steps_per_execution,
         )
 
     def run(self, num_steps):
@@ -75,4 +75,9 @@ class Fit:
 
 def fit(workload: Workload, table: Batch) -> Fit:
     """Keras as its documentation says for speed."""
-    return Fit(workload, table)
+    return Fit(workload, table, steps_per_execution=32)
+
+
+def fit_default(workload: Workload, table: Batch) -> Fit:
+    """Keras as most programs use it."""
+    return Fit(workload, table, steps_per_execution=1)
