@@ -10,6 +10,13 @@ from jaxnet.model import Model, save_params
 from jaxnet.spec import Spec
 
 
+def write_table(path):
+    """Write a table of 200 rows: numbers a and b, and y, whether a is the greater."""
+    rng = np.random.default_rng(0)
+    rows = (f"{a!r},{b!r},{'yes' if a > b else 'no'}\n" for a, b in rng.random((200, 2)).tolist())
+    path.write_text("a,b,y\n" + "".join(rows))
+
+
 def write_run(
     folder, data, target, *, hidden=(5,), activation="relu", dtype="float32", categorical=(), seed=3
 ):

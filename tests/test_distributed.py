@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mesh_processes import free_port, start
+from run_helpers import write_table
 
 from jaxnet import checkpoint, run_folder
 
@@ -22,9 +23,7 @@ MINUTE = 60
 def folder(tmp_path_factory):
     """A folder with a table, and a run on it by one process."""
     path = tmp_path_factory.mktemp("distributed")
-    rng = np.random.default_rng(0)
-    rows = (f"{a!r},{b!r},{'yes' if a > b else 'no'}\n" for a, b in rng.random((200, 2)).tolist())
-    (path / "table.csv").write_text("a,b,y\n" + "".join(rows))
+    write_table(path / "table.csv")
     assert finish(train(path, *SHORT, "--out", "whole"))[0] == 0
     return path
 

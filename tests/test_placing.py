@@ -75,6 +75,15 @@ MESHES = {
 }
 
 
+# blocks of 10 validation rows, 8 on a mesh: of the 26, three that divide over it and a rest
+PROGRAM = """
+import sys
+from jaxnet import cli, forms
+forms.ROWS = 10
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.parametrize("name", MESHES)
 def test_a_run_on_a_mesh_is_the_run_on_one_device(name, folder):
     """float64, as above; 4 virtual devices in a process of their own."""
@@ -89,8 +98,8 @@ def test_a_run_on_a_mesh_is_the_run_on_one_device(name, folder):
     one = [*options, *alone, "--out", "one"]
     finish(
         [
-            start(4, "-m", "jaxnet", "train", *many, cwd=folder),
-            start(1, "-m", "jaxnet", "train", *one, cwd=folder),
+            start(4, "-c", PROGRAM, "train", *many, cwd=folder),
+            start(1, "-c", PROGRAM, "train", *one, cwd=folder),
         ]
     )
     # the dual form makes its products of the same columns in the same order
@@ -186,8 +195,7 @@ def test_a_run_can_go_on_in_less_memory_and_not_to_other_bits():
         runs.resume("run", epochs=5, dtype="bfloat16")
 
 
-def test_slabs_are_of_the_rows_of_one_process(monkeypatch):
-    """The memory that a slab may take is this process's own."""
+def test_a_slab_holds_as_many_steps_as_its_bytes_allow(monkeypatch):
     seen = []
     stream = streams.Stream
     monkeypatch.setattr(streams, "Stream", lambda *parts: seen.append(parts) or stream(*parts))

@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+from run_helpers import write_table
 
 import jaxnet
 from jaxnet import checkpoint, run_folder
@@ -22,9 +22,7 @@ NEW = ["--data", "table.csv", "--target", "y", "--hidden", "16", "--epochs", "15
 def folder(tmp_path_factory):
     """A folder with a table, and an undisturbed run on it."""
     path = tmp_path_factory.mktemp("processes")
-    rng = np.random.default_rng(0)
-    rows = (f"{a!r},{b!r},{'yes' if a > b else 'no'}\n" for a, b in rng.random((200, 2)).tolist())
-    (path / "table.csv").write_text("a,b,y\n" + "".join(rows))
+    write_table(path / "table.csv")
     process = start(path, *NEW, "--out", "whole")
     assert finish(process)[0] == 0
     return path
