@@ -23,8 +23,10 @@ from typing import Any
 import capacity
 import jax
 
-from jaxnet import data, gradients, net, optimizers, parallel, processes, runs, train
-from jaxnet.config import Config
+from jaxnet import data, net, optimizers, runs, train
+from jaxnet.engine import accumulate, processes
+from jaxnet.engine import mesh as parallel
+from jaxnet.runs.config import Config
 from jaxnet.spec import Spec
 
 HERE = Path(__file__).parent
@@ -111,7 +113,7 @@ def spaces() -> list[list[Any]]:
     sizes, batch = MEMORY
     spec = spec_of(sizes)
     rows = data.random_problem(spec, num_rows=batch)
-    parts = partial(gradients.accumulated, parts=4, reduction="mean")
+    parts = partial(accumulate.accumulated, parts=4, reduction="mean")
     ways: dict[str, tuple[dict, dict]] = {
         "float32": ({}, {}),
         "accumulate 4": ({"value_and_grad": parts}, {"parts": 4}),

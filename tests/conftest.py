@@ -18,9 +18,9 @@ if NO_TORCH and os.environ.get("JAXNET_REQUIRE_TORCH"):
 TORCH_TESTS = [
     "test_torch_net.py",
     "test_torch_live.py",
-    "test_parity_models.py",
-    "test_parity_torch.py",
-    "test_export_torch.py",
+    "parity/test_parity_models.py",
+    "parity/test_parity_torch.py",
+    "export/test_export_torch.py",
 ]
 collect_ignore = TORCH_TESTS if NO_TORCH else []
 

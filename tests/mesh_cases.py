@@ -12,17 +12,9 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxnet import (
-    data,
-    deterministic,
-    epochs,
-    gradients,
-    net,
-    optimizers,
-    parallel,
-    processes,
-    train,
-)
+from jaxnet import data, net, optimizers, train
+from jaxnet.engine import accumulate, deterministic, epochs, processes
+from jaxnet.engine import mesh as parallel
 from jaxnet.spec import Spec
 
 SPEC = Spec((7, 16, 5, 3), bias=True)
@@ -60,7 +52,7 @@ def trajectories(meshes=MESHES):
             partial(parallel.shard_params, mesh, min_columns=WIDE),
             partial(parallel.data_parallel, mesh=mesh, min_columns=WIDE),
         )
-    parts = partial(gradients.accumulated, parts=4, reduction="sum")
+    parts = partial(accumulate.accumulated, parts=4, reduction="sum")
     found = {}
     with jax.enable_x64(True):
         for axes, (place, over) in ways.items():

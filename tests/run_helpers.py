@@ -4,10 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from jaxnet import run_folder, tables
-from jaxnet.encoding import fit_encoding, infer_task
-from jaxnet.model import Model, save_params
+from jaxnet.files import write_json
+from jaxnet.runs.folder import CONFIG, PARAMS, append_metrics
+from jaxnet.runs.model import Model, save_params
 from jaxnet.spec import Spec
+from jaxnet.tables.encoding import fit_encoding, infer_task
+from jaxnet.tables.table import read
 
 
 def write_table(path):
@@ -21,7 +23,7 @@ def write_run(
     folder, data, target, *, hidden=(5,), activation="relu", dtype="float32", categorical=(), seed=3
 ):
     """Write config.json, metrics.jsonl and weights for a table file; return the model."""
-    table = tables.read(data)
+    table = read(data)
     task = infer_task(table, target)[0]
     rows = np.arange(len(table.columns[target]))
     encoding = fit_encoding(table, target, task, rows, categorical)
@@ -42,7 +44,7 @@ def write_run(
         "data": {"name": data.name, "path": str(data), "bytes": data.stat().st_size},
         "encoding": columns,
     }
-    run_folder.write_json(folder / run_folder.CONFIG, described)
+    write_json(folder / CONFIG, described)
     metric = {"val_accuracy": 0.5} if task == "classification" else {"val_rmse": 1.5, "val_r2": 0.1}
     for epoch, loss in enumerate((3.0, 1.25, 1.5, 1.375), start=1):
         line = {
@@ -52,6 +54,6 @@ def write_run(
             "val_loss": loss,
             **metric,
         }
-        run_folder.append_metrics(folder, line)
-    save_params(folder / run_folder.PARAMS, model.params, {"step": 14, "epoch": 2})
+        append_metrics(folder, line)
+    save_params(folder / PARAMS, model.params, {"step": 14, "epoch": 2})
     return model

@@ -10,7 +10,8 @@ import pytest
 from helpers import HYPERPARAMETERS, RATES, assert_close, assert_losses_close, jax_run, numpy_run
 from helpers import problem as random_problem
 
-from jaxnet import config, net, numpy_net, optimizers
+from jaxnet import net, numpy_net, optimizers
+from jaxnet.runs import config
 from jaxnet.spec import Spec
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -8,14 +8,14 @@ A participant is made from a JAX loss and an optax optimizer, a Flax module, a t
 functions, or by hand. Importing this package needs NumPy only.
 """
 
+from jaxnet.parity.adapters import flax_participant, jax_participant, torch_participant
 from jaxnet.parity.checks import check
 from jaxnet.parity.compare import Case, Leaf
 from jaxnet.parity.diagnose import Cause
-from jaxnet.parity.frameworks import flax_participant, jax_participant, torch_participant
 from jaxnet.parity.gradient import GradientReport, check_gradient
 from jaxnet.parity.participants import Participant, mapped, numpy_participant, oracle
+from jaxnet.parity.recording import Trajectory, load, record, trajectory
 from jaxnet.parity.report import ParityError, Report
-from jaxnet.parity.trajectory import Trajectory, load, record, trajectory
 
 __all__ = [
     "Case",

@@ -17,8 +17,8 @@ from jaxnet.parity.compare import (
 )
 from jaxnet.parity.diagnose import Cause, diagnose
 from jaxnet.parity.participants import Participant
+from jaxnet.parity.recording import Trajectory, trajectory
 from jaxnet.parity.report import Report
-from jaxnet.parity.trajectory import Trajectory, trajectory
 
 
 def check(

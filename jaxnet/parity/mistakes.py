@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity.oracle_mistakes import Mistake, network_mistakes, optimizer_mistakes
+from jaxnet.parity.network_mistakes import Mistake, network_mistakes, optimizer_mistakes
 from jaxnet.parity.participants import Leaves, Participant
 from jaxnet.spec import Batch
 

@@ -14,12 +14,12 @@ import optax
 from jax import lax
 
 from jaxnet import data, net, optimizers
+from jaxnet.parity.adapters import jax_participant
 from jaxnet.parity.checks import check
 from jaxnet.parity.compare import PRECISION, Case
-from jaxnet.parity.frameworks import jax_participant
 from jaxnet.parity.participants import Participant, cast, oracle
 from jaxnet.parity.report import Report
-from jaxnet.parity.stages import make_probes
+from jaxnet.parity.tutorial import make_probes
 from jaxnet.spec import Spec
 
 RATE = 1e-3

@@ -30,7 +30,7 @@ PEERS = {
         ),
         Participant(
             "gram", "peers_jax:gram", JAX, cache="jaxnet",
-            note="jaxnet: the first layer in its dual form (`jaxnet.gram`)",
+            note="jaxnet: the first layer in its dual form (`jaxnet.engine.gram`)",
         ),
         Participant(
             "torch", "peers_torch:eager", ("torch",),

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxnet import gram as gram_form
 from jaxnet import net, optimizers, train
+from jaxnet.engine import gram as gram_form
 from jaxnet.spec import Batch
 
 from .participant import Inapplicable, applies

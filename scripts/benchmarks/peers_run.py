@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnet import data, run_folder, runs
-from jaxnet.config import Config
-from jaxnet.problem import Problem, prepare
+from jaxnet import data, runs
+from jaxnet.runs.config import Config
+from jaxnet.runs.dataset import Problem, prepare
+from jaxnet.runs.folder import read_metrics
 from jaxnet.spec import Batch
 
 from .check import Case
@@ -74,7 +75,7 @@ class Train:
     def run(self, num_steps):
         self._train(num_steps)
         assert self._run
-        lines = run_folder.read_metrics(self._run.folder)
+        lines = read_metrics(self._run.folder)
         return np.array([line["train_loss"] for line in lines])
 
     def seconds(self, num_steps):
@@ -100,7 +101,7 @@ class Train:
         config = replace(config_of(workload, rows, **options), out=str(self._folder / "check"))
         problem = prepare(config)
         run = runs.train(config, problem=problem)
-        lines = run_folder.read_metrics(run.folder)
+        lines = read_metrics(run.folder)
         per_epoch = problem.steps_per_epoch
         rows_at = data.row_batches(rows, problem.batch_size, config.seed)
         batches = [take(problem.train, rows_at(step)) for step in range(epochs * per_epoch)]

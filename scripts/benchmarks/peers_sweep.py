@@ -215,7 +215,8 @@ class JaxnetSweep:
         return max(1, -(-num_steps // self._per_epoch))
 
     def _trainer(self, num_steps):
-        from jaxnet import sweep, sweep_members
+        from jaxnet import sweep
+        from jaxnet.sweep.members import Trainer
 
         epochs = self._epochs(num_steps)
         if epochs not in self._trainers:
@@ -226,7 +227,7 @@ class JaxnetSweep:
             )
             (hidden,) = plan.architectures
             mapping = sweep.mapping_of(plan, hidden)
-            self._trainers = {epochs: sweep_members.Trainer(plan, hidden, mapping)}
+            self._trainers = {epochs: Trainer(plan, hidden, mapping)}
         return self._trainers[epochs]
 
     def _train(self, num_steps):
@@ -234,5 +235,5 @@ class JaxnetSweep:
 
 
 def jaxnet_sweep(workload: Workload, table: Batch) -> JaxnetSweep:
-    """jaxnet.sweep."""
+    """jaxnet.sweep.sweep."""
     return JaxnetSweep(workload, table)

@@ -156,7 +156,7 @@ def _calibrate(runner: Runner, seconds: float) -> int:
 def _once(job, workload: Workload, replies: TextIO) -> None:
     """All of a short program: import, data, weights, steps, result."""
     if job["enable_cache"]:
-        from jaxnet import compile_cache
+        from jaxnet.engine import compile_cache
 
         compile_cache.enable()
     participant = _participant(job)

@@ -1,0 +1,1 @@
+"""Train any loss fast, large and safely; its modules are the API."""

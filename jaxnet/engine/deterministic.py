@@ -1,0 +1,213 @@
+"""A data-parallel step with the same bits on any number of devices, in any number of processes.
+
+A batch is cut into a fixed number of shards. The gradients of each are computed by themselves, and
+summed in a fixed order, a binary tree over the shards: a device sums its own subtree, and each adds
+up the subtrees of all. What remains is to keep XLA from rounding by its surroundings:
+
+- It compiles a loop of one turn, or one whose turns are alike, as part of what is around it; so it
+  must not know the number of turns (`_one_by_one`).
+- It rewrites a division by a scalar where the scalar is used once, and shares equal scalars before
+  that on several devices, but after it on one; so they are shared here (`_merged`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.extend import core
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxnet.engine.accumulate import (
+    Loss,
+    ValueAndGrad,
+    check_reduction,
+    check_rows,
+    first,
+    reduce,
+    split,
+)
+from jaxnet.train import Step, TrainState
+
+SHARDS = 8
+# primitives that call a program, and the name of it among their parameters
+CALLS = {
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+
+
+def make_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    reduction: str,
+    shards: int = SHARDS,
+) -> Step:
+    """Return the jitted step, as `train.make_step` does, with the same bits on 1 to `shards`
+    devices.
+
+    State and data lie whole on every device (`parallel.replicate`), a batch from the host may be
+    divided (`parallel.rows`); its shards are neighbouring rows. reduction: "sum" or "mean", what
+    the loss does over rows. A device holds the gradients of all its shards until they are summed.
+
+    The devices must be of one kind, and the JAX version one. On CPUs the number of threads changes
+    bits too: by default it is the number of cores, or of devices in the process if those are more.
+    Set NPROC in the environment to one number, at least the devices of any process, for all runs
+    that are to agree.
+
+    Raises: ValueError for a number of shards that is no power of 2 or does not divide over the
+    `data` axis, for a `model` axis, and, when first called, for a batch that does not divide.
+    """
+    value_and_grad = _value_and_grad(loss, mesh, reduction, shards)
+
+    @_merged
+    def update(state, grads):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+
+    @functools.partial(jax.jit, donate_argnames="state")
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
+        check_rows(batch, shards, "shards")
+        value, grads = value_and_grad(state.params, batch)
+        return update(state, grads), value
+
+    return step
+
+
+def check(mesh: Mesh, shards: int = SHARDS) -> None:
+    """Raise ValueError for shards, or a mesh, that `make_step` does not take."""
+    devices = mesh.shape["data"]
+    if shards < 1 or shards & (shards - 1):
+        raise ValueError(f"`shards` must be a power of 2, got {shards}")
+    if shards % devices:
+        raise ValueError(
+            f"`shards` must be a multiple of {devices}, the devices of the data axis; got {shards}"
+        )
+    if mesh.shape["model"] > 1:
+        raise ValueError(f"`mesh` must have a model axis of 1, got {mesh.shape['model']}")
+
+
+def _value_and_grad(loss: Loss, mesh: Mesh, reduction: str, shards: int) -> ValueAndGrad:
+    check_reduction(reduction)
+    check(mesh, shards)
+    own = shards // mesh.shape["data"]
+    of_shard = _merged(jax.value_and_grad(loss))
+
+    def on_device(params, batch):
+        batches = split(batch, own, lambda leaf: leaf.reshape(own, -1, *leaf.shape[1:]))
+        subtree = tree_sum(_one_by_one(of_shard, params, batches))
+        total = reduce(tree_sum(lax.all_gather(subtree, "data")), shards, reduction)
+        # through a loop, so that the update is compiled apart from the sum
+        total = jax.tree.map(lambda leaf: leaf[None], total)
+        return first(_one_by_one(lambda _, leaf: leaf, params, total))
+
+    def value_and_grad(params, batch):
+        specs = jax.tree.map(lambda leaf: P("data") if np.ndim(leaf) else P(), batch)
+        mapped = jax.shard_map(
+            on_device, mesh=mesh, in_specs=(P(), specs), out_specs=P(), check_vma=False
+        )
+        return mapped(params, batch)
+
+    return value_and_grad
+
+
+def tree_sum(tree: Any) -> Any:
+    """Sum arrays (2**n, ...) over their first axis: neighbours, then neighbouring pairs, ..."""
+
+    def total(leaf):
+        while len(leaf) > 1:
+            leaf = leaf[0::2] + leaf[1::2]
+        return leaf[0]
+
+    return jax.tree.map(total, tree)
+
+
+def _one_by_one(function: Callable, params: Any, batches: Any) -> Any:
+    """function(params, batch) of each of stacked batches, stacked, as `lax.map` makes it."""
+    number = len(jax.tree.leaves(batches)[0])
+    shapes = jax.eval_shape(function, params, first(batches))
+    stacked = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), shapes)
+    # one more than is used: what is taken from one alone would not depend on the turn
+    batches = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), batches)
+
+    def turn(i, stacked):
+        values = function(params, jax.tree.map(lambda leaf: _at(leaf, i), batches))
+        return jax.tree.map(
+            lambda leaf, value: lax.dynamic_update_index_in_dim(leaf, value, i, 0), stacked, values
+        )
+
+    return lax.fori_loop(0, number + _zero(params), turn, stacked)
+
+
+def _at(leaf: jax.Array, i: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(leaf, i, keepdims=False)
+
+
+def _zero(params: Any) -> jax.Array:
+    """0, which the compiler cannot know: it is 1 if a certain parameter is NaN.
+
+    Then the last turn is made once more, to the same result.
+    """
+    some = jax.tree.leaves(params)[0].ravel()[0]
+    return (some != some).astype(jnp.int32)
+
+
+def _merged(function: Callable) -> Callable:
+    """Return the function that computes each of its equal subexpressions once."""
+
+    def merged(*args):
+        program, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+        values = _interpret(program, jax.tree.leaves(args), {})
+        return jax.tree.unflatten(jax.tree.structure(shape), values)
+
+    return merged
+
+
+def _interpret(program: core.ClosedJaxpr, args: list, known: dict) -> list:
+    """The results of a program; known: those of its equations so far, with their inputs."""
+    jaxpr = program.jaxpr
+    values = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    values |= dict(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom):
+        return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        inputs = [read(atom) for atom in eqn.invars]
+        if eqn.primitive.name in CALLS:
+            results = _interpret(eqn.params[CALLS[eqn.primitive.name]], inputs, known)
+        else:
+            key = _key(eqn, inputs)
+            if key not in known:  # the inputs are kept, as their ids are part of the key
+                known[key] = inputs, eqn.primitive.bind(*inputs, **eqn.params)
+            results = known[key][1]
+            results = results if eqn.primitive.multiple_results else [results]
+        values |= dict(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _key(eqn: core.JaxprEqn, inputs: list) -> Any:
+    """Equal for equations of the same results."""
+    operands = tuple(
+        (str(atom.aval), np.asarray(value).tobytes())
+        if isinstance(atom, core.Literal)
+        else id(value)
+        for atom, value in zip(eqn.invars, inputs, strict=True)
+    )
+    key = eqn.primitive, operands, tuple(eqn.params.items())
+    try:
+        hash(key)
+    except TypeError:
+        return object()
+    return object() if eqn.effects else key

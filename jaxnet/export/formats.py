@@ -1,0 +1,301 @@
+"""A trained network as files that run without jaxnet: StableHLO, PyTorch's weights, ONNX.
+
+model.stablehlo and model.onnx take raw values and hold the encoding: `numbers` (N, n), the numeric
+columns in order, flattened, in the dtype of the run; `codes` (N, m) int32, for each categorical
+column the index of its value among the sorted categories, -1 for one never seen. An input without
+columns is left out. They return the probabilities (N, classes), or the prediction (N, D) in the
+target's units. model.safetensors holds the weights alone, so that it takes x encoded. model.json
+describes all three, and load_jax.py, load_torch.py and load_onnx.py show how they are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.export
+import numpy as np
+
+import jaxnet
+from jaxnet import net
+from jaxnet.export import programs, torch_weights
+from jaxnet.files import write
+from jaxnet.runs.model import Model
+from jaxnet.spec import check_choice
+from jaxnet.tables.encoding import Column, Encoding, classes
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+LOST = 1e4  # |mean| / std from which float32 is warned of: it has 7 digits, and 4 are lost
+DESCRIPTION = "model.json"
+
+
+class Exported(NamedTuple):
+    """The files written, each with what it is, and what there is to know: warnings, omissions."""
+
+    files: dict[Path, str]
+    notes: tuple[str, ...]
+
+
+class Inputs(NamedTuple):
+    """How `numbers` and `codes` become x (N, D_in).
+
+    mean, std: (n,) of the numbers, float64. column, code: for each one-hot input, its column of
+    `codes` and the code that sets it. order: where in x stand the numbers, and then the one-hot
+    inputs; it permutes the rows of w1.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    column: np.ndarray
+    code: np.ndarray
+    order: np.ndarray
+
+
+def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exported:
+    """Write a model in each of `formats` into a folder, made if need be; replace what it exported.
+
+    formats: of stablehlo, pytorch, onnx; by default all, onnx only where it is installed. All are
+    made before the first is written.
+
+    Raises: ValueError for an unknown format, or onnx where it is not installed; OSError for a
+    folder that cannot be written.
+    """
+    folder = Path(folder)
+    for name in formats:
+        check_choice("format", name, tuple(FORMATS))
+    chosen, notes = _choose(formats)
+    contents = {}
+    for name in chosen:
+        form = FORMATS[name]
+        contents[folder / form.file] = form.build(model), f"{form.what}; see {form.program}"
+        program = programs.PROGRAMS[name](model.spec, model.encoding, model.dtype)
+        contents[folder / form.program] = program.encode(), f"an example: python {form.program}"
+    described = json.dumps(describe(model), indent=1, ensure_ascii=False).encode() + b"\n"
+    contents[folder / DESCRIPTION] = described, "columns, categories, scales, classes; versions"
+    _write(folder, {path: content for path, (content, _) in contents.items()})
+    stale = [f.file for f in FORMATS.values() if (folder / f.file) not in contents]
+    notes += [
+        f"{file} is of an earlier export, and may not fit {DESCRIPTION}: export it again or "
+        "delete it"
+        for file in stale
+        if (folder / file).exists()
+    ]
+    files = {path: what for path, (_, what) in contents.items()}
+    return Exported(files, (*notes, *_precision_notes(model, chosen)))
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """What model.json holds: what the files take and return, and all that encodes a row."""
+    features, target = model.encoding
+    columns = [_describe(c) for c in features]
+    means = [v for c in features for v in (c.mean or (0.0,) * c.width)]
+    stds = [v for c in features for v in (c.std or (1.0,) * c.width)]
+    if target.categories:
+        output: dict[str, Any] = {"name": "probabilities", "classes": target.categories}
+    else:
+        output = {"name": "prediction", "mean": target.mean, "std": target.std}
+    return {
+        "task": model.task,
+        "target": target.name,
+        "inputs": {
+            "numbers": [c for c in columns if "width" in c],
+            "codes": [c for c in columns if "categories" in c],
+        },
+        "output": output,
+        "x": {"columns": columns, "mean": means, "std": stds},
+        "sizes": model.spec.sizes,
+        "bias": model.spec.bias,
+        "activation": model.spec.activation,
+        "dtype": model.dtype,
+        "example": {c.name: _example(c) for c in features},
+        "versions": {"jaxnet": jaxnet.__version__, "jax": jax.__version__},
+    }
+
+
+def stablehlo(model: Model) -> bytes:
+    """model.stablehlo: what `jax.export.deserialize` takes, for any N from 1 and all PLATFORMS.
+
+    Matrix products are in the full precision of their dtype, on GPUs too.
+    """
+    inputs, dtype = inputs_of(model.encoding), np.dtype(model.dtype)
+    params: dict[str, Any] = model.params | {"w1": model.params["w1"][inputs.order]}
+    mean, std = _cast(inputs.mean, dtype), _cast(inputs.std, dtype)
+    target = model.encoding.target
+    scale = _cast(target.std, dtype), _cast(target.mean, dtype)
+
+    def apply(*arrays):
+        given, parts = dict(zip(shapes, arrays, strict=True)), []
+        if "numbers" in given:
+            parts.append((given["numbers"] - mean) / std)
+        if "codes" in given:
+            parts.append((given["codes"][:, inputs.column] == inputs.code).astype(dtype))
+        x = jax.numpy.concatenate(parts, axis=1)
+        y = net.forward(params, x, activation=model.spec.activation)
+        if target.categories:
+            return jax.nn.softmax(y)
+        return y * scale[0] + scale[1]
+
+    (n,) = jax.export.symbolic_shape("N")
+    shapes = {}
+    if len(mean):
+        shapes["numbers"] = jax.ShapeDtypeStruct((n, len(mean)), dtype)
+    if len(inputs.code):
+        shapes["codes"] = jax.ShapeDtypeStruct((n, int(inputs.column.max()) + 1), np.int32)
+    x64 = jax.enable_x64(model.dtype == "float64")
+    with x64, jax.default_matmul_precision("highest"), _no_locations():
+        exported = jax.export.export(jax.jit(apply), platforms=PLATFORMS)(*shapes.values())
+    return bytes(exported.serialize())
+
+
+@contextlib.contextmanager
+def _no_locations() -> Iterator[None]:
+    """Keep the paths of source files, a user's folders, out of what is exported."""
+    option = "jax_traceback_in_locations_limit"
+    limit = getattr(jax.config, option)
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, limit)
+
+
+def pytorch(model: Model) -> bytes:
+    """model.safetensors: the state_dict of an nn.Sequential of Linear and activation layers."""
+    return torch_weights.save(model.params)
+
+
+def onnx(model: Model) -> bytes:
+    """model.onnx: the graph with its encoding, for any N."""
+    from jaxnet.export import onnx_graph  # an extra
+
+    inputs, dtype = inputs_of(model.encoding), np.dtype(model.dtype)
+    params = model.params | {"w1": model.params["w1"][inputs.order]}
+    target = model.encoding.target
+    return onnx_graph.build(
+        numbers=(_cast(inputs.mean, dtype), _cast(inputs.std, dtype)),
+        codes=(inputs.column, inputs.code),
+        layers=[(params[f"w{k}"], params.get(f"b{k}")) for k in range(1, len(model.spec.sizes))],
+        activation=model.spec.activation,
+        output=None if target.categories else (_cast(target.mean, dtype), _cast(target.std, dtype)),
+    )
+
+
+class Format(NamedTuple):
+    """A file, the program beside it, what it is in words, and how it is made."""
+
+    file: str
+    program: str
+    what: str
+    build: Callable[[Model], bytes]
+
+
+FORMATS: dict[str, Format] = {
+    "stablehlo": Format(
+        "model.stablehlo", "load_jax.py", "network and encoding, for JAX", stablehlo
+    ),
+    "pytorch": Format("model.safetensors", "load_torch.py", "weights, as a state_dict", pytorch),
+    "onnx": Format(
+        "model.onnx", "load_onnx.py", "network and encoding, for any ONNX runtime", onnx
+    ),
+}
+
+
+def inputs_of(encoding: Encoding) -> Inputs:
+    """How the two inputs of the files become the network's x."""
+    numeric = [c for c in encoding.features if not c.categories]
+    categorical = [c for c in encoding.features if c.categories]
+    one_hot = np.repeat([bool(c.categories) for c in encoding.features], _widths(encoding.features))
+    return Inputs(
+        mean=np.array([v for c in numeric for v in c.mean]),
+        std=np.array([v for c in numeric for v in c.std]),
+        column=np.repeat(np.arange(len(categorical)), _widths(categorical)),
+        code=np.array([k for c in categorical for k in range(c.width)], np.int32),
+        order=np.argsort(one_hot, kind="stable"),
+    )
+
+
+def _widths(columns: Sequence[Column]) -> np.ndarray:
+    return np.array([c.width for c in columns], int)
+
+
+def _describe(column: Column) -> dict[str, Any]:
+    if column.categories:
+        return {"name": column.name, "categories": column.categories}
+    return {"name": column.name, "width": column.width}
+
+
+def _example(column: Column) -> Any:
+    """A value to try: the training mean, or the first category."""
+    if column.categories:
+        return classes(column).tolist()[0]
+    return column.mean[0] if column.width == 1 else column.mean
+
+
+def _cast(values: Any, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(over="ignore"):  # a note says so
+        return np.asarray(values).astype(dtype)
+
+
+def _choose(formats: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The formats to write, and a note if one was left out."""
+    if importlib.util.find_spec("onnx") is not None:
+        return list(dict.fromkeys(formats or FORMATS)), []
+    missing = "the package onnx is not installed: pip install 'jaxnet[onnx]'"
+    if "onnx" in formats:
+        raise ValueError(f"`format` must be of stablehlo, pytorch; {missing}")
+    if formats:
+        return list(dict.fromkeys(formats)), []
+    return [name for name in FORMATS if name != "onnx"], [f"onnx was left out: {missing}"]
+
+
+def _write(folder: Path, contents: dict[Path, bytes]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in contents.items():
+            write(path, content)
+    except OSError as error:
+        raise OSError(
+            f"`out` must be a folder that can be written, got {folder} ({error.strerror})"
+        ) from None
+
+
+def _precision_notes(model: Model, formats: Sequence[str]) -> list[str]:
+    """What float32 loses, or the reader of float64 has to know."""
+    if model.dtype == "float64":
+        notes = {
+            "stablehlo": "model.stablehlo is in float64: its reader must set jax_enable_x64, as "
+            "load_jax.py does",
+        }
+        if model.spec.activation == "gelu":
+            notes["onnx"] = (
+                "model.onnx computes gelu to float32's precision: onnxruntime has no other erf"
+            )
+        return [notes[name] for name in formats if name in notes]
+    files = " and ".join(FORMATS[name].file for name in formats if name != "pytorch")
+    columns = (*model.encoding.features, model.encoding.target) if files else ()
+    return [f"in {files} {note}" for note in map(_loss_note, columns) if note]
+
+
+def _loss_note(column: Column) -> str:
+    """What float32 loses where it scales a column; nothing is worth no note."""
+    limits = np.finfo(np.float32)
+    scales = list(zip(column.mean, column.std, strict=True))
+    if any(max(abs(mean), std) > limits.max or std < limits.tiny for mean, std in scales):
+        return (
+            f"column {column.name!r} is beyond the range of float32, so the result is wrong: "
+            "train with --dtype float64, or rescale it in the data"
+        )
+    ratio = max((abs(mean) / std for mean, std in scales), default=0)
+    if ratio < LOST:
+        return ""
+    return (
+        f"column {column.name!r} loses about {min(7, round(math.log10(ratio)))} of the 7 digits "
+        f"of float32 (its |mean| / std is {ratio:.1g}): train with --dtype float64, or subtract "
+        "an offset in the data"
+    )

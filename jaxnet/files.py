@@ -1,0 +1,146 @@
+"""A file is whole or it is not there: atomic writes, digests, locks.
+
+Whatever is killed at any moment leaves the old file or the new one: content is written beside the
+file, put on the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+LOCK = ".lock"  # the file by which `lock` holds a folder
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a new file's path beside `path`; rename it to `path` if the block succeeds.
+
+    The content is on the disk before the file has its name. If the block fails nothing is left.
+
+    Raises: OSError naming the file, if it cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        with naming_errors(path):
+            yield part
+            sync(part)
+            part.replace(path)
+            sync(path.parent)
+    except BaseException:  # Ctrl-C too
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def write(path: str | Path, content: bytes) -> None:
+    """Write a file as `replacing` does. Raises: OSError naming the file."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as JSON, as `write` does; a path becomes text."""
+    write(path, json.dumps(value, indent=1, default=str).encode() + b"\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises: FileNotFoundError; ValueError naming the file, if it does not hold a JSON object.
+    """
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"{path.parent}: this is not the folder of a run, it has no {path.name}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); was it edited?") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def sync(path: Path) -> None:
+    """Return when a file's content, or a folder's names, are on the disk.
+
+    Folders are left alone on systems that cannot open them.
+    """
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state(path: str | Path) -> tuple[int, int]:
+    """Return a file's size in bytes and the time of its last change in nanoseconds."""
+    stat = Path(path).stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@contextlib.contextmanager
+def unchanged(path: str | Path) -> Iterator[None]:
+    """Raise ValueError if the file has changed when the block ends, or fails with a ValueError."""
+    before = state(path)
+    try:
+        yield
+    except ValueError:
+        if state(path) != before:
+            raise _changed(path) from None
+        raise
+    if state(path) != before:
+        raise _changed(path)
+
+
+def _changed(path: str | Path) -> ValueError:
+    return ValueError(f"{path}: the file changed while it was read; wait until it is complete")
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder against other writers; the system releases it when the process ends.
+
+    Raises: BlockingIOError if another process holds it, OSError if it cannot be written.
+    """
+    holder = filelock.FileLock(folder / LOCK, timeout=0)
+    try:
+        holder.acquire()
+    except filelock.Timeout:
+        raise BlockingIOError(
+            f"{folder}: another process is writing this run; wait for it, or end it"
+        ) from None
+    except OSError as error:
+        raise OSError(f"{folder}: the run cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        holder.release()
+
+
+@contextlib.contextmanager
+def naming_errors(path: str | Path) -> Iterator[None]:
+    """Make an OSError of the block name the file, and say why in one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{path}: could not be written ({reason})") from None

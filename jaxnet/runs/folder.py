@@ -1,0 +1,126 @@
+"""The folder of a run: its files, the lock that keeps a second writer out, metrics line by line.
+
+Whatever is killed at any moment leaves each file whole: JSON is written beside and renamed, metrics
+are appended, and a torn last line is cut off when the run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from jaxnet.files import LOCK, naming_errors
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+PARAMS = "model/params.safetensors"
+CURVES = "loss.png"
+EVENTS = "tensorboard"
+FILES = (CONFIG, METRICS, CHECKPOINTS, MODEL, CURVES)  # by which a folder is known to hold a run
+
+
+def make(out: str | None, name: str) -> tuple[Path, list[Path]]:
+    """Make `out`, or the next free runs/NAME-1, -2, ...; return it and all folders made.
+
+    Raises: FileExistsError for a folder that holds a run, OSError for one that cannot be made.
+    """
+    folder = Path("runs" if out is None else out)
+    if out is not None:
+        check_free(folder)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if out is not None:
+            return folder, new
+        number = 1
+        while True:
+            numbered = folder / f"{name}-{number}"
+            with contextlib.suppress(FileExistsError):
+                numbered.mkdir()
+                return numbered, [numbered, *new]
+            number += 1
+    except OSError as error:
+        raise OSError(
+            f"`out` must be a folder that can be made, got {folder} ({error.strerror})"
+        ) from None
+
+
+def check_free(folder: Path) -> None:
+    """Raise FileExistsError if the folder holds a run, or a part of one."""
+    if any((folder / file).exists() for file in FILES):
+        raise FileExistsError(
+            f"`out` must not hold a run already: {folder}; go on with it by --resume {folder}, or "
+            "give another folder"
+        )
+
+
+def discard(folder: Path, new: list[Path]) -> None:
+    """Remove a run that came to nothing: its files, and the folders that were made for it."""
+    for name in (CONFIG, LOCK):
+        (folder / name).unlink(missing_ok=True)
+    for name in (CHECKPOINTS, EVENTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty: something else lies there
+        for path in new:
+            path.rmdir()
+
+
+def append_metrics(folder: Path, line: dict[str, Any]) -> None:
+    """Add one line to metrics.jsonl."""
+    with naming_errors(folder / METRICS), (folder / METRICS).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def sync_metrics(folder: Path) -> None:
+    """Return when metrics.jsonl is on the disk: before a checkpoint that counts on its lines."""
+    if (folder / METRICS).exists():
+        with naming_errors(folder / METRICS), (folder / METRICS).open("a") as file:
+            os.fsync(file.fileno())
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without a torn last one; none if there is no such file.
+
+    Raises: ValueError naming a line that is not JSON.
+    """
+    path = folder / METRICS
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    metrics = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+            if not isinstance(value["step"], int) or not isinstance(value["epoch"], int):
+                raise ValueError("no step and epoch")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: line {number} is not a line of metrics ({error}); was it edited?"
+            ) from None
+        metrics.append(value)
+    return metrics
+
+
+def cut_metrics(folder: Path, step: int, number: int) -> list[dict[str, Any]]:
+    """Cut metrics.jsonl after the line of `step` or before; return the `number` lines that stay.
+
+    Raises: ValueError if a line is missing or repeated.
+    """
+    lines = [line for line in read_metrics(folder) if line["step"] <= step]
+    epochs = [line["epoch"] for line in lines]
+    if len(lines) != number or epochs != sorted(set(epochs)):
+        raise ValueError(
+            f"{folder / METRICS}: must hold {number} lines of growing epochs up to step {step}, "
+            f"got the epochs {epochs[-5:]} at the end of {len(lines)}; was it edited?"
+        )
+    path = folder / METRICS
+    if path.exists():
+        kept = path.read_bytes().splitlines(keepends=True)[: len(lines)]
+        os.truncate(path, sum(map(len, kept)))
+    return lines

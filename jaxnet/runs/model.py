@@ -1,0 +1,169 @@
+"""A trained network with its encoding: columns in, classes or numbers out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from jaxnet import net
+from jaxnet.files import read_json, write
+from jaxnet.runs.folder import CONFIG, PARAMS
+from jaxnet.spec import Spec, check_params
+from jaxnet.tables.encoding import Column, Encoding, decode, encode_features, from_columns
+
+ROWS = 2048  # rows to one forward pass, which bounds its memory
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """A network and how its columns are encoded.
+
+    task: classification or regression. params: the dictionary w1, b1, ... in (in, out) layout.
+    """
+
+    task: str
+    spec: Spec
+    encoding: Encoding = field(repr=False)
+    params: dict[str, np.ndarray] = field(repr=False)
+
+    def predict(self, columns: Any, *, unseen: str = "error") -> np.ndarray:
+        """Return the class (N,) of each row, as the value that training had, or its number.
+
+        columns: a mapping of names to arrays, or a DataFrame, that has the features; or, where all
+        are numbers, these in order, (N, D_in). unseen: "error", or "zero" to take a category that
+        training did not have for none of them. Numbers are float64 in the target's units, (N,), or
+        (N, D) for a target of several columns.
+
+        Raises: ValueError for a missing column, a value that is missing or not finite, an unseen
+        category.
+        """
+        return decode(self.outputs(self._encode(columns, unseen)), self.encoding.target)
+
+    def probabilities(self, columns: Any, *, unseen: str = "error") -> np.ndarray:
+        """Return the probabilities (N, classes) in the order of the target's categories.
+
+        Raises: as `predict`; ValueError for regression.
+        """
+        if not self.encoding.target.categories:
+            raise ValueError("`probabilities` must be asked of a classification, got a regression")
+        return softmax(self.outputs(self._encode(columns, unseen)))
+
+    def _encode(self, columns: Any, unseen: str) -> np.ndarray:
+        table = from_columns(columns, self.encoding.features)
+        return encode_features(table, self.encoding, self.dtype, unseen)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the parameters: float32 or float64."""
+        return str(self.params["w1"].dtype)
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        """The network's outputs (N, D_out), logits or standardised numbers, for x (N, D_in)."""
+        with jax.enable_x64(self.dtype == "float64"):
+            return outputs(self.spec, self.params, x)
+
+
+def outputs(spec: Spec, params: Any, x: np.ndarray) -> np.ndarray:
+    """The outputs (N, D_out) of a network on x (N, D_in), some rows at a time."""
+    forward = _forward(spec.activation)
+    # each fetched before the next is sent, or all would be on their way at once
+    parts = [np.asarray(forward(params, x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
+    return np.concatenate(parts) if parts else np.zeros((0, spec.sizes[-1]), x.dtype)
+
+
+def softmax(y_pred: np.ndarray) -> np.ndarray:
+    """The probabilities of logits (N, classes), in their dtype."""
+    exps = np.exp(y_pred - y_pred.max(axis=1, keepdims=True))
+    return exps / exps.sum(axis=1, keepdims=True)
+
+
+@cache
+def _forward(activation: str):
+    return jax.jit(partial(net.forward, activation=activation))
+
+
+def load(folder: str | Path) -> Model:
+    """Load the model of a run's folder, finished or not: its best so far by validation loss.
+
+    Raises: FileNotFoundError for a folder that holds no run, or no weights yet; ValueError for
+    files that are damaged or do not fit each other.
+    """
+    folder = Path(folder)
+    described = read_json(folder / CONFIG)
+    path = folder / PARAMS
+    try:
+        task, spec, encoding = (
+            described["task"],
+            Spec(**described["spec"]),
+            encoding_from_json(described["encoding"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{folder / CONFIG}: not the description of a run ({reason}); was it edited?"
+        ) from None
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder}: the run has no weights yet; train it with --resume {folder}"
+        )
+    try:
+        with safe_open(path, "np") as file:
+            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            line = json.loads((file.metadata() or {}).get("jaxnet", "{}"))
+        if line.get("sha256") != _digest(params):
+            raise ValueError("its bytes have changed since it was written")
+        check_params(params)
+        shapes = {name: leaf.shape for name, leaf in params.items()}
+        widths = sum(column.width for column in encoding.features), encoding.target.width
+        if widths != (spec.sizes[0], spec.sizes[-1]):
+            raise ValueError(f"config.json encodes {widths[0]} inputs and {widths[1]} outputs")
+        if shapes != spec.shapes():
+            raise ValueError(f"its shapes are {shapes}, those of config.json {spec.shapes()}")
+    except (ValueError, TypeError, OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: damaged, or not of this run ({error})") from None
+    params = {name: params[name] for name in spec.shapes()}
+    return Model(task=task, spec=spec, encoding=encoding, params=params)
+
+
+def encoding_from_json(value: Any) -> Encoding:
+    """The encoding that a run's config.json holds. Raises: ValueError, TypeError, KeyError."""
+    columns = [
+        Column(
+            str(column["name"]),
+            *(tuple(column[name]) for name in ("mean", "std", "categories")),
+            kind=str(column["kind"]),
+        )
+        for column in (*value["features"], value["target"])
+    ]
+    for column in columns:
+        scales = np.asarray([column.mean, column.std], float)
+        good = np.isfinite(scales).all() and (scales[1] > 0).all() and column.width > 0
+        if not good or not all(isinstance(text, str) for text in column.categories):
+            raise ValueError(f"the encoding of column {column.name!r}")
+    return Encoding(tuple(columns[:-1]), columns[-1])
+
+
+def save_params(path: Path, params: dict[str, np.ndarray], line: dict[str, Any]) -> None:
+    """Write parameters as safetensors, whole at every moment, with a digest of their bytes.
+
+    line: the metrics of the epoch that they are of, kept beside the digest as JSON.
+    """
+    params = {name: np.ascontiguousarray(leaf) for name, leaf in params.items()}
+    path.parent.mkdir(exist_ok=True)
+    write(path, save(params, {"jaxnet": json.dumps(line | {"sha256": _digest(params)})}))
+
+
+def _digest(params: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        digest.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
+    return digest.hexdigest()

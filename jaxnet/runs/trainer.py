@@ -1,0 +1,252 @@
+"""How a run computes: on rows in memory or from the disk, on one device or a mesh; its first layer
+as it is, or in dual form (`gram`) where that is cheaper.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh
+from jax.tree_util import Partial
+
+from jaxnet import data, net, optimizers
+from jaxnet.engine import accumulate, deterministic, epochs, gram, streams
+from jaxnet.runs.config import Config
+from jaxnet.runs.dataset import Problem
+from jaxnet.runs.placement import Placing
+from jaxnet.spec import Spec
+from jaxnet.train import Step, make_step, on_rows, transpose, transposed
+
+ROWS = 8192  # of the validation rows to one forward pass, which bounds its memory
+
+
+class Form(NamedTuple):
+    """The parts of a run that depend on where its rows are, and on the form of its first layer.
+
+    params: the initial ones. run(state, best, parts, capacity, max_wait): makes steps and
+    evaluates, as `epochs.run`. An evaluation on the validation rows is "loss", and "hits" (rows
+    that are classified right) or "residual" (D_out,) (sums of squares). weights(params): the
+    parameters as `Spec` has them, of NumPy arrays. place(tree): parameters or a state, put where
+    `run` wants them.
+    """
+
+    params: dict[str, Any]
+    optimizer: optax.GradientTransformation
+    run: Callable[..., epochs.Chunk]
+    weights: Callable[[Any], dict[str, np.ndarray]]
+    place: Callable[[Any], Any]
+
+
+def use_gram(config: Config, problem: Problem) -> bool:
+    """Whether the first layer is trained in dual form.
+
+    Raises: ValueError if it is asked for and cannot be.
+    """
+    for name in ("deterministic", "accumulate", "remat"):
+        if config.gram == "on" and getattr(config, name):
+            raise ValueError(f"`gram` must be off for a run with `{name}`, got on")
+    if config.gram == "on" and config.dtype == "bfloat16":
+        raise ValueError("`gram` must be off for a run in bfloat16, got on")
+    if config.gram == "on" and config.optimizer not in gram.OPTIMIZERS:
+        raise ValueError(
+            f"`gram` must be off for the optimizer {config.optimizer!r}: the dual form is for "
+            f"{', '.join(gram.OPTIMIZERS)}"
+        )
+    if problem.mapped:
+        if config.gram == "on":
+            raise ValueError("`gram` must be off for a mapped table, whose rows are not in memory")
+        return False
+    if config.gram != "auto":
+        return config.gram == "on"
+    other = config.deterministic or config.accumulate or config.remat or config.dtype == "bfloat16"
+    usual, dual = operations(config, problem)
+    return config.optimizer in gram.OPTIMIZERS and dual < usual and not other
+
+
+def operations(config: Config, problem: Problem) -> tuple[int, int]:
+    """What the first layer costs in this run as it is, and in dual form (`gram.operations`)."""
+    rows, columns = problem.train.x.shape
+    steps = config.epochs * problem.steps_per_epoch
+    return gram.operations(rows, columns, problem.spec.sizes[1], problem.batch_size, steps)
+
+
+def make(
+    config: Config, problem: Problem, params: dict[str, np.ndarray], mesh: Mesh | None = None
+) -> Form:
+    """The form of a run that begins with the weights `params`, on a mesh (`placing.mesh_of`), or on
+    JAX's default device.
+
+    Its schedule, decay, and clipping before either, are those of `config`.
+    """
+    num_steps = problem.steps_per_epoch * config.epochs
+    decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
+    rate = optimizers.schedule(config.schedule, config.learning_rate, num_steps)
+    optimizer = optimizers.make(config.optimizer, rate, **decay)
+    if use_gram(config, problem):
+        return _dual(config, problem, params, optimizer, Placing(mesh, False))
+    if config.clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    placing = Placing(mesh, not config.deterministic)
+    step = _step(config, problem.spec, optimizer, placing)
+    run = (_streamed if problem.mapped else _in_memory)(config, problem, step, placing)
+    return Form(transpose(params), optimizer, run, _to_numpy, placing.params)
+
+
+def _step(
+    config: Config, spec: Spec, optimizer: optax.GradientTransformation, placing: Placing
+) -> Step:
+    """The step over transposed weights, with the loss as a mean over rows."""
+    loss = transposed(
+        partial(
+            net.loss,
+            activation=spec.activation,
+            loss=spec.loss,
+            compute_dtype="bfloat16" if config.dtype == "bfloat16" else None,
+            remat=config.remat,
+        )
+    )
+    if config.deterministic:
+        assert placing.mesh
+        return deterministic.make_step(loss, optimizer, placing.mesh, reduction="mean")
+    if config.accumulate is None:
+        return placing.step(make_step(loss, optimizer))
+    parts = partial(accumulate.accumulated, parts=config.accumulate, reduction="mean")
+    return placing.step(make_step(loss, optimizer, value_and_grad=parts))
+
+
+def _in_memory(
+    config: Config, problem: Problem, step: Step, placing: Placing
+) -> Callable[..., epochs.Chunk]:
+    x = problem.validation.x
+    evaluate = _on_validation(problem.spec, _forward_transposed, x, problem, placing)
+    return _compiled(config, problem, on_rows(step, placing.whole(problem.train)), evaluate)
+
+
+def _compiled(config: Config, problem: Problem, step: Step, evaluate: Callable) -> Callable:
+    """Epochs in one program, which gathers the rows of each batch on the device."""
+    rows_at = _rows_at(config, problem)
+
+    def run(state, best, parts, capacity, max_wait):
+        return epochs.run(step, evaluate, state, best, rows_at, parts, capacity, max_wait)
+
+    return run
+
+
+def _streamed(
+    config: Config, problem: Problem, step: Step, placing: Placing
+) -> Callable[..., epochs.Chunk]:
+    """Epochs over a mapped table: batches, and the rows to validate on, come from the disk.
+
+    Each process reads its own rows of them.
+    """
+    train, validation = problem.train, problem.validation
+    rows_at = data.row_batches(len(train), problem.batch_size, config.seed)
+    own = placing.own_rows(problem.batch_size)
+
+    def batches(start, stop):
+        return train.batch(np.stack([rows_at(i)[own] for i in range(start, stop)]))
+
+    size = placing.rounded(ROWS)
+    starts = range(0, len(validation), size)
+    blocks = [range(start, min(start + size, len(validation))) for start in starts]
+    bytes_of_step = len(range(problem.batch_size)[own]) * train.width
+    bytes_of_step *= np.dtype(config.param_dtype).itemsize
+    sums = _jitted_sums(problem.spec, _forward_transposed, placing)
+    stream = streams.Stream(
+        Partial(step),
+        batches,
+        partial(placing.rows, axis=1),
+        max(1, streams.BYTES // bytes_of_step),
+        lambda params, block: sums(params, block.x, block.y),
+        [partial(placing.read, validation.batch, block) for block in blocks],
+        len(validation),
+    )
+
+    def run(state, best, parts, capacity, max_wait):
+        return streams.run(stream, state, best, parts, max_wait)
+
+    return run
+
+
+def _forward_transposed(params, x, *, activation):
+    return net.forward(transpose(params), x, activation=activation)
+
+
+def _dual(config, problem, params, optimizer, placing) -> Form:
+    """On a mesh each device computes it whole: what it would divide is small."""
+    spec, form = problem.spec, gram.prepare(problem.train.x, params["w1"])
+    step = gram.make_step(
+        placing.whole(form.rows(problem.train.x)),
+        placing.whole(problem.train.y),
+        optimizer,
+        activation=spec.activation,
+        loss=spec.loss,
+        clip_norm=config.clip_norm,
+    )
+    x = form.rows(problem.validation.x)
+    evaluate = _on_validation(spec, gram.forward, x, problem, placing)
+    run = _compiled(config, problem, step, evaluate)
+    return Form(params | form.params(), optimizer, run, form.weights, placing.params)
+
+
+def _to_numpy(params):
+    return transpose(jax.tree.map(np.asarray, params))
+
+
+def _rows_at(config: Config, problem: Problem) -> Callable[[int], np.ndarray | None]:
+    """Step number -> row indices; None, for all rows in their order, if they are one batch."""
+    rows = len(problem.train.x)
+    if problem.batch_size == rows:
+        return lambda step: None
+    return data.row_batches(rows, problem.batch_size, config.seed)
+
+
+def _on_validation(
+    spec: Spec, forward: Callable, x: Any, problem: Problem, placing: Placing
+) -> Callable:
+    """The sums over the validation rows, whose inputs to `forward` are x, as a pytree of them."""
+    y, size = problem.validation.y, placing.rounded(ROWS)
+    whole = len(y) // size * size
+    blocks = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), (x, y))
+    rest = jax.tree.map(lambda a: a[whole:], (x, y))
+    blocks, rest = placing.divided(blocks, axis=1), placing.whole(rest)
+    return Partial(_evaluate(spec, forward, len(y), placing), blocks, rest)
+
+
+def _sums(spec: Spec, forward: Callable, params: Any, x: Any, y: Any) -> dict[str, jax.Array]:
+    """Over rows, whose inputs to `forward` are x: the sums of what `Form` says."""
+    y_pred = forward(params, x, activation=spec.activation)
+    total = {"loss": net.LOSSES[spec.loss](y_pred, y) * len(y)}
+    if spec.loss == "cross_entropy":
+        return total | {"hits": jnp.sum(y_pred.argmax(axis=1) == y)}
+    return total | {"residual": jnp.square(y_pred - y).sum(axis=0)}
+
+
+@functools.cache
+def _jitted_sums(spec: Spec, forward: Callable, placing: Placing) -> Callable:
+    return jax.jit(lambda params, x, y: placing.told(_sums(spec, forward, params, x, y)))
+
+
+@functools.cache
+def _evaluate(spec: Spec, forward: Callable, num_rows: int, placing: Placing) -> Callable:
+    sums = partial(_sums, spec, forward)
+
+    def evaluate(blocks, rest, params):
+        parts = []
+        if len(blocks[1]):
+            each = lax.map(lambda block: sums(params, *block), blocks)
+            parts.append(jax.tree.map(lambda a: a.sum(axis=0), each))
+        if len(rest[1]):
+            parts.append(sums(params, *rest))
+        total = jax.tree.map(lambda *a: sum(a), *parts)
+        return placing.told(total | {"loss": total["loss"] / num_rows})
+
+    return evaluate

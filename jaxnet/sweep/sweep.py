@@ -1,0 +1,307 @@
+"""Many networks trained at once to find good options: the best learning rate, decay and sizes.
+
+found = sweep.run(Config(data="wine.csv", target="class"),
+                  learning_rate=(1e-3, 1e-2), hidden=((32,), (64, 64)), seeds=4)
+found.table[0]    # the best setting: mean and spread over the seeds
+found.best        # it as an ordinary run: found.best.folder, found.best.predict(...)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnet.engine.signals import Stopped, catch_signals
+from jaxnet.files import lock, write, write_json
+from jaxnet.runs import record, session
+from jaxnet.runs import run as runs
+from jaxnet.runs.config import Config, ScaleOptions
+from jaxnet.runs.dataset import Problem, prepare
+from jaxnet.runs.folder import discard, make
+from jaxnet.sweep.members import Member, Progress, train_members
+from jaxnet.sweep.settings import Key, Mapping, Plan, Setting
+from jaxnet.sweep.settings import mapping as mapping_of
+
+__all__ = [
+    "Key", "Mapping", "Member", "Plan", "Progress", "Row", "Setting", "Sweep", "mapping_of", "plan",
+    "run", "train",
+]  # fmt: skip
+
+CSV = "sweep.csv"
+JSON = "sweep.json"
+PICTURE = "sweep.png"
+BEST = "best"
+
+
+class Row(NamedTuple):
+    """A setting over its members.
+
+    diverged: how many of them did; then there is no mean. mean, std: by metric, loss and accuracy
+    or rmse and r2; the standard deviation with n - 1, None for a single member.
+    """
+
+    setting: Setting
+    members: int
+    diverged: int
+    mean: dict[str, Any]
+    std: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that has ended.
+
+    table: a row for each setting, by mean validation loss, those that diverged last. best: the
+    best setting as an ordinary run; None if all diverged.
+    """
+
+    folder: Path
+    members: list[Member]
+    table: list[Row]
+    best: runs.Run | None
+
+
+def plan(
+    config: Config,
+    *,
+    learning_rate: Sequence[float] = (),
+    weight_decay: Sequence[float] = (),
+    hidden: Sequence[Sequence[int]] = (),
+    seeds: int = 1,
+    folds: int | None = None,
+    problem: Problem | None = None,
+) -> Plan:
+    """What `run` will do, with every fault of the input raised. The arguments are those of `run`.
+
+    Raises: ValueError for bad input.
+    """
+    if config.max_time is not None:
+        raise ValueError(f"`max_time` must not be given to a sweep, got {config.max_time}")
+    for scale in fields(ScaleOptions):
+        if getattr(config, scale.name) != scale.default:
+            raise ValueError(
+                f"`{scale.name}` must not be given to a sweep, which trains on one device"
+            )
+    if config.dtype == "bfloat16":
+        raise ValueError("`dtype` must be float32 or float64 for a sweep, got bfloat16")
+    for name, value in (("seeds", seeds), ("folds", folds)):
+        least = 1 + (name == "folds")
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"`{name}` must be an integer of at least {least}, got {value}")
+    decays = tuple(weight_decay) or (config.weight_decay,)
+    sizes = tuple(map(tuple, hidden)) or (config.hidden,)
+    rates = tuple(learning_rate) or (config.learning_rate,)
+    for name, values in (("learning_rate", rates), ("weight_decay", decays), ("hidden", sizes)):
+        if len(set(values)) < len(values):
+            raise ValueError(f"`{name}` must be different values, got {values}")
+    settings = tuple(itertools.starmap(Setting, itertools.product(sizes, rates, decays)))
+    for setting in settings:
+        config = replace(config, **setting._asdict())  # which checks them
+    config = replace(config, **settings[0]._asdict())
+    folder = bool(config.data) and Path(config.data or "").is_dir()
+    if config.mapped == "on" or folder or (problem is not None and problem.mapped):
+        raise ValueError("`mapped` must be off for a sweep, which needs its table in memory")
+    config = replace(config, mapped="off")
+    problem = problem or prepare(config, keep_table=True)
+    if not len(next(iter(problem.table.columns.values()))):
+        raise ValueError(
+            "`problem` must be prepared with `keep_table` for a sweep, got an empty table"
+        )
+    num_rows = problem.train_rows + problem.validation_rows
+    if folds is not None and folds > num_rows:
+        raise ValueError(f"`folds` must be 2..{num_rows}, the number of rows; got {folds}")
+    keys = [
+        Key(seed, fold)
+        for seed in range(config.seed, config.seed + seeds)
+        for fold in (range(folds) if folds else (None,))
+    ]
+    made = Plan(config, problem, settings, tuple(keys), folds)
+    least = len(made.problem_of(settings[0], keys[0]).train.x)
+    if (config.batch_size or 1) > least:
+        raise ValueError(
+            f"`batch_size` must be 1..{least}, the number of training rows; got {config.batch_size}"
+        )
+    return made
+
+
+def run(
+    config: Config,
+    *,
+    learning_rate: Sequence[float] = (),
+    weight_decay: Sequence[float] = (),
+    hidden: Sequence[Sequence[int]] = (),
+    seeds: int = 1,
+    folds: int | None = None,
+    problem: Problem | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Sweep:
+    """Train a network for each combination of options, and the best of them as an ordinary run.
+
+    learning_rate, weight_decay, hidden: the values to try, by default that of `config`. seeds: how
+    many, from `config.seed` on; each has its own split, initial weights and order of rows. folds:
+    validate on each of so many parts of the rows in turn, rather than on a share of them.
+
+    In a new folder (`config.out`, by default the next free runs/NAME-sweep-1): sweep.csv with all
+    members, sweep.json with the options, sweep.png, and `best/`, a run's folder.
+
+    Raises: as `runs.train`. A loss that becomes NaN or infinite ends its member, not the sweep.
+    """
+    planned = plan(
+        config,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        hidden=hidden,
+        seeds=seeds,
+        folds=folds,
+        problem=problem,
+    )
+    return train(planned, on_progress=on_progress)
+
+
+def train(
+    planned: Plan,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_best: Callable[[runs.Progress], None] = lambda progress: None,
+) -> Sweep:
+    """Make the sweep of a plan; on_best is called while the best setting is trained alone.
+
+    Raises: as `run`.
+    """
+    with _new_folder(planned) as folder:
+        members = _train_members(planned, folder, on_progress)
+        table = tabulate(members)
+        picture(planned, table, folder / PICTURE)
+    best = None
+    if not table[0].diverged:
+        config = replace(best_config(planned, members, table), out=str(folder / BEST))
+        best = runs.train(config, on_progress=on_best)
+    return Sweep(folder, members, table, best)
+
+
+def best_config(planned: Plan, members: Sequence[Member], table: Sequence[Row]) -> Config:
+    """The options of the best setting's best member; with folds, of its first seed."""
+    of_best = [member for member in members if member.setting == table[0].setting]
+    key = min(of_best, key=lambda member: member.metrics["loss"]).key
+    return planned.config_of(table[0].setting, planned.keys[0] if planned.folds else key)
+
+
+def tabulate(members: Sequence[Member]) -> list[Row]:
+    """A row for each setting, by mean validation loss; those that diverged last."""
+    groups: dict[Setting, list[Member]] = {}
+    for member in members:
+        groups.setdefault(member.setting, []).append(member)
+    rows = itertools.starmap(_row, groups.items())
+    return sorted(rows, key=lambda row: (row.diverged, row.mean.get("loss", math.inf)))
+
+
+def _row(setting: Setting, members: list[Member]) -> Row:
+    diverged = sum(member.reason == "diverged" for member in members)
+    mean: dict[str, Any] = {}
+    std: dict[str, Any] = {}
+    for name in () if diverged else members[0].metrics:
+        values = [value for member in members if (value := member.metrics[name]) is not None]
+        mean[name] = float(np.mean(values)) if values else None
+        std[name] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Row(setting, len(members), diverged, mean, std)
+
+
+def _train_members(
+    planned: Plan, folder: Path, on_progress: Callable[[Progress], None]
+) -> list[Member]:
+    """Train all, in the order of the plan; what has ended is written now and then."""
+    members: list[Member] = []
+    every, written = max(planned.config.checkpoint_every, 1.0), time.perf_counter()
+    order = {setting: i for i, setting in enumerate(planned.settings)}
+    with catch_signals() as received:
+        for member, _ in train_members(planned, on_progress, received):
+            members.append(member)
+            if time.perf_counter() - written > every:
+                write_csv(folder / CSV, members)
+                written = time.perf_counter()
+        members.sort(key=lambda m: (order[m.setting], m.key.seed, m.key.fold or 0))
+        if members:
+            write_csv(folder / CSV, members)
+        if (number := received()) is not None and len(members) < planned.num_members:
+            where = f": {folder / CSV} has these" if members else ", nothing is kept"
+            raise Stopped(
+                number,
+                f"stopped by {signal.Signals(number).name} after {len(members)} of "
+                f"{planned.num_members} networks{where}",
+            )
+    return members
+
+
+def write_csv(path: Path, members: Sequence[Member]) -> None:
+    """Write a line for each member; the file is whole at every moment."""
+    metrics = max((member.metrics for member in members), key=len)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ("hidden", "learning_rate", "weight_decay", "seed", "fold", "reason", "epochs", "epoch")
+    writer.writerow([*names, "train_loss", *(f"val_{name}" for name in metrics)])
+    for m in members:
+        train_loss = m.losses[m.epoch - 1, 0] if m.metrics else None
+        sizes = ",".join(map(str, m.setting.hidden))
+        numbers = [train_loss, *(m.metrics.get(name) for name in metrics)]
+        writer.writerow([sizes, *m.setting[1:], *m.key, m.reason, m.epochs, m.epoch, *numbers])
+    write(path, text.getvalue().encode())
+
+
+@contextlib.contextmanager
+def _new_folder(planned: Plan) -> Iterator[Path]:
+    """Make and lock the sweep's folder, which is removed again if nothing is written to it."""
+    config, problem = planned.config, planned.problem
+    device = session.own_device(config)
+    described = record.describe(config, problem, device)
+    del described["encoding"], described["spec"]  # which are a member's own
+    described["sweep"] = {
+        "settings": [setting._asdict() for setting in planned.settings],
+        "seeds": sorted({key.seed for key in planned.keys}),
+        "folds": planned.folds,
+    }
+    if config.out is not None and any((Path(config.out) / n).exists() for n in (CSV, JSON, BEST)):
+        raise FileExistsError(f"`out` must not hold a sweep already: {config.out}")
+    name = Path(problem.table.path).name.split(".")[0]
+    folder, new = make(config.out, f"{name}-sweep")
+    with lock(folder):
+        try:
+            write_json(folder / JSON, described)
+            yield folder
+        except BaseException:  # Ctrl-C too
+            if not (folder / CSV).exists():
+                (folder / JSON).unlink(missing_ok=True)
+                discard(folder, new)
+            raise
+
+
+def picture(planned: Plan, table: Sequence[Row], path: Path) -> bool:
+    """Draw the mean validation metric against the options that vary; False if none does."""
+    from jaxnet.runs import plots  # matplotlib takes a second to import
+
+    axes = {}
+    for name in ("learning_rate", "weight_decay", "hidden"):
+        values = list(dict.fromkeys(getattr(setting, name) for setting in planned.settings))
+        if len(values) > 1:
+            axes[name] = values
+    if not axes:
+        return False
+    cells = {
+        tuple(getattr(row.setting, name) for name in axes): (row.mean["loss"], row.std["loss"])
+        for row in table
+        if not row.diverged
+    }
+    problem = planned.problem
+    title = f"{path.parent.name}: {problem.task} of {problem.encoding.target.name!r}"
+    plots.sweep(axes, cells, problem.spec.loss, title, path)
+    return True

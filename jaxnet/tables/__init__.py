@@ -1,0 +1,1 @@
+"""Columns to arrays: files and data frames in, encodings, rows on disk; never JAX."""

@@ -1,0 +1,191 @@
+"""The commands on a run's folder, as they are typed one after the other."""
+
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxnet
+from jaxnet.cli import commands as cli
+from jaxnet.export import torch_weights
+from jaxnet.runs.folder import read_metrics
+from jaxnet.runs.model import load
+
+SOURCE = Path(jaxnet.__file__).parent.parent
+RNG = np.random.default_rng(0)
+ROWS = [(a, b, "xyz"[i % 3]) for i, (a, b) in enumerate(RNG.random((60, 2)).tolist())]
+TABLE = "a,b,word,y\n" + "".join(f"{a},{b},{w},{'no' if a < b else 'yes'}\n" for a, b, w in ROWS)
+TRAIN = ["train", "--data", "table.csv", "--target", "y", "--epochs", "3", "--hidden", "5"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a table and a run on it, and what the run printed, by a real process."""
+    path = tmp_path_factory.mktemp("commands")
+    (path / "table.csv").write_text(TABLE)
+    return path, run(path, [sys.executable, "-m", "jaxnet", *TRAIN])
+
+
+@pytest.fixture
+def folder(trained, monkeypatch, tmp_path):
+    """The current folder, with the run runs/table-1."""
+    monkeypatch.chdir(trained[0])
+    return trained[0]
+
+
+def run(folder, command):
+    path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+def call(capsys, *argv):
+    code = cli.main([str(word) for word in argv])
+    return code, *capsys.readouterr()
+
+
+def test_the_three_commands_that_a_run_prints_work_as_printed(trained):
+    folder, out = trained
+    lines = out.partition("next:\n")[2].splitlines()
+    assert [re.search(r" (show|predict|export) ", line)[1] for line in lines] == [  # type: ignore
+        "show",
+        "predict",
+        "export",
+    ]
+    for line in lines:
+        assert run(folder, shlex.split(line)), line
+    assert (folder / "predictions.csv").read_text().startswith("y,p_no,p_yes\n")
+    assert (folder / "runs/table-1/model/model.stablehlo").exists()
+
+
+def test_the_commands_after_a_resume_name_a_file_that_is_free(folder, capsys):
+    (folder / "predictions.csv").touch()
+    code, out, err = call(capsys, "train", "--resume", "runs/table-1")
+    assert (code, err) == (0, "")
+    assert "--out predictions-2.csv" in out
+
+
+def test_resume_takes_the_runs_options_and_the_epochs_asked_for(folder, capsys):
+    assert call(capsys, *TRAIN, "--out", "more", "--schedule", "constant")[0] == 0
+    code, out, err = call(capsys, "train", "--resume=more", "--epochs", "5")
+    assert (code, err) == (0, "")
+    assert "network 5-5-2 relu, adam, batch 32" in out
+    assert "done after 5 epochs" in out
+    assert len(read_metrics(folder / "more")) == 5
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--hidden", "6"), r"`hidden` must stay \(5,\) to go on with runs/table-1, got \(6,\)"),
+        (("--optimizer", "sgd"), "`optimizer` must stay 'adam'"),
+        (("--out", "other"), "`out` must not be given with `resume`, got other"),
+        (("--resume", "none"), "none: this is not the folder of a run"),
+    ],
+)
+def test_what_resume_refuses_is_one_line_before_any_work(folder, capsys, argv, message):
+    code, out, err = call(capsys, "train", "--resume", "runs/table-1", *argv)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"jaxnet: {message}.*\n", err), err
+
+
+def test_evaluate_measures_the_validation_rows_and_new_data(folder, capsys):
+    code, out, _ = call(capsys, "evaluate", "runs/table-1")
+    assert code == 0
+    best = min(read_metrics(folder / "runs/table-1"), key=lambda line: line["val_loss"])
+    assert f"{best['val_accuracy']:.2%}" in out
+    assert (folder / "runs/table-1/confusion-validation.png").read_bytes().startswith(b"\x89PNG")
+    code, out, _ = call(capsys, "evaluate", "runs/table-1", "--data", "table.csv")
+    assert code == 0
+    assert re.search(r"(?m)^table.csv +60 ", out)
+
+
+def test_weights_come_back_from_pytorchs_layout_to_the_same_predictions(folder, capsys, tmp_path):
+    call(capsys, "export", "runs/table-1", "--format", "pytorch", "--out", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    code, out, err = call(
+        capsys, "import", weights, "--like", "runs/table-1", "--out", tmp_path / "run"
+    )
+    assert (code, err) == (0, "")
+    assert f"train --resume {tmp_path / 'run'}" in out
+    one, other = load("runs/table-1"), load(tmp_path / "run")
+    for name, value in one.params.items():
+        np.testing.assert_array_equal(other.params[name], value)
+    assert one.encoding == other.encoding
+    assert call(capsys, "train", "--resume", tmp_path / "run")[0] == 0
+    assert len(read_metrics(tmp_path / "run")) == 3
+
+
+def test_import_takes_the_sizes_of_the_file_and_refuses_others(folder, capsys, tmp_path):
+    weights = tmp_path / "model.safetensors"
+    sizes = (5, 4, 3, 2)
+    params = {}
+    for k, (d_in, d_out) in enumerate(itertools.pairwise(sizes), start=1):
+        params[f"w{k}"] = RNG.random((d_in, d_out), np.float32)
+        params[f"b{k}"] = RNG.random(d_out, np.float32)
+    weights.write_bytes(torch_weights.save(params))
+    data = ("--data", "table.csv", "--target", "y")
+    code, out, err = call(capsys, "import", weights, *data, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "network 5-4-3-2 relu" in out
+    for argv, message in (
+        (("--hidden", "7"), r"`hidden` must be \(4, 3\), as in .*, got \(7,\)"),
+        (("--drop", "word"), "has 5 inputs and 2 outputs, and the data 2 inputs and 2 outputs"),
+        (("--layers", "9"), ".*9"),
+    ):
+        code, _, err = call(capsys, "import", weights, *data, *argv)
+        assert code == 2
+        assert re.fullmatch(rf"jaxnet: .*{message}.*\n", err), err
+    code, _, err = call(capsys, "import", "none.safetensors", *data)
+    assert (code, err) == (
+        2,
+        "jaxnet: `path` must name a .safetensors file, got none.safetensors\n",
+    )
+
+
+def test_several_runs_are_shown_side_by_side(folder, capsys, tmp_path):
+    assert call(capsys, *TRAIN, "--out", tmp_path / "other", "--activation", "tanh")[0] == 0
+    png = tmp_path / "all.png"
+    code, out, _ = call(capsys, "show", "runs/table-1", tmp_path / "other", "--png", png)
+    assert code == 0
+    assert re.search(r"(?m)^table-1 +5-5-2 ", out)
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_tensorboardx_it_is_refused_before_any_work(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    code, _, err = call(capsys, *TRAIN, "--out", "events", "--tensorboard")
+    assert code == 2
+    assert err == (
+        "jaxnet: `tensorboard` needs the package tensorboardX: pip install 'jaxnet[tensorboard]'\n"
+    )
+    assert not (folder / "events").exists()
+
+
+def test_a_reader_that_leaves_early_is_no_error(trained):
+    folder, _ = trained
+    command = f"{shlex.quote(sys.executable)} -m jaxnet evaluate runs/table-1 | head -1"
+    path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1

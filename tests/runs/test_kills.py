@@ -1,0 +1,138 @@
+"""Real training processes that are killed, interrupted, or left without disk space."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from run_helpers import write_table
+
+import jaxnet
+from jaxnet.engine import checkpoint
+from jaxnet.runs.folder import CHECKPOINTS, METRICS, PARAMS
+
+SOURCE = Path(jaxnet.__file__).parent.parent
+NEW = ["--data", "table.csv", "--target", "y", "--hidden", "16", "--epochs", "1500"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a table, and an undisturbed run on it."""
+    path = tmp_path_factory.mktemp("processes")
+    write_table(path / "table.csv")
+    process = start(path, *NEW, "--out", "whole")
+    assert finish(process)[0] == 0
+    return path
+
+
+def start(folder, *options, program=("-m", "jaxnet")):
+    path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, *program, "train", *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def contents(run):
+    arrays = checkpoint.restore(run / CHECKPOINTS).tree
+    return (
+        (run / METRICS).read_bytes(),
+        (run / PARAMS).read_bytes(),
+        {name: leaf.tobytes() for name, leaf in arrays.items()},
+    )
+
+
+def wait_for_epochs(process, run):
+    """Return when some epochs have ended."""
+    metrics = run / METRICS
+    while not (metrics.exists() and metrics.stat().st_size > 2000):
+        assert process.poll() is None, finish(process)
+        time.sleep(0.005)
+
+
+def test_25_kills_at_random_moments_leave_the_bits_of_the_undisturbed_run():
+    command = [sys.executable, SOURCE / "scripts" / "kill_trial.py", "--kills", "25"]
+    path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, timeout=280
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert sum(map(int, re.findall(r"(?m)^ *(\d+) killed", done.stdout))) == 25
+    assert "metrics.jsonl: the same" in done.stdout
+    assert "different: []" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_says_so_and_the_run_goes_on_to_the_same_bits(folder, number):
+    name = number.name.lower()
+    process = start(folder, *NEW, "--out", name)
+    wait_for_epochs(process, folder / name)
+    process.send_signal(number)
+    code, _, err = finish(process)
+    assert code == 128 + number
+    message = rf"jaxnet: stopped by {number.name} at step (\d+) of \d+, and saved: go on with "
+    match = re.fullmatch(rf"{message}--resume {name}\n", err)
+    assert match, err
+    assert checkpoint.steps(folder / name / "checkpoints")[-1] == int(match[1])
+    assert finish(start(folder, "--resume", name))[::2] == (0, "")
+    assert contents(folder / name) == contents(folder / "whole")
+
+
+FULL = {
+    "metrics": (60_000, NEW, r"full/metrics\.jsonl: could not be written"),
+    "checkpoint": (
+        100_000,
+        [*NEW, "--hidden", "3000", "--epochs", "40"],
+        r"\S*full/checkpoints: a checkpoint could not be written",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FULL)
+def test_a_full_disk_is_one_line_and_nothing_saved_is_lost(folder, case):
+    """A limit on the size of a file, which every writer meets as it meets a full disk."""
+    limit, options, message = FULL[case]
+    code = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+from jaxnet.cli import main
+sys.exit(main())
+"""
+    (folder / case).mkdir()
+    options = [*options, "--data", "../table.csv", "--checkpoint-every", "0.05", "--out"]
+    assert finish(start(folder / case, *options, "whole"))[0] == 0
+    process = start(folder / case, *options, "full", program=["-c", code])
+    code, _, err = finish(process)
+    assert code == 2, err
+    assert re.fullmatch(rf"jaxnet: {message} \(File too large\)\n", err), err
+    saved = checkpoint.steps(folder / case / "full/checkpoints")
+    assert bool(saved) == (case == "metrics")
+    assert finish(start(folder / case, "--resume", "full"))[::2] == (0, "")
+    assert contents(folder / case / "full") == contents(folder / case / "whole")
+
+
+def test_a_second_writer_is_refused_and_the_first_one_undisturbed(folder):
+    process = start(folder, *NEW, "--out", "first")
+    wait_for_epochs(process, folder / "first")
+    code, _, err = finish(start(folder, "--resume", "first"))
+    assert process.poll() is None or (code, err) == (0, "")  # it may have ended meanwhile
+    if code:
+        assert (code, err) == (
+            2,
+            "jaxnet: first: another process is writing this run; wait for it, or end it\n",
+        )
+    assert finish(process)[::2] == (0, "")
+    assert contents(folder / "first") == contents(folder / "whole")

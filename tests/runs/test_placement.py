@@ -1,0 +1,214 @@
+"""A run's options beyond one device and one memory: what they compute, and what they refuse."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from mesh_processes import finish, start
+
+from jaxnet import runs, sweep
+from jaxnet.engine import checkpoint, streams
+from jaxnet.runs import placement, session, trainer
+from jaxnet.runs.config import Config
+from jaxnet.runs.folder import CHECKPOINTS, read_metrics
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((87, 3))
+ROWS = [f"{'yes' if r[0] > r[1] else 'no'},{r[0]},{r[1]},{r[2]}\n" for r in X]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").write_text("y,a,b,c\n" + "".join(ROWS))
+    monkeypatch.setattr(session, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # slow
+    return tmp_path
+
+
+def config(**options):
+    defaults: dict = {"epochs": 3, "hidden": (5,), "batch_size": 8, "validation": 0.3}
+    return Config(data="table.csv", target="y", **(defaults | options))
+
+
+def ends(out):
+    arrays = checkpoint.restore(Path(out) / CHECKPOINTS).tree
+    return read_metrics(Path(out)), arrays
+
+
+def assert_close(got, want, **tolerance):
+    for one, other in zip(got[0], want[0], strict=True):
+        np.testing.assert_allclose([*one.values()], [*other.values()], **tolerance)
+    for name, value in want[1].items():
+        np.testing.assert_allclose(got[1][name], value, err_msg=name, **tolerance)
+
+
+# float64: the sums of 21 steps in another order, of rounding 1e-16
+SAME = {"rtol": 1e-11, "atol": 1e-13}
+
+
+@pytest.mark.parametrize("mapped", ["off", "on"])
+@pytest.mark.parametrize(
+    "options",
+    [{"accumulate": 4}, {"remat": True}, {"devices": 1}, {"deterministic": True}],
+    ids=lambda options: next(iter(options)),
+)
+def test_an_option_of_memory_or_devices_changes_no_more_than_rounding(options, mapped):
+    runs.train(config(out="plain", dtype="float64", mapped=mapped))
+    runs.train(config(out="other", dtype="float64", mapped=mapped, **options))
+    assert_close(ends("other"), ends("plain"), **SAME)
+
+
+def test_bfloat16_is_of_the_products_alone():
+    run = runs.train(config(out="half", dtype="bfloat16"))
+    plain = runs.train(config(out="single"))
+    assert {leaf.dtype for leaf in run.params.values()} == {np.dtype("float32")}
+    assert run.params["w1"].tobytes() != plain.params["w1"].tobytes()
+    # bfloat16 has 8 bits: products of rounding 2**-9, which Adam's quotients keep
+    assert_close(ends("half")[:1] + ({},), ends("single")[:1] + ({},), rtol=0.02)
+    assert runs.resume("half", epochs=4).epochs == 4
+
+
+MESHES = {
+    "data": ["--devices", "4"],
+    "data and model": ["--mesh", "data=2,model=2", "--hidden", "512"],
+    "mapped": ["--mesh", "data=4,model=1", "--mapped", "on"],
+    "dual form": ["--devices", "4", "--optimizer", "momentum", "--gram", "on"],
+    "a batch part by part": ["--devices", "2", "--accumulate", "4", "--remat"],
+}
+
+
+# blocks of 10 validation rows, 8 on a mesh: of the 26, three that divide over it and a rest
+PROGRAM = """
+import sys
+from jaxnet import cli
+from jaxnet.runs import trainer as forms
+forms.ROWS = 10
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_a_run_on_a_mesh_is_the_run_on_one_device(name, folder):
+    """float64, as above; 4 virtual devices in a process of their own."""
+    options = ["--data", "table.csv", "--target", "y", "--epochs", "3", "--batch-size", "8"]
+    options += ["--dtype", "float64", "--validation", "0.3"]
+    alone = [
+        word
+        for i, word in enumerate(MESHES[name])
+        if not {word, MESHES[name][i - 1]} & {"--devices", "--mesh", "--accumulate", "--remat"}
+    ]
+    many = [*options, *MESHES[name], "--out", "many"]
+    one = [*options, *alone, "--out", "one"]
+    finish(
+        [
+            start(4, "-c", PROGRAM, "train", *many, cwd=folder),
+            start(1, "-c", PROGRAM, "train", *one, cwd=folder),
+        ]
+    )
+    # the dual form makes its products of the same columns in the same order
+    assert_close(ends("many"), ends("one"), **SAME)
+
+
+def test_validation_rows_that_do_not_divide_are_all_counted(folder, monkeypatch):
+    """26 rows in blocks of 10: the last is of 6, whole on each of the devices."""
+    problem = runs.prepare(config(mapped="on", dtype="float64"))
+    alone, mesh = placement.Placing(None, True), placement.mesh_of(config(devices=1), problem)
+    monkeypatch.setattr(trainer, "ROWS", 10)
+    for where in (alone, placement.Placing(mesh, True), placement.Placing(mesh, False)):
+        index = range(3, 9)
+        read = where.read(problem.validation.batch, index)
+        want = problem.validation.batch(np.array(index))
+        np.testing.assert_array_equal(read.x, want.x.astype(np.asarray(read.x).dtype))
+        np.testing.assert_array_equal(read.y, want.y)
+    for mapped in ("on", "off"):
+        runs.train(config(out=mapped, mapped=mapped, dtype="float64"))
+    assert_close(ends("on"), ends("off"), **SAME)
+
+
+REFUSED = {
+    "more devices than there are": (
+        {"devices": 99},
+        "`mesh` must have at most 1 devices, those of the platform cpu, got data=99",
+    ),
+    "another axis": ({"devices": "rows=2"}, "`mesh` must have the axes data and model"),
+    "parts that do not divide": (
+        {"accumulate": 3},
+        "`batch_size` must be a multiple of 3 for `accumulate`, got 8",
+    ),
+    "the dual form in parts": (
+        {"accumulate": 2, "gram": "on", "optimizer": "sgd"},
+        "`gram` must be off for a run with `accumulate`, got on",
+    ),
+    "the dual form in bfloat16": (
+        {"dtype": "bfloat16", "gram": "on", "optimizer": "sgd"},
+        "`gram` must be off for a run in bfloat16, got on",
+    ),
+    "shards that do not divide": (
+        {"deterministic": True, "batch_size": 12},
+        "`batch_size` must be a multiple of 8 for `deterministic`, got 12",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused_before_any_work(name, folder):
+    options, message = REFUSED[name]
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        runs.train(config(**options))
+    assert sorted(folder.rglob("*")) == before
+
+
+CONFIGS = [
+    ({"devices": "0"}, "`devices` must be a number of at least 1, all, or a mesh"),
+    ({"devices": "some"}, "`devices` must be a number of at least 1, all, or a mesh"),
+    ({"accumulate": 0}, "`accumulate` must be at least 1, got 0"),
+    ({"accumulate": 2, "deterministic": True}, "`accumulate` must not be given with"),
+    ({"dtype": "float16"}, "`dtype` must be one of float32, float64, bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), CONFIGS)
+def test_options_are_checked_when_made(options, message):
+    with pytest.raises(ValueError, match=message):
+        config(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"devices": 2}, {"deterministic": True}, {"accumulate": 2}, {"remat": True}],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_sweep_refuses_what_it_does_not_do(options):
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` must not be given to a sweep"):
+        sweep.plan(config(**options))
+
+
+def test_a_sweep_refuses_bfloat16():
+    with pytest.raises(ValueError, match="`dtype` must be float32 or float64 for a sweep"):
+        sweep.plan(config(dtype="bfloat16"))
+
+
+def test_a_run_can_go_on_in_less_memory_and_not_to_other_bits():
+    runs.train(config(out="run"))
+    assert runs.resume("run", epochs=4, accumulate=2, remat=True, devices=1).epochs == 4
+    with pytest.raises(ValueError, match="`deterministic` must stay"):
+        runs.resume("run", epochs=5, accumulate=None, deterministic=True)
+    with pytest.raises(ValueError, match="`dtype` must stay"):
+        runs.resume("run", epochs=5, dtype="bfloat16")
+
+
+def test_a_slab_holds_as_many_steps_as_its_bytes_allow(monkeypatch):
+    seen = []
+    stream = streams.Stream
+    monkeypatch.setattr(streams, "Stream", lambda *parts: seen.append(parts) or stream(*parts))
+    monkeypatch.setattr(streams, "BYTES", 3 * 8 * 3 * 4)
+    runs.train(config(mapped="on"))
+    assert seen[0][3] == 3
+
+
+def test_the_devices_of_another_platform_are_refused():
+    known = sorted({"auto", "cpu"} | {device.platform for device in jax.devices()})
+    with pytest.raises(ValueError, match=f"`device` must be one of {', '.join(known)}"):
+        runs.train(config(device="tpu"))

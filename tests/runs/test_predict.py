@@ -1,0 +1,361 @@
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from matplotlib.image import imread
+from pyarrow import parquet
+from run_helpers import write_run
+
+import jaxnet
+from jaxnet.cli import predict as cli_predict
+from jaxnet.runs.predict import _rows, evaluate, predict
+from jaxnet.tables import blocks, table
+from jaxnet.tables.encoding import encode
+from jaxnet.tables.metrics import Metrics
+
+N = 37
+RNG = np.random.default_rng(0)
+TARGETS = {
+    "integer": np.array([30, 4, -5])[np.arange(N) % 3],
+    "text": np.array(['say "b"', "a, c", "c", "dé"], object)[np.arange(N) % 4],
+    "boolean": np.arange(N) % 5 > 2,
+    "real": RNG.standard_normal(N) * 40 + 1000,
+    "wide": RNG.standard_normal((N, 3)) * 40 + 1000,
+}
+COLUMNS = {
+    "id": np.array([f"{i:03}" for i in range(N)], object),
+    "length": RNG.standard_normal(N) * 3 + 7,
+    "colour": np.array(["red", "blue", "ägg"], object)[np.arange(N) % 3],
+    "month": np.arange(N) * 5 % 4,
+}
+DATA = ("data.csv", "data.parquet", "data.npz")
+OUT = (".csv", ".parquet", ".npz")
+
+
+def write_table(path, columns):
+    if path.suffix == ".npz":
+        np.savez(path, **{n: c.astype(str) if c.dtype == object else c for n, c in columns.items()})
+    elif path.suffix == ".parquet":
+        parquet.write_table(pa.table({n: c.tolist() for n, c in columns.items()}), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*(c.tolist() for c in columns.values()), strict=True))
+
+
+def make(tmp_path, kind):
+    """A model of the columns without the id."""
+    features = {name: column for name, column in COLUMNS.items() if name != "id"}
+    write_table(tmp_path / "train.npz", features | {"y": TARGETS[kind]})
+    return write_run(tmp_path / "run", tmp_path / "train.npz", "y", categorical=["month"])
+
+
+def read_out(path):
+    """The columns of a written file, as lists."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name].tolist() for name in arrays.files}
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pydict()
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    return {
+        name: list(column) for name, column in zip(header, zip(*rows, strict=True), strict=True)
+    }
+
+
+def left(tmp_path, *names):
+    """Whether the folder holds the named files and nothing half-written."""
+    return sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize("suffix", OUT)
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("kind", TARGETS)
+def test_a_file_of_predictions_is_what_the_model_predicts(
+    tmp_path, monkeypatch, kind, data, suffix
+):
+    model = make(tmp_path, kind)
+    monkeypatch.setattr(blocks, "ROWS", 8)
+    write_table(tmp_path / data, COLUMNS)
+    out = tmp_path / f"out{suffix}"
+    assert predict(model, tmp_path / data, out, keep=["id"]) == N
+    assert left(tmp_path, "run", "train.npz", data, out.name)
+    found, predicted = read_out(out), model.predict(COLUMNS)
+    assert found.pop("id") == COLUMNS["id"].tolist()
+    if kind == "wide":
+        names = ["y"] if suffix == ".npz" else ["y_0", "y_1", "y_2"]
+        assert list(found) == names
+        numbers = np.array([found[name] for name in names], float)
+        numbers = numbers[0] if suffix == ".npz" else numbers.T
+        # Blocks of another size may add their products in another order, in float32.
+        np.testing.assert_allclose(numbers, predicted, rtol=1e-5)
+        return
+    if kind == "real":
+        assert list(found) == ["y"]
+        np.testing.assert_allclose(np.array(found["y"], float), predicted, rtol=1e-5)  # as above
+        return
+    categories = model.encoding.target.categories
+    assert list(found) == ["y", *(f"p_{category}" for category in categories)]
+    values = [str(value) for value in predicted] if suffix == ".csv" else predicted.tolist()
+    assert found["y"] == values
+    chances = np.array([found[f"p_{category}"] for category in categories], float).T
+    np.testing.assert_allclose(chances, model.probabilities(COLUMNS), rtol=1e-5, atol=1e-7)
+
+
+def test_the_numbers_of_a_csv_round_trip(tmp_path):
+    model = make(tmp_path, "integer")
+    write_table(tmp_path / "data.csv", COLUMNS)
+    for suffix in (".csv", ".parquet"):
+        predict(model, tmp_path / "data.csv", tmp_path / f"out{suffix}")
+    text, binary = (table.read(tmp_path / f"out{s}").columns for s in (".csv", ".parquet"))
+    for name, column in binary.items():
+        assert column.dtype == ("int64" if name == "y" else "float32")
+        np.testing.assert_array_equal(text[name].astype(column.dtype), column)
+    assert (tmp_path / "out.csv").read_text().startswith("y,p_-5,p_30,p_4\n")
+
+
+KEPT = {
+    "when": pa.array([None, *range(1, N)], pa.date32()),
+    "price": pa.array([f"{i}.50" for i in range(N)]).cast(pa.decimal128(9, 2)),
+    "note": pa.array(["", None, 'a "b"', "x,y", "two\nlines", *"abc" * 10, "é", "z"]),
+    "code": pa.array(["p", "q", None, *"pq" * 17]).dictionary_encode(),
+    "flag": pa.array([True, None, *[False] * (N - 2)]),
+}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_kept_columns_come_in_front_as_they_were(tmp_path, monkeypatch, suffix):
+    model = make(tmp_path, "real")
+    monkeypatch.setattr(blocks, "ROWS", 8)
+    plain = {name: column.tolist() for name, column in COLUMNS.items()}
+    parquet.write_table(pa.table(plain | KEPT), tmp_path / "data.parquet")
+    keep = ["note", "when", "length", "price", "code", "flag"]
+    predict(model, tmp_path / "data.parquet", tmp_path / f"out{suffix}", keep=keep)
+    found = read_out(tmp_path / f"out{suffix}")
+    assert list(found) == [*keep, "y"]
+    expected = {n: column.to_pylist() for n, column in KEPT.items()} | {"length": plain["length"]}
+    if suffix == ".csv":
+        expected = {
+            name: ["" if value is None else str(value) for value in column]
+            for name, column in expected.items()
+        }
+    assert {name: found[name] for name in keep} == expected
+
+
+def test_kept_columns_of_a_csv_are_its_text(tmp_path):
+    model = make(tmp_path, "real")
+    lengths = np.array([f" {i}.50" for i in range(N)], object)  # also a feature
+    write_table(tmp_path / "data.csv", COLUMNS | {"length": lengths, "note": TARGETS["text"]})
+    keep = ["length", "id", "note"]
+    predict(model, tmp_path / "data.csv", tmp_path / "out.csv", keep=keep)
+    found = read_out(tmp_path / "out.csv")
+    assert found["length"] == lengths.tolist()
+    assert found["id"] == COLUMNS["id"].tolist()
+    assert found["note"] == TARGETS["text"].tolist()
+
+
+def test_wide_columns_are_kept_whole_in_an_npz_and_numbered_elsewhere(tmp_path):
+    model = make(tmp_path, "wide")
+    images = np.arange(N * 4, dtype=np.uint8).reshape(N, 2, 2)
+    days = np.arange(N).astype("M8[s]")
+    write_table(tmp_path / "data.npz", COLUMNS | {"image": images, "one": images[:, :1, 0]})
+    keep = ["image", "one"]
+    for suffix in OUT:
+        predict(model, tmp_path / "data.npz", tmp_path / f"out{suffix}", keep=keep)
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert arrays["image"].dtype == np.uint8
+        np.testing.assert_array_equal(arrays["image"], images.reshape(N, 4))
+        np.testing.assert_array_equal(arrays["one"], images[:, 0, 0])
+        assert arrays["y"].shape == (N, 3)
+    found = read_out(tmp_path / "out.parquet")
+    assert list(found) == ["image_0", "image_1", "image_2", "image_3", "one", "y_0", "y_1", "y_2"]
+    assert found["image_2"] == images[:, 1, 0].tolist()
+    parquet.write_table(
+        pa.table({n: c.tolist() for n, c in COLUMNS.items()} | {"day": days}),
+        tmp_path / "days.parquet",
+    )
+    predict(model, tmp_path / "days.parquet", tmp_path / "days.npz", keep=["day"])
+    with np.load(tmp_path / "days.npz") as arrays:
+        np.testing.assert_array_equal(arrays["day"], days)
+
+
+BAD: dict = {
+    "suffix": ({"out": "out.txt"}, r"`out` must be a file ending in \.csv, \.parquet, \.npz; got"),
+    "exists": ({"out": "data.csv"}, "`out` must not exist: .*data.csv; delete it or give another"),
+    "folder": ({"out": "no/out.csv"}, "`out` must be in a folder that exists, got .*no/out.csv"),
+    "unseen": ({"unseen": "skip"}, "`unseen` must be one of error, zero; got 'skip'"),
+    "no column": ({"keep": ["ID"]}, r"data\.csv: no column 'ID'; the columns are id, length, col"),
+    "twice": ({"keep": ["id", "id"]}, "`keep` must not hold a column twice, .* got 'id'"),
+    "collision": ({"keep": ["y"]}, "one of the predictions' columns; got 'y'"),
+    "no data": ({"data": "none.csv"}, r"`data` names no file: .*none\.csv"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch, name):
+    options, message = BAD[name]
+    model = make(tmp_path, "real")
+    write_table(tmp_path / "data.csv", COLUMNS)
+    monkeypatch.setattr(type(model), "outputs", lambda *_: pytest.fail("work was done"))
+    options = {"data": "data.csv", "out": "out.csv"} | options
+    data, out = tmp_path / options.pop("data"), tmp_path / options.pop("out")
+    with pytest.raises((ValueError, OSError), match=message):
+        predict(model, data, out, **options)
+    assert left(tmp_path, "run", "train.npz", "data.csv")
+
+
+UNHOLDABLE = {
+    ".csv": ({"x": [[1]] * N}, r"column 'x' has type list<.*, which \.csv cannot hold"),
+    ".npz": ({"x": [[1]] * N}, r"column 'x' has type list<.*, which \.npz cannot hold"),
+    "a.npz": (
+        {"x": [*range(N - 1), None]},
+        rf"row {N}, column 'x': the value is missing, which \.npz cannot hold; write \.csv",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNHOLDABLE)
+def test_what_a_format_cannot_hold_is_refused_by_column(tmp_path, monkeypatch, name):
+    more, message = UNHOLDABLE[name]
+    model = make(tmp_path, "real")
+    monkeypatch.setattr(blocks, "ROWS", 8)
+    plain = {n: c.tolist() for n, c in COLUMNS.items()}
+    parquet.write_table(pa.table(plain | more), tmp_path / "data.parquet")
+    with pytest.raises(ValueError, match="^`keep`: " + message):
+        predict(model, tmp_path / "data.parquet", tmp_path / f"o{name}", keep=["x"])
+    assert left(tmp_path, "run", "train.npz", "data.parquet")
+
+
+@pytest.mark.parametrize("suffix", OUT)
+@pytest.mark.parametrize("failure", ["category", "interrupt", "full disk", "file changes"])
+def test_a_failure_in_the_middle_leaves_nothing(tmp_path, monkeypatch, suffix, failure):
+    model = make(tmp_path, "text")
+    monkeypatch.setattr(blocks, "ROWS", 8)
+    columns = COLUMNS | {"colour": COLUMNS["colour"].copy()}
+    if failure == "category":
+        columns["colour"][30] = "mauve"
+    write_table(tmp_path / "data.csv", columns)
+    outputs, calls = type(model).outputs, []
+
+    def fail(self, x):
+        calls.append(len(x))
+        if len(calls) == 3 and failure == "interrupt":
+            raise KeyboardInterrupt
+        if len(calls) == 3 and failure == "full disk":
+            raise OSError(28, "No space left on device")
+        if len(calls) == 3 and failure == "file changes":
+            os.utime(tmp_path / "data.csv", ns=(1, 1))
+        return outputs(self, x)
+
+    monkeypatch.setattr(type(model), "outputs", fail)
+    errors = {
+        "category": (ValueError, r"data\.csv: row 31, column 'colour': 'mauve' is not among"),
+        "interrupt": (KeyboardInterrupt, "^$"),
+        "full disk": (OSError, "No space left"),
+        "file changes": (ValueError, r"data\.csv: the file changed while it was read"),
+    }
+    error, message = errors[failure]
+    with pytest.raises(error, match=message):
+        predict(model, tmp_path / "data.csv", tmp_path / f"out{suffix}", keep=["id"])
+    assert left(tmp_path, "run", "train.npz", "data.csv")
+    assert len(calls) >= 3
+    if failure == "category":
+        out = tmp_path / f"out{suffix}"
+        assert predict(model, tmp_path / "data.csv", out, unseen="zero") == N
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("kind", ["integer", "text", "boolean", "real"])
+def test_evaluation_is_the_metrics_of_the_whole_table(tmp_path, monkeypatch, kind, data):
+    model = make(tmp_path, kind)
+    monkeypatch.setattr(blocks, "ROWS", 8)
+    write_table(tmp_path / data, COLUMNS | {"y": TARGETS[kind]})
+    found = evaluate(model, tmp_path / data)
+    expected = Metrics(model.spec.loss, model.encoding.target)
+    x, y = encode(table.read(tmp_path / data), model.encoding)
+    expected.update(model.outputs(x), y)
+    assert found.rows == N
+    for name, value in expected.result().items():
+        assert found.result()[name] == pytest.approx(value, rel=1e-5)  # float32, by blocks
+    if found.confusion is not None:
+        np.testing.assert_array_equal(found.confusion, expected.confusion)
+
+
+def test_evaluation_wants_the_target_and_its_classes(tmp_path):
+    model = make(tmp_path, "integer")
+    write_table(tmp_path / "a.csv", COLUMNS)
+    with pytest.raises(ValueError, match=r"a\.csv: no column 'y'; the columns are id, length"):
+        evaluate(model, tmp_path / "a.csv")
+    write_table(tmp_path / "b.csv", COLUMNS | {"y": np.arange(N) - 5})
+    with pytest.raises(ValueError, match=r"row 2, column 'y': '-4' is not among the classes"):
+        evaluate(model, tmp_path / "b.csv")
+
+
+def test_the_blocks_of_a_wide_table_have_fewer_rows(tmp_path):
+    model = make(tmp_path, "real")
+    (column, *_) = model.encoding.features
+    wide = column._replace(mean=(0.0,) * 2**20, std=(1.0,) * 2**20)
+    assert _rows((column,)) == blocks.ROWS
+    assert _rows((wide,)) == 8
+    assert _rows((wide,) * 16) == 1
+
+
+def test_the_command_says_what_it_wrote(tmp_path, capsys):
+    make(tmp_path, "integer")
+    write_table(tmp_path / "data.csv", COLUMNS)
+    run, out = tmp_path / "run", tmp_path / "out.csv"
+    assert cli_predict.predict(run, data=tmp_path / "data.csv", out=out, keep=("id",)) == 0
+    assert capsys.readouterr().out == f"{out}: {N} rows: id, y, p_-5, p_30, p_4\n"
+
+
+@pytest.mark.parametrize("kind", ["text", "real"])
+def test_the_command_prints_metrics_and_draws_the_confusion(tmp_path, capsys, kind):
+    make(tmp_path, kind)
+    write_table(tmp_path / "test.set.csv", COLUMNS | {"y": TARGETS[kind]})
+    run, png = tmp_path / "run", tmp_path / "run" / "confusion-test.png"
+    assert cli_predict.evaluate(run, data=tmp_path / "test.set.csv") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert png.exists() == (kind == "text")
+    assert lines[1].split()[:2] == ["test.set.csv", str(N)]
+    if kind == "real":
+        assert lines[0].split() == ["rows", "loss", "rmse", "r2"]
+        assert len(lines) == 2
+    else:
+        assert lines[0].split() == ["rows", "loss", "accuracy"]
+        assert lines[2].split() == [
+            "true",
+            "\\",
+            "predicted",
+            "a,",
+            "c",
+            "c",
+            "dé",
+            "say",
+            '"b"',
+            "recall",
+        ]
+        assert lines[-1] == str(png)
+        assert imread(png).std() > 0
+    with pytest.raises(ValueError, match="`png` must be in a folder that exists, got"):
+        cli_predict.evaluate(run, data=tmp_path / "test.set.csv", png=tmp_path / "no" / "a.png")
+
+
+def test_the_options_import_nothing_heavy():
+    heavy = ["jax", "pyarrow", "matplotlib", "flax", "optax", "safetensors", "numpy"]
+    code = f"import sys, jaxnet.cli_inference; print([m for m in {heavy} if m in sys.modules])"
+    source = str(Path(jaxnet.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
