@@ -145,16 +145,16 @@ def loader(folder: str) -> list[list[Any]]:
         path = Path(folder) / f"{columns}.parquet"
         command = [sys.executable, str(HERE / "make_table.py"), str(path)]
         subprocess.run([*command, "--rows", str(rows), "--columns", str(columns)], check=True)
-        problem = runs.prepare(Config(data=str(path), target="label", mapped="on"))
+        dataset = runs.prepare(Config(data=str(path), target="label", on_disk="on"))
         for batch in BATCHES:
-            rows_at = data.row_batches(len(problem.train), batch)
+            rows_at = data.row_batches(len(dataset.train), batch)
             times = []
             for i in range(24):
                 start = time.perf_counter()
-                problem.train.batch(rows_at(i))
+                dataset.train.batch(rows_at(i))
                 times.append(time.perf_counter() - start)
-            row_bytes = problem.train.mapped.row_bytes
-            found.append([problem.train.width, row_bytes, batch, times[4:]])
+            row_bytes = dataset.train.mapped.row_bytes
+            found.append([dataset.train.width, row_bytes, batch, times[4:]])
     return found
 
 

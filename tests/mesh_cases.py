@@ -187,7 +187,7 @@ def talk():
     number = jax.process_index()
     own = {"x": np.array([-0.0, np.nan, number], "float32"), "n": np.arange(3) + number}
     got = processes.broadcast(own | {"empty": np.zeros((0, 2))})
-    said = processes.agree([number, 10 * number - 1])
+    said = processes.gather_ints([number, 10 * number - 1])
     return {"x": got["x"], "n": got["n"], "empty": got["empty"], "said": said}
 
 

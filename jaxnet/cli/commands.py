@@ -26,7 +26,7 @@ from jaxnet.cli.predict import evaluate, predict
 from jaxnet.cli.processes import ONE, ProcessOptions, check, is_silent, join, launch, part
 from jaxnet.cli.show import show
 from jaxnet.cli.sweep import sweep
-from jaxnet.engine.signals import Elsewhere, Lost
+from jaxnet.engine.signals import ProcessLost, RemoteError
 from jaxnet.runs.config import (
     Config,
     DataOptions,
@@ -204,9 +204,9 @@ def _run(argv: list[str]) -> int:
     except OSError as error:
         text = error.strerror if error.errno and error.filename is None else None
         return _fail(2, text or str(error))
-    except Lost as error:
+    except ProcessLost as error:
         return part(_fail(2, str(error)), lost=True)
-    except (ValueError, FloatingPointError, MemoryError, Elsewhere) as error:
+    except (ValueError, FloatingPointError, MemoryError, RemoteError) as error:
         return _fail(2, "" if is_silent(error) else str(error))
     except SystemExit as stop:  # tyro has printed the help, or what it could not parse
         return int(stop.code or 0)

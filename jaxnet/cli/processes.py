@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxnet.engine.signals import SIGNALS, Elsewhere
+from jaxnet.engine.signals import SIGNALS, RemoteError
 
 GRACE = 10.0  # seconds for the others to end by themselves, once one has failed
 LAUNCHED = "JAXNET_LAUNCHED"  # in the environment of a process that ends with the one before it
@@ -80,7 +80,7 @@ def is_silent(error: BaseException) -> bool:
         return False
     from jaxnet.engine import processes
 
-    shared = isinstance(error, (Elsewhere, KeyboardInterrupt, FloatingPointError))
+    shared = isinstance(error, (RemoteError, KeyboardInterrupt, FloatingPointError))
     return shared and not processes.is_main()
 
 

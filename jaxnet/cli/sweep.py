@@ -128,25 +128,25 @@ def _print_plan(plan: Plan) -> None:
     """Say what was read, and how many networks are trained in which way."""
     from jaxnet.sweep import sweep as sweeps
 
-    config, number, problem = plan.config, plan.num_members, plan.problem
-    rows = problem.train_rows, problem.validation_rows
+    config, number, dataset = plan.config, plan.num_members, plan.dataset
+    rows = dataset.train_rows, dataset.validation_rows
     held_out = (
         f"{rows[1]} held out"
         if plan.folds is None
         else f"each held out by one of {plan.folds} folds"
     )
-    print(f"{Path(problem.table.path).name}: {sum(rows)} rows, {held_out}")
-    train.print_task(problem, config)
+    print(f"{Path(dataset.table.path).name}: {sum(rows)} rows, {held_out}")
+    train.print_task(dataset, config)
     seeds = len({key.seed for key in plan.keys})
     folds = f" x {plan.folds} folds" if plan.folds else ""
     programs = len(plan.architectures)
     print(
         f"{number} networks: {_count(len(plan.settings), 'setting')} x {_count(seeds, 'seed')}"
-        f"{folds}; {config.activation}, {config.optimizer}, batch {problem.batch_size}, "
+        f"{folds}; {config.activation}, {config.optimizer}, batch {dataset.batch_size}, "
         f"{_count(config.epochs, 'epoch')}, in {_count(programs, 'program')}:"
     )
     for hidden in plan.architectures:
-        sizes = problem.spec.sizes[0], *hidden, problem.spec.sizes[-1]
+        sizes = dataset.spec.sizes[0], *hidden, dataset.spec.sizes[-1]
         mapping = sweeps.mapping_of(plan, hidden)
         print(f"  {'-'.join(map(str, sizes))}: {mapping.reason}")
 
@@ -186,7 +186,7 @@ def _print_sweep(plan: Plan, found: Sweep, seconds: float) -> None:
     if found.best is None:
         print("every setting diverged: try smaller learning rates, scaled inputs, or float64")
         return
-    best, data = found.best.folder, Path(plan.problem.source["path"])
+    best, data = found.best.folder, Path(plan.dataset.source["path"])
     train.print_commands(
         f"show {train.quote(best)}",
         f"predict {train.quote(best)} --data {train.quote(train.short(data))} "

@@ -18,7 +18,7 @@ from jaxnet.runs.config import Config
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from jaxnet.runs.run import Problem, Progress, Run
+    from jaxnet.runs.run import Dataset, Progress, Run
     from jaxnet.tables.records import Conversion
 
 REPORT_SECONDS = 2.0  # between the lines about a conversion
@@ -35,13 +35,13 @@ def train(config: Config) -> int:
     from jaxnet import runs
     from jaxnet.engine import processes
 
-    with processes.together():
-        problem = runs.prepare(config, on_convert=conversion_reporter())
-        _print_problem(problem, config)
+    with processes.raise_together():
+        dataset = runs.prepare(config, on_convert=conversion_reporter())
+        _print_dataset(dataset, config)
     with _reporter() as on_progress:
-        run = runs.train(config, problem=problem, on_progress=on_progress)
+        run = runs.train(config, dataset=dataset, on_progress=on_progress)
     _print_run(run)
-    _print_next(run, problem)
+    _print_next(run, dataset)
     return 0
 
 
@@ -52,17 +52,17 @@ def resume(folder: Path, config: Config) -> int:
     from jaxnet.runs import record
 
     _set_threads(config)
-    with processes.together():
+    with processes.raise_together():
         if config.out is not None:
             raise ValueError(f"`out` must not be given with `resume`, got {config.out}")
         changed = record.changes(runs.read_config(folder), config)
         runs.changed_config(folder, changed)
-        problem = runs.prepare_again(folder, config, conversion_reporter())
-        _print_problem(problem, config)
+        dataset = runs.prepare_again(folder, config, conversion_reporter())
+        _print_dataset(dataset, config)
     with _reporter() as on_progress:
-        run = runs.resume(folder, problem=problem, on_progress=on_progress, **changed)
+        run = runs.resume(folder, dataset=dataset, on_progress=on_progress, **changed)
     _print_run(run)
-    _print_next(run, problem)
+    _print_next(run, dataset)
     return 0
 
 
@@ -88,18 +88,18 @@ def import_weights(
         raise ValueError(f"`hidden` must be {sizes[:-1]}, as in {path}, got {config.hidden}")
     usual = "off" if config.gram == "auto" else config.gram  # the dual form is of drawn weights
     config = replace(config, hidden=sizes[:-1], gram=usual)
-    problem = runs.prepare(
+    dataset = runs.prepare(
         config, None if like is None else load(like).encoding, conversion_reporter()
     )
-    d_in, d_out = problem.spec.sizes[0], problem.spec.sizes[-1]
+    d_in, d_out = dataset.spec.sizes[0], dataset.spec.sizes[-1]
     if (params["w1"].shape[0], sizes[-1]) != (d_in, d_out):
         raise ValueError(
             f"{path}: has {params['w1'].shape[0]} inputs and {sizes[-1]} outputs, and the data "
             f"{d_in} inputs and {d_out} outputs"
         )
     params = {name: leaf.astype(config.dtype) for name, leaf in params.items()}
-    _print_problem(problem, config)
-    folder = runs.create(config, params, problem=problem)
+    _print_dataset(dataset, config)
+    folder = runs.create(config, params, dataset=dataset)
     line = runs.evaluate_validation(folder).result()
     texts = [f"{name} {format_(name, value)}" for name, value in line.items()]
     print(f"{folder}: {path.name} on the validation rows: {', '.join(texts)}")
@@ -107,23 +107,23 @@ def import_weights(
     return 0
 
 
-def _print_problem(problem: Problem, config: Config) -> None:
+def _print_dataset(dataset: Dataset, config: Config) -> None:
     """Say what was read, what was chosen, and how to choose otherwise."""
     from jaxnet.runs import placement, trainer
 
     # which refuse what cannot be, before anything is said
-    dual, mesh = trainer.use_gram(config, problem), placement.mesh_of(config, problem)
-    rows = problem.train_rows, problem.validation_rows
-    print(f"{Path(problem.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
-    print_task(problem, config)
-    sizes = "-".join(map(str, problem.spec.sizes))
-    print(f"network {sizes} {config.activation}, {config.optimizer}, batch {problem.batch_size}")
+    dual, mesh = trainer.use_gram(config, dataset), placement.mesh_of(config, dataset)
+    rows = dataset.train_rows, dataset.validation_rows
+    print(f"{Path(dataset.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
+    print_task(dataset, config)
+    sizes = "-".join(map(str, dataset.spec.sizes))
+    print(f"network {sizes} {config.activation}, {config.optimizer}, batch {dataset.batch_size}")
     if mesh is not None:
-        print(_mesh_text(mesh, problem.batch_size // mesh.shape["data"]))
+        print(_mesh_text(mesh, dataset.batch_size // mesh.shape["data"]))
     if dual:
-        usual, dual_form = trainer.operations(config, problem)
+        usual, dual_form = trainer.operations(config, dataset)
         print(
-            f"its first layer in dual form, for {problem.spec.sizes[0]:,} columns and {rows[0]:,} "
+            f"its first layer in dual form, for {dataset.spec.sizes[0]:,} columns and {rows[0]:,} "
             f"rows: {dual_form / usual:.1%} of the operations (--gram off)"
         )
 
@@ -136,14 +136,14 @@ def _mesh_text(mesh: Mesh, rows: int) -> str:
     return f"on {where}{f' ({axes})' * bool(axes)}, {rows} rows of each batch to one"
 
 
-def print_task(problem: Problem, config: Config) -> None:
+def print_task(dataset: Dataset, config: Config) -> None:
     """Say which task was chosen, why, and how to choose the other."""
-    other = "regression" if problem.task == "classification" else "classification"
-    target = problem.encoding.target.name
-    column = problem.table.columns[target]
+    other = "regression" if dataset.task == "classification" else "classification"
+    target = dataset.encoding.target.name
+    column = dataset.table.columns[target]
     either = column.dtype != object and column.ndim == 1  # text or (N, D) leaves no choice
     override = f" (--task {other} overrides)" if config.task == "auto" and either else ""
-    print(f"{problem.task} of {target!r}, since {problem.reason}{override}")
+    print(f"{dataset.task} of {target!r}, since {dataset.reason}{override}")
 
 
 def conversion_reporter() -> Callable[[Conversion], None]:
@@ -254,14 +254,14 @@ def _print_run(run: Run) -> None:
     print(f"{run.folder}: " + ", ".join(sorted(name for name in names if name[0] != ".")))
 
 
-def _print_next(run: Run, problem: Problem) -> None:
-    folder, data = quote(run.folder), quote(short(Path(problem.source["path"])))
+def _print_next(run: Run, dataset: Dataset) -> None:
+    folder, data = quote(run.folder), quote(short(Path(dataset.source["path"])))
     commands = [
         f"show {folder}",
         f"predict {folder} --data {data} --out {quote(_free('predictions', '.csv'))}",
         f"export {folder}",
     ]
-    if Path(problem.source["path"]).is_dir():  # `predict` takes one file
+    if Path(dataset.source["path"]).is_dir():  # `predict` takes one file
         del commands[1]
     print_commands(*commands)
 

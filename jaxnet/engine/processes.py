@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxnet.engine.signals import Elsewhere, Lost
+from jaxnet.engine.signals import ProcessLost, RemoteError
 
 HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT, START_TIMEOUT = 30, 30, 60  # seconds
 LEAVE_TIMEOUT = 2.0  # seconds, for processes that all leave at the same point of the program
@@ -119,8 +119,8 @@ def is_main() -> bool:
 
 
 @contextlib.contextmanager
-def noticing() -> Iterator[None]:
-    """Raise Lost for what JAX raises when another process has gone."""
+def detect_loss() -> Iterator[None]:
+    """Raise ProcessLost for what JAX raises when another process has gone."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
@@ -128,7 +128,7 @@ def noticing() -> Iterator[None]:
         here = isinstance(error, ValueError) and "gloo" not in str(error).lower()
         if jax.process_count() == 1 or here:
             raise
-        raise Lost(
+        raise ProcessLost(
             f"another process of this run was lost, as process {jax.process_index()} of "
             f"{jax.process_count()} noticed ({_first_line(error)})"
         ) from None
@@ -138,23 +138,23 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def agree(values: Any) -> np.ndarray:
+def gather_ints(values: Any) -> np.ndarray:
     """Return what each process says, (processes, k) int32: integers (k,) of its own.
 
-    Once a chunk of steps is often enough: it takes 1 to 3 ms. Raises: Lost.
+    Once a chunk of steps is often enough: it takes 1 to 3 ms. Raises: ProcessLost.
     """
     own = np.array(values, np.int32)
     if jax.process_count() == 1:
         return own[None]
-    with noticing():
+    with detect_loss():
         return np.asarray(multihost_utils.process_allgather(own))
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def raise_together() -> Iterator[None]:
     """Let all processes fail at the end of the block if one of them failed in it.
 
-    Of those that failed, the first raises its own error, and every other process Elsewhere. The
+    Of those that failed, the first raises its own error, and every other process RemoteError. The
     block must not talk to the other processes.
     """
     error: Exception | None = None
@@ -162,24 +162,24 @@ def together() -> Iterator[None]:
         yield
     except Exception as raised:
         error = raised
-    failed = agree([error is not None])[:, 0]
+    failed = gather_ints([error is not None])[:, 0]
     if not failed.any():
         return
     first = int(failed.argmax())
     if first == jax.process_index() and error is not None:
         raise error
-    raise Elsewhere(f"process {first} failed, and has said why")
+    raise RemoteError(f"process {first} failed, and has said why")
 
 
 def broadcast(tree: Any) -> Any:
     """Return process 0's arrays in every process, to the bit, as NumPy arrays.
 
-    tree: a pytree of arrays, of the same shapes and dtypes in every process. Raises: Lost.
+    tree: a pytree of arrays, of the same shapes and dtypes in every process. Raises: ProcessLost.
     """
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
     content = b"".join(leaf.tobytes() for leaf in leaves)
     # as bytes: it is a sum over processes, in which -0.0 would become 0.0
-    with noticing():
+    with detect_loss():
         content = multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8)).tobytes()
     stops = np.cumsum([leaf.nbytes for leaf in leaves]).tolist()
     parts = [content[stop - leaf.nbytes : stop] for leaf, stop in zip(leaves, stops, strict=True)]
@@ -190,10 +190,10 @@ def broadcast(tree: Any) -> Any:
 
 
 def broadcast_json(value: Any) -> Any:
-    """Return process 0's value, which JSON can hold, in every process. Raises: Lost."""
+    """Return process 0's value, which JSON can hold, in every process. Raises: ProcessLost."""
     if jax.process_count() == 1:
         return value
     content = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_main() else np.zeros(0)
-    length = int(agree([len(content)])[0, 0])
+    length = int(gather_ints([len(content)])[0, 0])
     content = content if is_main() else np.zeros(length, np.uint8)
     return json.loads(broadcast(content).tobytes())

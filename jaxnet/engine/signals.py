@@ -20,11 +20,11 @@ class Stopped(KeyboardInterrupt):
         self.signum = signum
 
 
-class Lost(RuntimeError):
+class ProcessLost(RuntimeError):
     """Another process of the run no longer answers."""
 
 
-class Elsewhere(RuntimeError):
+class RemoteError(RuntimeError):
     """An error that another process of the run has met, and tells."""
 
 

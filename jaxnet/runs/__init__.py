@@ -5,8 +5,8 @@ from typing import Any
 
 _HOMES = {  # each public name and its module, imported on first use: options cost no framework
     "Config": "config",
-    "Elsewhere": "run",
-    "Lost": "run",
+    "RemoteError": "run",
+    "ProcessLost": "run",
     "Progress": "run",
     "Run": "run",
     "Stopped": "run",

@@ -13,10 +13,10 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagra
 SCHEDULES = ("constant", "cosine", "warmup")
 DTYPES = ("float32", "float64", "bfloat16")
 GRAM = ("auto", "on", "off")
-MAPPED = ("auto", "on", "off")
+ON_DISK = ("auto", "on", "off")
 # What a run may change when it goes on; the rest defines what it computes.
 RESUMABLE = frozenset(
-    {"epochs", "learning_rate", "schedule", "patience", "max_time", "device", "mapped"}
+    {"epochs", "learning_rate", "schedule", "patience", "max_time", "device", "on_disk"}
     | {"checkpoint_every", "keep", "tensorboard", "devices", "accumulate", "remat"}
 )
 
@@ -86,7 +86,7 @@ class RunOptions:
     gram: str = "auto"
     """auto, on or off: the first layer in its dual form, for sgd, momentum and nesterov on more
     columns than rows: the same training, at a cost that does not grow with the columns."""
-    mapped: str = "auto"
+    on_disk: str = "auto"
     """auto, on or off: memory-mapped arrays beside the file, for tables larger than memory; auto
     for a folder of files, or a table that may take more than a quarter of the memory."""
     device: str = "auto"
@@ -139,7 +139,7 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("gram", self.gram, GRAM)
-        check_choice("mapped", self.mapped, MAPPED)
+        check_choice("on_disk", self.on_disk, ON_DISK)
         check_choice("activation", self.activation, ACTIVATIONS)
         if not all(isinstance(size, int) and size >= 1 for size in self.hidden):
             raise ValueError(f"`hidden` must be integers of at least 1, got {self.hidden}")

@@ -1,4 +1,4 @@
-"""The problem of a run: a table made ready, the network for it, and the file it came from."""
+"""The dataset of a run: a table made ready, the network for it, and the file it came from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = 8192  # of mapped rows, encoded at once by `batches`
 SHARE = 0.25  # of the memory: a table estimated to take more is mapped
 
 
-class Problem(NamedTuple):
+class Dataset(NamedTuple):
     """A table made ready: its encoding, the network for it, the rows to train and validate on.
 
     table: the columns, without rows unless `prepare` was to keep them. source: the data's name,
@@ -44,7 +44,7 @@ class Problem(NamedTuple):
     batch_size: int
 
     @property
-    def mapped(self) -> bool:
+    def on_disk(self) -> bool:
         """Whether the rows are in a file, and encoded when they are asked for."""
         return isinstance(self.train, MappedRows)
 
@@ -85,7 +85,7 @@ def prepare(
     on_convert: Callable[[Conversion], None] = lambda progress: None,
     *,
     keep_table: bool = False,
-) -> Problem:
+) -> Dataset:
     """Read the table and make it ready; every fault of the input is raised here.
 
     encoding: that of a run that goes on, or whose weights these are; by default fitted. on_convert:
@@ -96,7 +96,7 @@ def prepare(
     """
     path = data.digits_path() if config.data is None else Path(config.data)
     target = "digit" if config.target is None else config.target
-    if use_mapped(config, path):
+    if use_disk(config, path):
         read = _read_mapped(convert.convert(path, config.drop, on_convert))
     else:
         read = _read_whole(path, config)
@@ -118,7 +118,7 @@ def prepare(
     if not keep_table:
         empty = {name: column[:0].copy() for name, column in table.columns.items()}
         table = table._replace(columns=empty)
-    return Problem(table, read.source, task, reason, encoding, spec, train, validation, batch_size)
+    return Dataset(table, read.source, task, reason, encoding, spec, train, validation, batch_size)
 
 
 def batches(rows: Batch | MappedRows) -> Iterator[Batch]:
@@ -130,17 +130,17 @@ def batches(rows: Batch | MappedRows) -> Iterator[Batch]:
         yield rows.batch(np.arange(start, min(start + ROWS, len(rows))))
 
 
-def use_mapped(config: Config, path: Path) -> bool:
-    """Whether the table is mapped: as `config.mapped` says, or by its size.
+def use_disk(config: Config, path: Path) -> bool:
+    """Whether the table is mapped: as `config.on_disk` says, or by its size.
 
     Raises: ValueError for a folder that may not be.
     """
     if config.data == "":
         tables.find("")  # which refuses it; as a path it would be this folder
-    if config.mapped == "off" and path.is_dir():
-        raise ValueError(f"`mapped` must be on or auto for a folder of files, got off for {path}")
-    if config.mapped != "auto" or path.is_dir():
-        return config.mapped != "off"
+    if config.on_disk == "off" and path.is_dir():
+        raise ValueError(f"`on_disk` must be on or auto for a folder of files, got off for {path}")
+    if config.on_disk != "auto" or path.is_dir():
+        return config.on_disk != "off"
     mappable = path.is_file() and not path.name.lower().endswith(".npz")
     return mappable and blocks.estimate(path) > SHARE * memory()
 

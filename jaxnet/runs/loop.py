@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxnet.engine import epochs, processes
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Problem, batches
-from jaxnet.runs.state import Snapshot
-from jaxnet.runs.trainer import Form
+from jaxnet.runs.dataset import Dataset, batches
+from jaxnet.runs.state import RunState
+from jaxnet.runs.trainer import Trainer
 from jaxnet.tables.metrics import Metrics
 from jaxnet.train import check_finite
 
@@ -42,15 +42,15 @@ class Progress(NamedTuple):
 
 def run(
     config: Config,
-    problem: Problem,
-    form: Form,
-    snapshot: Snapshot,
+    dataset: Dataset,
+    trainer: Trainer,
+    snapshot: RunState,
     *,
-    save: Callable[[Snapshot], None],
+    save: Callable[[RunState], None],
     on_line: Callable[[dict[str, Any]], None],
     on_progress: Callable[[Progress], None],
     signal: Callable[[], int | None],
-) -> tuple[Snapshot, str]:
+) -> tuple[RunState, str]:
     """Train on from a snapshot; return the last one, which is saved, and why the run ended.
 
     The reasons: "epochs" (all are made), "patience", "max_time", "signal". on_line gets the metrics
@@ -59,20 +59,20 @@ def run(
 
     Raises: NotFinite for a loss that is not finite.
     """
-    num_steps = problem.steps_per_epoch * config.epochs
-    capacity = min(MAX_CHUNK, max(1, MAX_INDICES // problem.batch_size))
+    num_steps = dataset.steps_per_epoch * config.epochs
+    capacity = min(MAX_CHUNK, max(1, MAX_INDICES // dataset.batch_size))
     length, compiled = min(capacity, 50), False
     started = saved_at = time.perf_counter()
     saved_step, pause = int(snapshot.state.step), config.checkpoint_every
-    targets = _targets(problem)
+    targets = _targets(dataset)
 
     while True:
         made, now = int(snapshot.state.step), time.perf_counter()
         late = config.max_time is not None and now - started >= config.max_time
-        said = processes.agree([signal() or 0, late, now - saved_at >= pause, length])
+        said = processes.gather_ints([signal() or 0, late, now - saved_at >= pause, length])
         signalled, (late, pause_is_over, length) = bool(said[:, 0].any()), said[0, 1:].tolist()
         reason = _reason(config, num_steps, snapshot, signalled, late)
-        due = made % problem.steps_per_epoch == 0 or config.checkpoint_every > 0
+        due = made % dataset.steps_per_epoch == 0 or config.checkpoint_every > 0
         if made > saved_step and (reason or (due and pause_is_over)):
             save(snapshot)
             saved_step, saved_at = made, time.perf_counter()
@@ -81,10 +81,10 @@ def run(
         if reason:
             return snapshot, reason
         before = time.perf_counter()
-        parts = _parts(config, problem, made, length)
-        chunk = _make(config, problem, form, snapshot, parts, capacity)
+        parts = _parts(config, dataset, made, length)
+        chunk = _make(config, dataset, trainer, snapshot, parts, capacity)
         known = len(snapshot.lines)
-        snapshot = _record(problem, snapshot, parts, chunk, targets, on_line)
+        snapshot = _record(dataset, snapshot, parts, chunk, targets, on_line)
         last = snapshot.lines[-1] if snapshot.lines else {}
         made, loss = int(snapshot.state.step), float(chunk.losses[-1])
         on_progress(Progress(made, num_steps, loss, last, snapshot.lines[known:]))
@@ -99,13 +99,13 @@ def run(
 class NotFinite(FloatingPointError):
     """A loss became NaN or infinite; `snapshot` is of the last evaluation before."""
 
-    def __init__(self, message: str, snapshot: Snapshot):
+    def __init__(self, message: str, snapshot: RunState):
         super().__init__(message)
         self.snapshot = snapshot
 
 
 def _reason(
-    config: Config, num_steps: int, snapshot: Snapshot, signalled: bool, late: bool
+    config: Config, num_steps: int, snapshot: RunState, signalled: bool, late: bool
 ) -> str | None:
     """Why the run should end here, if it should."""
     if int(snapshot.state.step) >= num_steps:
@@ -125,19 +125,19 @@ def _max_wait(config: Config) -> int:
     return math.ceil(config.patience / config.evaluate_every)
 
 
-def _waited(snapshot: Snapshot) -> int:
+def _waited(snapshot: RunState) -> int:
     """The evaluations since that of the lowest loss."""
     best = snapshot.best_line["epoch"] if snapshot.best_line else 0
     return sum(line["epoch"] > best for line in snapshot.lines)
 
 
-def _parts(config: Config, problem: Problem, made: int, length: int) -> list[tuple[int, bool]]:
+def _parts(config: Config, dataset: Dataset, made: int, length: int) -> list[tuple[int, bool]]:
     """The parts (`epochs.segments`) of the next call: about `length` steps.
 
     They end at an evaluation where they reach one, and at the end of an epoch if every epoch is to
     be saved.
     """
-    per_epoch = problem.steps_per_epoch
+    per_epoch = dataset.steps_per_epoch
     num_steps, every = per_epoch * config.epochs, per_epoch * config.evaluate_every
     stop = min(made + length, num_steps)
     if config.checkpoint_every == 0:
@@ -149,16 +149,16 @@ def _parts(config: Config, problem: Problem, made: int, length: int) -> list[tup
 
 def _make(
     config: Config,
-    problem: Problem,
-    form: Form,
-    snapshot: Snapshot,
+    dataset: Dataset,
+    trainer: Trainer,
+    snapshot: RunState,
     parts: list[tuple[int, bool]],
     capacity: int,
 ) -> epochs.Chunk:
     """Make the steps of the parts on the device."""
-    every = problem.steps_per_epoch * config.evaluate_every
+    every = dataset.steps_per_epoch * config.evaluate_every
     lowest = snapshot.best_line["val_loss"] if snapshot.best_line else np.inf
-    return form.run(
+    return trainer.run(
         snapshot.state,
         epochs.Best(snapshot.best, lowest, _waited(snapshot)),
         parts,
@@ -167,22 +167,22 @@ def _make(
     )
 
 
-def _targets(problem: Problem) -> Metrics:
+def _targets(dataset: Dataset) -> Metrics:
     """The validation targets, ready for the sums of any outputs."""
-    metrics = Metrics(problem.spec.loss, problem.encoding.target)
-    for batch in batches(problem.validation):
-        metrics.update(np.zeros((len(batch.y), problem.spec.sizes[-1])), batch.y)
+    metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
+    for batch in batches(dataset.validation):
+        metrics.update(np.zeros((len(batch.y), dataset.spec.sizes[-1])), batch.y)
     return metrics
 
 
 def _record(
-    problem: Problem,
-    before: Snapshot,
+    dataset: Dataset,
+    before: RunState,
     parts: list[tuple[int, bool]],
     chunk: epochs.Chunk,
     targets: Metrics,
     on_line: Callable[[dict[str, Any]], None],
-) -> Snapshot:
+) -> RunState:
     """The snapshot after a chunk, with a line for each of its evaluations.
 
     Raises: NotFinite.
@@ -202,7 +202,7 @@ def _record(
             if ends:
                 values = {name: a[evaluated] for name, a in chunk.evaluations.items()}
                 metrics = targets.of_sums(**values)
-                snapshot = _evaluated(problem, snapshot, step, metrics)
+                snapshot = _evaluated(dataset, snapshot, step, metrics)
                 evaluated += 1
                 on_line(snapshot.lines[-1])
         except FloatingPointError as error:
@@ -211,8 +211,8 @@ def _record(
 
 
 def _evaluated(
-    problem: Problem, snapshot: Snapshot, step: int, metrics: dict[str, float | None]
-) -> Snapshot:
+    dataset: Dataset, snapshot: RunState, step: int, metrics: dict[str, float | None]
+) -> RunState:
     """The snapshot with the line of an evaluation."""
     if not math.isfinite(metrics["loss"] or 0):
         raise FloatingPointError(
@@ -222,7 +222,7 @@ def _evaluated(
     since = step - (snapshot.lines[-1]["step"] if snapshot.lines else 0)
     line = {
         "step": step,
-        "epoch": step // problem.steps_per_epoch,
+        "epoch": step // dataset.steps_per_epoch,
         "train_loss": snapshot.epoch_loss / since,
         **{f"val_{name}": value for name, value in metrics.items()},
     }

@@ -14,38 +14,38 @@ from jax.sharding import PartitionSpec as P
 from jaxnet.engine import deterministic
 from jaxnet.engine import mesh as parallel
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Problem
+from jaxnet.runs.dataset import Dataset
 from jaxnet.train import Step
 
 
-def mesh_of(config: Config, problem: Problem) -> Mesh | None:
+def mesh_of(config: Config, dataset: Dataset) -> Mesh | None:
     """The mesh that a run's options ask for; None for one device, which needs none.
 
     Raises: ValueError for a mesh that cannot be, or a batch that does not divide over it.
     """
     axes, processes = config.devices, jax.process_count()
     if axes is None and processes == 1 and not config.deterministic:
-        _check_batch(problem, config.accumulate or 1, "accumulate")
+        _check_batch(dataset, config.accumulate or 1, "accumulate")
         return None
     axes = axes or ("all" if processes > 1 else 1)
     mesh = parallel.make_mesh(axes, parallel.devices_of(config.device))
     if config.deterministic:
         deterministic.check(mesh)
-        _check_batch(problem, deterministic.SHARDS, "deterministic")
-    parallel.check_batch(mesh, problem.batch_size)
+        _check_batch(dataset, deterministic.SHARDS, "deterministic")
+    parallel.check_batch(mesh, dataset.batch_size)
     parts = (config.accumulate or 1) * mesh.shape["data"]
-    _check_batch(problem, parts, "accumulate")
+    _check_batch(dataset, parts, "accumulate")
     return mesh
 
 
-def _check_batch(problem: Problem, parts: int, name: str) -> None:
-    if problem.batch_size % parts:
+def _check_batch(dataset: Dataset, parts: int, name: str) -> None:
+    if dataset.batch_size % parts:
         raise ValueError(
-            f"`batch_size` must be a multiple of {parts} for `{name}`, got {problem.batch_size}"
+            f"`batch_size` must be a multiple of {parts} for `{name}`, got {dataset.batch_size}"
         )
 
 
-class Placing(NamedTuple):
+class Placement(NamedTuple):
     """Where arrays are put. mesh: None for JAX's default device. divides: whether the rows of
     batches are divided over a mesh here, and wide parameters; else it is for arrays that lie whole
     on each device.
@@ -68,19 +68,19 @@ class Placing(NamedTuple):
             return parallel.replicate(self.mesh, tree)
         return parallel.shard_params(self.mesh, tree, axis=0)
 
-    def whole(self, tree: Any) -> Any:
+    def replicate(self, tree: Any) -> Any:
         """Arrays that each device needs whole."""
         return jax.device_put(tree) if self.mesh is None else parallel.replicate(self.mesh, tree)
 
-    def divided(self, tree: Any, axis: int) -> Any:
+    def shard(self, tree: Any, axis: int) -> Any:
         """Arrays that each process has whole, their rows, on `axis`, divided over the devices."""
         if self.mesh is None or not self.divides:
-            return self.whole(tree)
-        own = self.own_rows(np.shape(jax.tree.leaves(tree)[0])[axis])
+            return self.replicate(tree)
+        own = self.local_rows(np.shape(jax.tree.leaves(tree)[0])[axis])
         index = (slice(None),) * axis + (own,)
         return parallel.rows(self.mesh, jax.tree.map(lambda leaf: leaf[index], tree), axis=axis)
 
-    def own_rows(self, number: int) -> slice:
+    def local_rows(self, number: int) -> slice:
         """Which of so many rows this process gives to `rows`."""
         return slice(None) if self.mesh is None else parallel.own_rows(self.mesh, number)
 
@@ -93,14 +93,14 @@ class Placing(NamedTuple):
         if self.mesh is None:
             return rows_of(np.array(index))
         if not self.divides or len(index) % self.mesh.shape["data"]:
-            return self.whole(rows_of(np.array(index)))
-        return self.rows(rows_of(np.array(index[self.own_rows(len(index))])), axis=0)
+            return self.replicate(rows_of(np.array(index)))
+        return self.rows(rows_of(np.array(index[self.local_rows(len(index))])), axis=0)
 
-    def rounded(self, number: int) -> int:
+    def round_down(self, number: int) -> int:
         """So many rows, or fewer, that divide over the devices."""
         return number if self.mesh is None else number - number % self.mesh.shape["data"]
 
-    def told(self, tree: Any) -> Any:
+    def replicate_inside(self, tree: Any) -> Any:
         """Inside a program: results that each process needs whole."""
         if self.mesh is None:
             return tree

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 import jaxnet
 from jaxnet.files import read_json, write_json
 from jaxnet.runs.config import RESUMABLE, Config
-from jaxnet.runs.dataset import Problem
+from jaxnet.runs.dataset import Dataset
 from jaxnet.runs.folder import CONFIG
 
 PACKAGES = ("jax", "jaxlib", "optax", "numpy", "orbax-checkpoint")
@@ -29,18 +29,18 @@ log = logging.getLogger("jaxnet")
 
 
 def describe(
-    config: Config, problem: Problem, device: jax.Device, mesh: Mesh | None = None
+    config: Config, dataset: Dataset, device: jax.Device, mesh: Mesh | None = None
 ) -> dict[str, Any]:
     """All that defines a run, as JSON; mesh: None for one device."""
     return {
-        "config": asdict(config) | {"batch_size": problem.batch_size},
-        "task": problem.task,
-        "spec": asdict(problem.spec),
-        "rows": {"train": problem.train_rows, "validation": problem.validation_rows},
-        "data": problem.source,
+        "config": asdict(config) | {"batch_size": dataset.batch_size},
+        "task": dataset.task,
+        "spec": asdict(dataset.spec),
+        "rows": {"train": dataset.train_rows, "validation": dataset.validation_rows},
+        "data": dataset.source,
         "encoding": {
-            "features": [column._asdict() for column in problem.encoding.features],
-            "target": problem.encoding.target._asdict(),
+            "features": [column._asdict() for column in dataset.encoding.features],
+            "target": dataset.encoding.target._asdict(),
         },
         **environment(device, mesh),
     }
@@ -128,15 +128,15 @@ def changes(before: Config, after: Config) -> dict[str, Any]:
     return {name: value for name, value in new.items() if value != old[name] and name != "out"}
 
 
-def digest(config: Config, problem: Problem) -> int:
+def digest(config: Config, dataset: Dataset) -> int:
     """A number below 2**31 of all that must be the same in each process of a run."""
     options = {name: value for name, value in asdict(config).items() if name not in HERE}
-    same = [options, problem.task, problem.spec.sizes, problem.source["sha256"]]
+    same = [options, dataset.task, dataset.spec.sizes, dataset.source["sha256"]]
     content = json.dumps(same, sort_keys=True, default=str).encode()
     return int.from_bytes(hashlib.sha256(content).digest()[:4]) >> 1
 
 
-def check_identity(folder: Path, began: Mapping, now: Mapping, problem: Problem) -> None:
+def check_identity(folder: Path, began: Mapping, now: Mapping, dataset: Dataset) -> None:
     """Refuse a config.json that is not the one of the checkpoint, and data that differ."""
     if found := difference(began, now):
         name, old, new = found
@@ -144,8 +144,8 @@ def check_identity(folder: Path, began: Mapping, now: Mapping, problem: Problem)
             f"{folder / CONFIG}: says {name} {new!r}, and the checkpoint {old!r}; was "
             "it edited? Set it back, or train a new run"
         )
-    if list(problem.spec.sizes) != now["sizes"] or problem.source["sha256"] != now["data"]:
-        raise ValueError(f"`problem` must be that of {folder}, got another")
+    if list(dataset.spec.sizes) != now["sizes"] or dataset.source["sha256"] != now["data"]:
+        raise ValueError(f"`dataset` must be that of {folder}, got another")
 
 
 def note_resume(

@@ -19,90 +19,103 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxnet.engine import checkpoint, processes
-from jaxnet.engine.signals import Elsewhere, Lost, Stopped
+from jaxnet.engine.signals import ProcessLost, RemoteError, Stopped
 from jaxnet.files import lock, read_json, write_json
-from jaxnet.runs import placement, record, session, state, tensorboard, trainer
+from jaxnet.runs import placement, record, session, state, tensorboard
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Problem, batches, prepare
+from jaxnet.runs.dataset import Dataset, batches, prepare
 from jaxnet.runs.folder import CHECKPOINTS, CONFIG, METRICS, check_free, discard, make
 from jaxnet.runs.loop import Progress
 from jaxnet.runs.model import encoding_from_json, load
 from jaxnet.runs.record import changed_config, read_config
 from jaxnet.runs.session import Run
+from jaxnet.runs.trainer import make_trainer, use_gram
 from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.records import Conversion
 
 __all__ = [
-    "Elsewhere", "Lost", "Progress", "Run", "Stopped", "changed_config", "create",
-    "evaluate_validation", "load", "prepare", "prepare_again", "read_config", "resume", "train",
+    "ProcessLost",
+    "Progress",
+    "RemoteError",
+    "Run",
+    "Stopped",
+    "changed_config",
+    "create",
+    "evaluate_validation",
+    "load",
+    "prepare",
+    "prepare_again",
+    "read_config",
+    "resume",
+    "train",
 ]  # fmt: skip
 
 
 def train(
     config: Config,
     *,
-    problem: Problem | None = None,
+    dataset: Dataset | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
-    """Train as `config` says, in a new folder; `problem` is `prepare(config)` if at hand.
+    """Train as `config` says, in a new folder; `dataset` is `prepare(config)` if at hand.
 
     on_progress is called after each chunk of steps. A first Ctrl-C or SIGTERM is noted: the run
     saves and raises at the end of the chunk.
 
     Raises: ValueError for bad input, FileExistsError for a folder that holds a run, OSError for one
     that cannot be written, Stopped (a KeyboardInterrupt) after a signal, FloatingPointError for a
-    loss that becomes NaN or infinite, Elsewhere for an error of another process, Lost if it no
-    longer answers. What was saved before stays, and `resume` goes on from there; a folder in which
-    nothing was saved is removed.
+    loss that becomes NaN or infinite, RemoteError for an error of another process, ProcessLost if
+    it no longer answers. What was saved before stays, and `resume` continues from there; a folder
+    in which nothing was saved is removed.
     """
-    with processes.together():
-        problem = problem or prepare(config)
-        mesh = placement.mesh_of(config, problem)
+    with processes.raise_together():
+        dataset = dataset or prepare(config)
+        mesh = placement.mesh_of(config, dataset)
         # as chosen, since a resumed run of more epochs, or one elsewhere, might choose otherwise
-        gram, mapped = trainer.use_gram(config, problem), problem.mapped
-    config = replace(config, gram="on" if gram else "off", mapped="on" if mapped else "off")
+        gram, mapped = use_gram(config, dataset), dataset.on_disk
+    config = replace(config, gram="on" if gram else "off", on_disk="on" if mapped else "off")
     with contextlib.ExitStack() as stack:
         folder = Path(config.out or "")
-        with _together_as_one(config, problem):
+        with _raise_together_as_one(config, dataset):
             if processes.is_main():
-                folder, described = stack.enter_context(_new_folder(config, problem, mesh))
+                folder, described = stack.enter_context(_new_folder(config, dataset, mesh))
                 write_json(folder / CONFIG, described)
         folder = Path(processes.broadcast_json(str(folder)))
-        return session.train(folder, config, problem, mesh, None, on_progress)
+        return session.train(folder, config, dataset, mesh, None, on_progress)
 
 
 @contextlib.contextmanager
-def _together_as_one(config: Config, problem: Problem) -> Iterator[None]:
-    """`processes.together`, once all of them are known to have the same options and data."""
-    said = processes.agree([record.digest(config, problem)])[:, 0]
-    with processes.together():
+def _raise_together_as_one(config: Config, dataset: Dataset) -> Iterator[None]:
+    """`processes.raise_together`, once all of them are known to have the same options and data."""
+    said = processes.gather_ints([record.digest(config, dataset)])[:, 0]
+    with processes.raise_together():
         for i in np.flatnonzero(said != said[0]):
             raise ValueError(f"`config` and `data` must be those of process 0 in process {i} too")
         yield
 
 
-def create(config: Config, params: dict[str, np.ndarray], *, problem: Problem) -> Path:
+def create(config: Config, params: dict[str, np.ndarray], *, dataset: Dataset) -> Path:
     """Make the folder of a run that begins with the weights `params`, and return it.
 
     They are its checkpoint of step 0, and its best model until training finds a better one.
 
     Raises: as `train`; ValueError for parameters of other names, shapes or values than the network.
     """
-    wanted = {name: (shape, config.param_dtype) for name, shape in problem.spec.shapes().items()}
+    wanted = {name: (shape, config.param_dtype) for name, shape in dataset.spec.shapes().items()}
     got = {name: (np.shape(leaf), str(np.asarray(leaf).dtype)) for name, leaf in params.items()}
     if wanted != got:
         raise ValueError(f"`params` must have the shapes and dtypes {wanted}, got {got}")
     if config.gram == "on":
         raise ValueError("`gram` must be off for a run that begins with given weights, got on")
-    config = replace(config, gram="off", mapped="on" if problem.mapped else "off")
-    mesh = placement.mesh_of(config, problem)
-    with _new_folder(config, problem, mesh) as (folder, described), session.on_device(config):
-        form = trainer.make(config, problem, params, mesh)
-        metrics = session.evaluate(problem, params, problem.validation).result()
+    config = replace(config, gram="off", on_disk="on" if dataset.on_disk else "off")
+    mesh = placement.mesh_of(config, dataset)
+    with _new_folder(config, dataset, mesh) as (folder, described), session.on_device(config):
+        trainer = make_trainer(config, dataset, params, mesh)
+        metrics = session.evaluate(dataset, params, dataset.validation).result()
         line = {"step": 0, "epoch": 0, **{f"val_{name}": v for name, v in metrics.items()}}
         with checkpoint.Writer(folder / CHECKPOINTS, config.keep) as writer:
-            began = state.begin(form)._replace(best_line=line)
-            state.save(writer, folder, form, began, record.identity(described))
+            began = state.begin(trainer)._replace(best_line=line)
+            state.save(writer, folder, trainer, began, record.identity(described))
         # last, so that a run without its weights is none
         write_json(folder / CONFIG, described)
     return folder
@@ -111,14 +124,14 @@ def create(config: Config, params: dict[str, np.ndarray], *, problem: Problem) -
 def resume(
     folder: str | Path,
     *,
-    problem: Problem | None = None,
+    dataset: Dataset | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     **changed: Any,
 ) -> Run:
     """Go on with a run from its newest checkpoint, to the bits of a run that was never stopped.
 
     changed: options of `Config` to change from here on: epochs, learning_rate, schedule, patience,
-    max_time, checkpoint_every, keep, tensorboard, device, devices, accumulate, remat, mapped; and
+    max_time, checkpoint_every, keep, tensorboard, device, devices, accumulate, remat, on_disk; and
     `data`, if the same file is elsewhere now. On other devices, or in another number of processes,
     losses agree to rounding. A run that has ended is only loaded.
 
@@ -127,23 +140,23 @@ def resume(
     BlockingIOError if another process writes it.
     """
     folder = Path(folder)
-    with processes.together():
+    with processes.raise_together():
         config, before = changed_config(folder, changed), read_config(folder)
-        problem = problem or prepare_again(folder, config)
-        mesh = placement.mesh_of(config, problem)
+        dataset = dataset or prepare_again(folder, config)
+        mesh = placement.mesh_of(config, dataset)
     with contextlib.ExitStack() as stack:
-        with _together_as_one(config, problem):
+        with _raise_together_as_one(config, dataset):
             if processes.is_main():
                 stack.enter_context(lock(folder))
-        return session.train(folder, config, problem, mesh, before, on_progress)
+        return session.train(folder, config, dataset, mesh, before, on_progress)
 
 
 def prepare_again(
     folder: str | Path,
     config: Config,
     on_convert: Callable[[Conversion], None] = lambda progress: None,
-) -> Problem:
-    """The problem of a run, with the encoding that it began with.
+) -> Dataset:
+    """The dataset of a run, with the encoding that it began with.
 
     Raises: ValueError if the data are not those that it began with.
     """
@@ -157,31 +170,31 @@ def prepare_again(
             f"{path}: not the description of a run ({error}); was it edited?"
         ) from None
     try:
-        problem = prepare(config, encoding, on_convert)
+        dataset = prepare(config, encoding, on_convert)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; if it has moved, resume with its new `data`") from None
-    if problem.source["sha256"] != digest:
+    if dataset.source["sha256"] != digest:
         raise ValueError(
             f"`data` must be the file that {folder} began with ({size:,} bytes, sha256 "
-            f"{str(digest)[:12]}...); {problem.source['path']} has {problem.source['bytes']:,} "
-            f"bytes, sha256 {problem.source['sha256'][:12]}..."
+            f"{str(digest)[:12]}...); {dataset.source['path']} has {dataset.source['bytes']:,} "
+            f"bytes, sha256 {dataset.source['sha256'][:12]}..."
         )
-    return problem
+    return dataset
 
 
 def evaluate_validation(folder: str | Path) -> Metrics:
     """The metrics of a run's model on its own validation rows."""
     model = load(folder)
-    problem = prepare_again(folder, read_config(folder))
+    dataset = prepare_again(folder, read_config(folder))
     metrics = Metrics(model.spec.loss, model.encoding.target)
-    for batch in batches(problem.validation):
+    for batch in batches(dataset.validation):
         metrics.update(model.outputs(batch.x), batch.y)
     return metrics
 
 
 @contextlib.contextmanager
 def _new_folder(
-    config: Config, problem: Problem, mesh: Mesh | None
+    config: Config, dataset: Dataset, mesh: Mesh | None
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Make and lock the folder of a new run, which is removed again if nothing is saved in it.
 
@@ -189,8 +202,8 @@ def _new_folder(
     """
     if config.tensorboard:
         tensorboard.require()
-    described = record.describe(config, problem, session.own_device(config), mesh)
-    folder, new = make(config.out, Path(problem.table.path).name.split(".")[0])
+    described = record.describe(config, dataset, session.own_device(config), mesh)
+    folder, new = make(config.out, Path(dataset.table.path).name.split(".")[0])
     with lock(folder):
         check_free(folder)
         try:

@@ -20,15 +20,16 @@ from jax.sharding import Mesh
 
 from jaxnet.engine import checkpoint, processes
 from jaxnet.engine import mesh as parallel
-from jaxnet.engine.signals import Lost, Stopped, catch_signals
+from jaxnet.engine.signals import ProcessLost, Stopped, catch_signals
 from jaxnet.files import read_json
-from jaxnet.runs import loop, record, state, tensorboard, trainer
+from jaxnet.runs import loop, record, state, tensorboard
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Problem, batches
+from jaxnet.runs.dataset import Dataset, batches
 from jaxnet.runs.folder import CHECKPOINTS, CONFIG, CURVES, append_metrics
 from jaxnet.runs.loop import Progress
 from jaxnet.runs.model import Model, outputs
-from jaxnet.runs.state import Snapshot
+from jaxnet.runs.state import RunState
+from jaxnet.runs.trainer import Trainer, make_trainer
 from jaxnet.spec import Batch
 from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.store import MappedRows
@@ -55,7 +56,7 @@ class Run(Model):
 def train(
     folder: Path,
     config: Config,
-    problem: Problem,
+    dataset: Dataset,
     mesh: Mesh | None,
     before: Config | None,
     on_progress: Callable[[Progress], None],
@@ -71,64 +72,64 @@ def train(
         stack.enter_context(on_device(config))
         received = stack.enter_context(catch_signals())
         checkpoints = folder / CHECKPOINTS
-        form = trainer.make(
-            config, problem, problem.spec.init(config.seed, config.param_dtype), mesh
+        trainer = make_trainer(
+            config, dataset, dataset.spec.init(config.seed, config.param_dtype), mesh
         )
-        now = state.begin(form)
-        with processes.together():
+        now = state.begin(trainer)
+        with processes.raise_together():
             if main:
                 identity = record.identity(read_json(folder / CONFIG))
-                now = _restore(folder, config, problem, identity, now)
+                now = _restore(folder, config, dataset, identity, now)
                 if before is not None:
                     environment = record.environment(own_device(config), mesh)
                     step = int(now.state.step)
                     record.note_resume(folder, before, config, step, environment)
                 writer = stack.enter_context(checkpoint.Writer(checkpoints, config.keep))
-                state.write_model(folder, form, now)
-        now = state.share(now, form)
+                state.write_model(folder, trainer, now)
+        now = state.share(now, trainer)
         try:
             now, reason = loop.run(
                 config,
-                problem,
-                form,
+                dataset,
+                trainer,
                 now,
-                save=lambda now: state.save(writer, folder, form, now, identity),
+                save=lambda now: state.save(writer, folder, trainer, now, identity),
                 on_line=_on_line(stack, folder, config, int(now.state.step)),
                 on_progress=on_progress if main else lambda progress: None,
                 signal=received,
             )
         except loop.NotFinite as error:
-            raise _not_finite(folder, form, error, writer) from None
+            raise _not_finite(folder, trainer, error, writer) from None
         if reason == "signal":
             if writer is not None:
                 writer.wait()
-            raise _stopped(folder, config, problem, now, received())
+            raise _stopped(folder, config, dataset, now, received())
         # while the last checkpoint is written
-        return _finish(folder, problem, form, state.on_host(now), reason)
+        return _finish(folder, dataset, trainer, state.on_host(now), reason)
 
 
 @contextlib.contextmanager
 def _noticing(folder: Path) -> Iterator[None]:
-    """`processes.noticing`, and what to do when one is lost."""
+    """`processes.detect_loss`, and what to do when one is lost."""
     try:
-        with processes.noticing():
+        with processes.detect_loss():
             yield
-    except Lost as error:
+    except ProcessLost as error:
         saved = checkpoint.steps(folder / CHECKPOINTS)[-1:]
         hint = "".join(f"; --resume {folder} goes on from step {step}" for step in saved)
-        raise Lost(str(error) + hint) from None
+        raise ProcessLost(str(error) + hint) from None
 
 
 def _restore(
-    folder: Path, config: Config, problem: Problem, identity: dict[str, Any], like: Snapshot
-) -> Snapshot:
+    folder: Path, config: Config, dataset: Dataset, identity: dict[str, Any], like: RunState
+) -> RunState:
     """The snapshot at which the run in a folder goes on, or begins."""
     began = checkpoint.metadata(folder / CHECKPOINTS).get("identity", identity)
-    record.check_identity(folder, began, identity, problem)
+    record.check_identity(folder, began, identity, dataset)
     now, damaged = state.restore(folder, like)
     step = int(now.state.step)
-    if step > problem.steps_per_epoch * config.epochs:
-        made = -(-step // problem.steps_per_epoch)
+    if step > dataset.steps_per_epoch * config.epochs:
+        made = -(-step // dataset.steps_per_epoch)
         raise ValueError(f"`epochs` must be at least {made}, those made, got {config.epochs}")
     for sentence in damaged:
         log.warning("%s; going on from step %d", sentence, step)
@@ -136,12 +137,12 @@ def _restore(
 
 
 def _not_finite(
-    folder: Path, form: trainer.Form, error: loop.NotFinite, writer: checkpoint.Writer | None
+    folder: Path, trainer: Trainer, error: loop.NotFinite, writer: checkpoint.Writer | None
 ) -> FloatingPointError:
     """What to raise, once the best model so far is written."""
     last, hint = state.on_host(error.snapshot), ""
     if writer is not None:
-        state.write_model(folder, form, last)
+        state.write_model(folder, trainer, last)
         writer.wait()
         for saved in checkpoint.steps(folder / CHECKPOINTS)[-1:]:
             hint = f"; --resume {folder} --learning-rate ... goes on from step {saved}"
@@ -149,11 +150,11 @@ def _not_finite(
 
 
 def _stopped(
-    folder: Path, config: Config, problem: Problem, now: Snapshot, received: int | None
+    folder: Path, config: Config, dataset: Dataset, now: RunState, received: int | None
 ) -> Stopped:
     """What to raise after a signal, which may have been to another process."""
-    number = int(processes.agree([received or 0]).max())
-    step, num_steps = int(now.state.step), problem.steps_per_epoch * config.epochs
+    number = int(processes.gather_ints([received or 0]).max())
+    step, num_steps = int(now.state.step), dataset.steps_per_epoch * config.epochs
     return Stopped(
         number,
         f"stopped by {signal.Signals(number).name} at step {step} of {num_steps}, and saved: go on "
@@ -161,18 +162,18 @@ def _stopped(
     )
 
 
-def _finish(folder: Path, problem: Problem, form: trainer.Form, now: Snapshot, reason: str) -> Run:
+def _finish(folder: Path, dataset: Dataset, trainer: Trainer, now: RunState, reason: str) -> Run:
     """Draw the curves, and return the model of the best epoch with its metrics."""
-    params, metrics = form.weights(now.best), {}
+    params, metrics = trainer.weights(now.best), {}
     if processes.is_main():
-        splits = {"train": problem.train, "validation": problem.validation}
-        metrics = {name: evaluate(problem, params, rows).result() for name, rows in splits.items()}
+        splits = {"train": dataset.train, "validation": dataset.validation}
+        metrics = {name: evaluate(dataset, params, rows).result() for name, rows in splits.items()}
         if now.lines:
-            _plot(folder, now.lines, problem)
+            _plot(folder, now.lines, dataset)
     return Run(
-        task=problem.task,
-        spec=problem.spec,
-        encoding=problem.encoding,
+        task=dataset.task,
+        spec=dataset.spec,
+        encoding=dataset.encoding,
         params=params,
         folder=folder,
         epoch=(now.best_line or {"epoch": 0})["epoch"],
@@ -197,10 +198,10 @@ def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, step: in
     return on_line
 
 
-def evaluate(problem: Problem, params: dict[str, np.ndarray], rows: Batch | MappedRows) -> Metrics:
-    metrics = Metrics(problem.spec.loss, problem.encoding.target)
+def evaluate(dataset: Dataset, params: dict[str, np.ndarray], rows: Batch | MappedRows) -> Metrics:
+    metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
     for batch in batches(rows):
-        metrics.update(outputs(problem.spec, params, batch.x), batch.y)
+        metrics.update(outputs(dataset.spec, params, batch.x), batch.y)
     return metrics
 
 
@@ -215,8 +216,8 @@ def own_device(config: Config) -> jax.Device:
     return parallel.own_device(config.device)
 
 
-def _plot(folder: Path, lines: list[dict[str, Any]], problem: Problem) -> None:
+def _plot(folder: Path, lines: list[dict[str, Any]], dataset: Dataset) -> None:
     from jaxnet.runs import plots  # matplotlib takes a second to import
 
-    title = f"{folder.name}: {problem.task} of {problem.encoding.target.name!r}"
-    plots.learning_curves(lines, problem.spec.loss, title, folder / CURVES)
+    title = f"{folder.name}: {dataset.task} of {dataset.encoding.target.name!r}"
+    plots.learning_curves(lines, dataset.spec.loss, title, folder / CURVES)

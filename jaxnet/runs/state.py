@@ -11,15 +11,15 @@ import numpy as np
 from jaxnet.engine import checkpoint, mesh, processes
 from jaxnet.runs import model
 from jaxnet.runs.folder import CHECKPOINTS, PARAMS, cut_metrics, read_metrics, sync_metrics
-from jaxnet.runs.trainer import Form
+from jaxnet.runs.trainer import Trainer
 from jaxnet.train import TrainState, init
 
 
-class Snapshot(NamedTuple):
+class RunState(NamedTuple):
     """All that a run must remember.
 
     best: the parameters at the evaluation of the lowest validation loss, whose metrics `best_line`
-    has; the initial ones, and None, before the first. They have the form of those in `state`.
+    has; the initial ones, and None, before the first. They have the trainer of those in `state`.
     epoch_loss: sum of the losses since the last evaluation. lines: of metrics.jsonl so far.
     """
 
@@ -30,16 +30,16 @@ class Snapshot(NamedTuple):
     lines: list[dict[str, Any]]
 
 
-def begin(form: Form) -> Snapshot:
+def begin(trainer: Trainer) -> RunState:
     """The snapshot before the first step."""
-    return Snapshot(init(form.params, form.optimizer), form.params, None, 0.0, [])
+    return RunState(init(trainer.params, trainer.optimizer), trainer.params, None, 0.0, [])
 
 
 def save(
     writer: checkpoint.Writer | None,
     folder: Path,
-    form: Form,
-    snapshot: Snapshot,
+    trainer: Trainer,
+    snapshot: RunState,
     identity: dict[str, Any],
 ) -> None:
     """Write a checkpoint, and the best parameters so far as the run's model.
@@ -57,21 +57,21 @@ def save(
         )
     if writer is None:
         return
-    write_model(folder, form, snapshot)
+    write_model(folder, trainer, snapshot)
     sync_metrics(folder)
     tree = {"state": snapshot.state, "best": snapshot.best}
     kept = {"best": snapshot.best_line, "epoch_loss": snapshot.epoch_loss, "identity": identity}
     writer.save(step, tree, kept | {"evaluations": len(snapshot.lines)})
 
 
-def on_host(snapshot: Snapshot) -> Snapshot:
+def on_host(snapshot: RunState) -> RunState:
     """The snapshot with whole NumPy arrays; all processes of the run call it."""
     state, best = mesh.to_host((snapshot.state, snapshot.best))
     return snapshot._replace(state=state, best=best)
 
 
-def share(snapshot: Snapshot, form: Form) -> Snapshot:
-    """Process 0's snapshot in all processes, put where the form wants it.
+def share(snapshot: RunState, trainer: Trainer) -> RunState:
+    """Process 0's snapshot in all processes, put where the trainer wants it.
 
     In each of them it has arrays of the same shapes and dtypes.
     """
@@ -79,17 +79,17 @@ def share(snapshot: Snapshot, form: Form) -> Snapshot:
     if jax.process_count() > 1:
         state, best = processes.broadcast((state, best))
     known = processes.broadcast_json([snapshot.best_line, snapshot.epoch_loss, snapshot.lines])
-    return Snapshot(form.place(state), form.place(best), *known)
+    return RunState(trainer.place(state), trainer.place(best), *known)
 
 
-def write_model(folder: Path, form: Form, snapshot: Snapshot) -> None:
+def write_model(folder: Path, trainer: Trainer, snapshot: RunState) -> None:
     """Write the best parameters so far, if there has been an evaluation."""
     if snapshot.best_line is not None:
-        params = form.weights(snapshot.best)
+        params = trainer.weights(snapshot.best)
         model.save_params(folder / PARAMS, params, snapshot.best_line)
 
 
-def restore(folder: Path, like: Snapshot) -> tuple[Snapshot, tuple[str, ...]]:
+def restore(folder: Path, like: RunState) -> tuple[RunState, tuple[str, ...]]:
     """The newest snapshot that is whole, and a sentence for each damaged one.
 
     metrics.jsonl and the checkpoints are cut back to it. Without a checkpoint: the first step.
@@ -109,7 +109,7 @@ def restore(folder: Path, like: Snapshot) -> tuple[Snapshot, tuple[str, ...]]:
     kept = saved.metadata
     lines = cut_metrics(folder, saved.step, kept["evaluations"])
     checkpoint.set_aside(checkpoints, saved.step)
-    snapshot = Snapshot(
+    snapshot = RunState(
         saved.tree["state"], saved.tree["best"], kept["best"], kept["epoch_loss"], lines
     )
     return snapshot, saved.damaged

@@ -20,15 +20,15 @@ from jax.tree_util import Partial
 from jaxnet import data, net, optimizers
 from jaxnet.engine import accumulate, deterministic, epochs, gram, streams
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Problem
-from jaxnet.runs.placement import Placing
+from jaxnet.runs.dataset import Dataset
+from jaxnet.runs.placement import Placement
 from jaxnet.spec import Spec
 from jaxnet.train import Step, make_step, on_rows, transpose, transposed
 
 ROWS = 8192  # of the validation rows to one forward pass, which bounds its memory
 
 
-class Form(NamedTuple):
+class Trainer(NamedTuple):
     """The parts of a run that depend on where its rows are, and on the form of its first layer.
 
     params: the initial ones. run(state, best, parts, capacity, max_wait): makes steps and
@@ -45,7 +45,7 @@ class Form(NamedTuple):
     place: Callable[[Any], Any]
 
 
-def use_gram(config: Config, problem: Problem) -> bool:
+def use_gram(config: Config, dataset: Dataset) -> bool:
     """Whether the first layer is trained in dual form.
 
     Raises: ValueError if it is asked for and cannot be.
@@ -60,48 +60,48 @@ def use_gram(config: Config, problem: Problem) -> bool:
             f"`gram` must be off for the optimizer {config.optimizer!r}: the dual form is for "
             f"{', '.join(gram.OPTIMIZERS)}"
         )
-    if problem.mapped:
+    if dataset.on_disk:
         if config.gram == "on":
             raise ValueError("`gram` must be off for a mapped table, whose rows are not in memory")
         return False
     if config.gram != "auto":
         return config.gram == "on"
     other = config.deterministic or config.accumulate or config.remat or config.dtype == "bfloat16"
-    usual, dual = operations(config, problem)
+    usual, dual = operations(config, dataset)
     return config.optimizer in gram.OPTIMIZERS and dual < usual and not other
 
 
-def operations(config: Config, problem: Problem) -> tuple[int, int]:
+def operations(config: Config, dataset: Dataset) -> tuple[int, int]:
     """What the first layer costs in this run as it is, and in dual form (`gram.operations`)."""
-    rows, columns = problem.train.x.shape
-    steps = config.epochs * problem.steps_per_epoch
-    return gram.operations(rows, columns, problem.spec.sizes[1], problem.batch_size, steps)
+    rows, columns = dataset.train.x.shape
+    steps = config.epochs * dataset.steps_per_epoch
+    return gram.operations(rows, columns, dataset.spec.sizes[1], dataset.batch_size, steps)
 
 
-def make(
-    config: Config, problem: Problem, params: dict[str, np.ndarray], mesh: Mesh | None = None
-) -> Form:
-    """The form of a run that begins with the weights `params`, on a mesh (`placing.mesh_of`), or on
+def make_trainer(
+    config: Config, dataset: Dataset, params: dict[str, np.ndarray], mesh: Mesh | None = None
+) -> Trainer:
+    """The form of a run that begins with the weights `params`, on a mesh, or on
     JAX's default device.
 
     Its schedule, decay, and clipping before either, are those of `config`.
     """
-    num_steps = problem.steps_per_epoch * config.epochs
+    num_steps = dataset.steps_per_epoch * config.epochs
     decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
     rate = optimizers.schedule(config.schedule, config.learning_rate, num_steps)
     optimizer = optimizers.make(config.optimizer, rate, **decay)
-    if use_gram(config, problem):
-        return _dual(config, problem, params, optimizer, Placing(mesh, False))
+    if use_gram(config, dataset):
+        return _dual(config, dataset, params, optimizer, Placement(mesh, False))
     if config.clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    placing = Placing(mesh, not config.deterministic)
-    step = _step(config, problem.spec, optimizer, placing)
-    run = (_streamed if problem.mapped else _in_memory)(config, problem, step, placing)
-    return Form(transpose(params), optimizer, run, _to_numpy, placing.params)
+    placement = Placement(mesh, not config.deterministic)
+    step = _step(config, dataset.spec, optimizer, placement)
+    run = (_streamed if dataset.on_disk else _in_memory)(config, dataset, step, placement)
+    return Trainer(transpose(params), optimizer, run, _to_numpy, placement.params)
 
 
 def _step(
-    config: Config, spec: Spec, optimizer: optax.GradientTransformation, placing: Placing
+    config: Config, spec: Spec, optimizer: optax.GradientTransformation, placement: Placement
 ) -> Step:
     """The step over transposed weights, with the loss as a mean over rows."""
     loss = transposed(
@@ -114,25 +114,25 @@ def _step(
         )
     )
     if config.deterministic:
-        assert placing.mesh
-        return deterministic.make_step(loss, optimizer, placing.mesh, reduction="mean")
+        assert placement.mesh
+        return deterministic.make_step(loss, optimizer, placement.mesh, reduction="mean")
     if config.accumulate is None:
-        return placing.step(make_step(loss, optimizer))
+        return placement.step(make_step(loss, optimizer))
     parts = partial(accumulate.accumulated, parts=config.accumulate, reduction="mean")
-    return placing.step(make_step(loss, optimizer, value_and_grad=parts))
+    return placement.step(make_step(loss, optimizer, value_and_grad=parts))
 
 
 def _in_memory(
-    config: Config, problem: Problem, step: Step, placing: Placing
+    config: Config, dataset: Dataset, step: Step, placement: Placement
 ) -> Callable[..., epochs.Chunk]:
-    x = problem.validation.x
-    evaluate = _on_validation(problem.spec, _forward_transposed, x, problem, placing)
-    return _compiled(config, problem, on_rows(step, placing.whole(problem.train)), evaluate)
+    x = dataset.validation.x
+    evaluate = _on_validation(dataset.spec, _forward_transposed, x, dataset, placement)
+    return _compiled(config, dataset, on_rows(step, placement.replicate(dataset.train)), evaluate)
 
 
-def _compiled(config: Config, problem: Problem, step: Step, evaluate: Callable) -> Callable:
+def _compiled(config: Config, dataset: Dataset, step: Step, evaluate: Callable) -> Callable:
     """Epochs in one program, which gathers the rows of each batch on the device."""
-    rows_at = _rows_at(config, problem)
+    rows_at = _rows_at(config, dataset)
 
     def run(state, best, parts, capacity, max_wait):
         return epochs.run(step, evaluate, state, best, rows_at, parts, capacity, max_wait)
@@ -141,32 +141,32 @@ def _compiled(config: Config, problem: Problem, step: Step, evaluate: Callable) 
 
 
 def _streamed(
-    config: Config, problem: Problem, step: Step, placing: Placing
+    config: Config, dataset: Dataset, step: Step, placement: Placement
 ) -> Callable[..., epochs.Chunk]:
     """Epochs over a mapped table: batches, and the rows to validate on, come from the disk.
 
     Each process reads its own rows of them.
     """
-    train, validation = problem.train, problem.validation
-    rows_at = data.row_batches(len(train), problem.batch_size, config.seed)
-    own = placing.own_rows(problem.batch_size)
+    train, validation = dataset.train, dataset.validation
+    rows_at = data.row_batches(len(train), dataset.batch_size, config.seed)
+    own = placement.local_rows(dataset.batch_size)
 
     def batches(start, stop):
         return train.batch(np.stack([rows_at(i)[own] for i in range(start, stop)]))
 
-    size = placing.rounded(ROWS)
+    size = placement.round_down(ROWS)
     starts = range(0, len(validation), size)
     blocks = [range(start, min(start + size, len(validation))) for start in starts]
-    bytes_of_step = len(range(problem.batch_size)[own]) * train.width
+    bytes_of_step = len(range(dataset.batch_size)[own]) * train.width
     bytes_of_step *= np.dtype(config.param_dtype).itemsize
-    sums = _jitted_sums(problem.spec, _forward_transposed, placing)
+    sums = _jitted_sums(dataset.spec, _forward_transposed, placement)
     stream = streams.Stream(
         Partial(step),
         batches,
-        partial(placing.rows, axis=1),
+        partial(placement.rows, axis=1),
         max(1, streams.BYTES // bytes_of_step),
         lambda params, block: sums(params, block.x, block.y),
-        [partial(placing.read, validation.batch, block) for block in blocks],
+        [partial(placement.read, validation.batch, block) for block in blocks],
         len(validation),
     )
 
@@ -180,49 +180,49 @@ def _forward_transposed(params, x, *, activation):
     return net.forward(transpose(params), x, activation=activation)
 
 
-def _dual(config, problem, params, optimizer, placing) -> Form:
+def _dual(config, dataset, params, optimizer, placement) -> Trainer:
     """On a mesh each device computes it whole: what it would divide is small."""
-    spec, form = problem.spec, gram.prepare(problem.train.x, params["w1"])
+    spec, form = dataset.spec, gram.prepare(dataset.train.x, params["w1"])
     step = gram.make_step(
-        placing.whole(form.rows(problem.train.x)),
-        placing.whole(problem.train.y),
+        placement.replicate(form.rows(dataset.train.x)),
+        placement.replicate(dataset.train.y),
         optimizer,
         activation=spec.activation,
         loss=spec.loss,
         clip_norm=config.clip_norm,
     )
-    x = form.rows(problem.validation.x)
-    evaluate = _on_validation(spec, gram.forward, x, problem, placing)
-    run = _compiled(config, problem, step, evaluate)
-    return Form(params | form.params(), optimizer, run, form.weights, placing.params)
+    x = form.rows(dataset.validation.x)
+    evaluate = _on_validation(spec, gram.forward, x, dataset, placement)
+    run = _compiled(config, dataset, step, evaluate)
+    return Trainer(params | form.params(), optimizer, run, form.weights, placement.params)
 
 
 def _to_numpy(params):
     return transpose(jax.tree.map(np.asarray, params))
 
 
-def _rows_at(config: Config, problem: Problem) -> Callable[[int], np.ndarray | None]:
+def _rows_at(config: Config, dataset: Dataset) -> Callable[[int], np.ndarray | None]:
     """Step number -> row indices; None, for all rows in their order, if they are one batch."""
-    rows = len(problem.train.x)
-    if problem.batch_size == rows:
+    rows = len(dataset.train.x)
+    if dataset.batch_size == rows:
         return lambda step: None
-    return data.row_batches(rows, problem.batch_size, config.seed)
+    return data.row_batches(rows, dataset.batch_size, config.seed)
 
 
 def _on_validation(
-    spec: Spec, forward: Callable, x: Any, problem: Problem, placing: Placing
+    spec: Spec, forward: Callable, x: Any, dataset: Dataset, placement: Placement
 ) -> Callable:
     """The sums over the validation rows, whose inputs to `forward` are x, as a pytree of them."""
-    y, size = problem.validation.y, placing.rounded(ROWS)
+    y, size = dataset.validation.y, placement.round_down(ROWS)
     whole = len(y) // size * size
     blocks = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), (x, y))
     rest = jax.tree.map(lambda a: a[whole:], (x, y))
-    blocks, rest = placing.divided(blocks, axis=1), placing.whole(rest)
-    return Partial(_evaluate(spec, forward, len(y), placing), blocks, rest)
+    blocks, rest = placement.shard(blocks, axis=1), placement.replicate(rest)
+    return Partial(_evaluate(spec, forward, len(y), placement), blocks, rest)
 
 
 def _sums(spec: Spec, forward: Callable, params: Any, x: Any, y: Any) -> dict[str, jax.Array]:
-    """Over rows, whose inputs to `forward` are x: the sums of what `Form` says."""
+    """Over rows, whose inputs to `forward` are x: the sums of what `Trainer` says."""
     y_pred = forward(params, x, activation=spec.activation)
     total = {"loss": net.LOSSES[spec.loss](y_pred, y) * len(y)}
     if spec.loss == "cross_entropy":
@@ -231,12 +231,14 @@ def _sums(spec: Spec, forward: Callable, params: Any, x: Any, y: Any) -> dict[st
 
 
 @functools.cache
-def _jitted_sums(spec: Spec, forward: Callable, placing: Placing) -> Callable:
-    return jax.jit(lambda params, x, y: placing.told(_sums(spec, forward, params, x, y)))
+def _jitted_sums(spec: Spec, forward: Callable, placement: Placement) -> Callable:
+    return jax.jit(
+        lambda params, x, y: placement.replicate_inside(_sums(spec, forward, params, x, y))
+    )
 
 
 @functools.cache
-def _evaluate(spec: Spec, forward: Callable, num_rows: int, placing: Placing) -> Callable:
+def _evaluate(spec: Spec, forward: Callable, num_rows: int, placement: Placement) -> Callable:
     sums = partial(_sums, spec, forward)
 
     def evaluate(blocks, rest, params):
@@ -247,6 +249,6 @@ def _evaluate(spec: Spec, forward: Callable, num_rows: int, placing: Placing) ->
         if len(rest[1]):
             parts.append(sums(params, *rest))
         total = jax.tree.map(lambda *a: sum(a), *parts)
-        return placing.told(total | {"loss": total["loss"] / num_rows})
+        return placement.replicate_inside(total | {"loss": total["loss"] / num_rows})
 
     return evaluate

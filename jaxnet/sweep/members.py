@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnet import data
 from jaxnet.runs import session
-from jaxnet.runs.dataset import Problem
+from jaxnet.runs.dataset import Dataset
 from jaxnet.spec import Batch
 from jaxnet.sweep import program
 from jaxnet.sweep import settings as sweep_plan
@@ -91,7 +91,7 @@ class Trainer:
         self.config = plan.config_of(self.settings[0], plan.keys[0])
         self.stop = threading.Event()
         self.made, self.lock = 0, threading.Lock()
-        self.problem_of = lru_cache(mapping.splits * (mapping.workers + 1))(self._problem_of)
+        self.dataset_of = lru_cache(mapping.splits * (mapping.workers + 1))(self._dataset_of)
         self.split_of = lru_cache(mapping.workers + 1)(self._split_of)
         with session.on_device(self.config):
             self._compile(self.blocks()[0])
@@ -99,11 +99,11 @@ class Trainer:
 
     def _compile(self, block: Block) -> None:
         """Compile the program for blocks of the shapes of `block`."""
-        problem, split = self.problem_of(block[0][0]), self.split_of(block[0])
+        dataset, split = self.dataset_of(block[0][0]), self.split_of(block[0])
         one = split if not self.stacked else jax.tree.map(lambda leaf: leaf[0], split)
-        self.spec = problem.spec
+        self.spec = dataset.spec
         self.program = program.make(
-            self.config, self.spec, one, problem.batch_size, stacked=self.stacked
+            self.config, self.spec, one, dataset.batch_size, stacked=self.stacked
         )
         arguments = self._begin(block), split, self._settings(block), self._rows(block, 0, 0)
         lowered = jax.jit(self.program.advance).lower(*arguments, np.int32(0), np.int32(0))
@@ -180,25 +180,25 @@ class Trainer:
             yield self._member(setting, key, one), transpose(one.best)
 
     def _member(self, setting: Setting, key: Key, one: program.Member) -> Member:
-        problem, metrics, epochs = self.problem_of(key), {}, int(one.epochs)
+        dataset, metrics, epochs = self.dataset_of(key), {}, int(one.epochs)
         reason = "epochs" if epochs == self.config.epochs else "patience"
         if one.diverged:
             reason = "diverged"
         else:
-            judge = Metrics(self.spec.loss, problem.encoding.target)
-            judge.update(one.outputs[: len(problem.validation.y)], problem.validation.y)
+            judge = Metrics(self.spec.loss, dataset.encoding.target)
+            judge.update(one.outputs[: len(dataset.validation.y)], dataset.validation.y)
             metrics = judge.result()
         losses = one.losses[: -(-epochs // self.config.evaluate_every)]
         return Member(setting, key, reason, epochs, int(one.best_epoch), metrics, losses)
 
-    def _problem_of(self, key: Key) -> Problem:
-        return self.plan.problem_of(self.settings[0], key)
+    def _dataset_of(self, key: Key) -> Dataset:
+        return self.plan.dataset_of(self.settings[0], key)
 
     def _split_of(self, keys: tuple[Key, ...]) -> program.Split:
         """The splits' data on the device; where folds differ in size, the last row is repeated."""
-        problems = [self.problem_of(key) for key in keys]
-        most = max(len(self.problem_of(key).validation.y) for key in self._largest(keys))
-        splits = [_padded(problem, most) for problem in problems]
+        datasets = [self.dataset_of(key) for key in keys]
+        most = max(len(self.dataset_of(key).validation.y) for key in self._largest(keys))
+        splits = [_padded(dataset, most) for dataset in datasets]
         return jax.device_put(self._stack(splits))
 
     def _largest(self, keys: tuple[Key, ...]) -> tuple[Key, ...]:
@@ -234,11 +234,11 @@ class Trainer:
 
     def _rows(self, block: Block, start: int, stop: int) -> np.ndarray:
         """The row indices of the steps start..stop, filled up to the program's capacity."""
-        problem = self.problem_of(block[0][0])
-        shape = len(block[0]), self.program.capacity, problem.batch_size
+        dataset = self.dataset_of(block[0][0])
+        shape = len(block[0]), self.program.capacity, dataset.batch_size
         rows = np.zeros(shape, np.int32)
         for of_split, key in zip(rows, block[0], strict=True):
-            rows_at = data.row_batches(len(problem.train.x), problem.batch_size, key.seed)
+            rows_at = data.row_batches(len(dataset.train.x), dataset.batch_size, key.seed)
             for i in range(start, stop):
                 of_split[i - start] = rows_at(i)
         return rows if self.stacked else rows[0]
@@ -249,11 +249,11 @@ class Trainer:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _padded(problem: Problem, most: int) -> program.Split:
-    batch, number = problem.validation, len(problem.validation.y)
+def _padded(dataset: Dataset, most: int) -> program.Split:
+    batch, number = dataset.validation, len(dataset.validation.y)
     places = np.minimum(np.arange(most), number - 1)
     weights = np.where(np.arange(most) < number, 1 / number, 0).astype(batch.x.dtype)
-    return program.Split(problem.train, Batch(batch.x[places], batch.y[places]), weights)
+    return program.Split(dataset.train, Batch(batch.x[places], batch.y[places]), weights)
 
 
 def _parts(items: tuple, size: int) -> list[tuple]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxnet import data
 from jaxnet.runs import session
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Problem
+from jaxnet.runs.dataset import Dataset
 from jaxnet.spec import Batch
 from jaxnet.tables.encoding import encode, fit_encoding
 
@@ -54,11 +54,11 @@ class Mapping(NamedTuple):
 class Plan:
     """All that a sweep has to do.
 
-    config: the options that all members share. problem: that of the first seed without folds.
+    config: the options that all members share. dataset: that of the first seed without folds.
     """
 
     config: Config
-    problem: Problem
+    dataset: Dataset
     settings: tuple[Setting, ...]
     keys: tuple[Key, ...]
     folds: int | None
@@ -77,22 +77,22 @@ class Plan:
         """The options with which `runs.train` trains this member alone."""
         return replace(self.config, **setting._asdict(), seed=key.seed)
 
-    def problem_of(self, setting: Setting, key: Key) -> Problem:
+    def dataset_of(self, setting: Setting, key: Key) -> Dataset:
         """The rows, the encoding fitted on those to train on, and the network of a member.
 
         With folds: the seed shuffles all rows into folds whose sizes differ by one at most. All
         train on equally many rows, so that a fold may leave one row out.
         """
-        problem, config = self.problem, self.config_of(setting, key)
-        spec = problem.spec
-        num_rows = problem.train_rows + problem.validation_rows
+        dataset, config = self.dataset, self.config_of(setting, key)
+        spec = dataset.spec
+        num_rows = dataset.train_rows + dataset.validation_rows
         several = _rows(num_rows, config, key, self.folds)
-        target = problem.encoding.target.name
-        encoding = fit_encoding(problem.table, target, problem.task, several[0], config.categorical)
+        target = dataset.encoding.target.name
+        encoding = fit_encoding(dataset.table, target, dataset.task, several[0], config.categorical)
         train, validation = (
-            Batch(*encode(problem.table, encoding, config.dtype, rows)) for rows in several
+            Batch(*encode(dataset.table, encoding, config.dtype, rows)) for rows in several
         )
-        return problem._replace(
+        return dataset._replace(
             encoding=encoding,
             spec=replace(spec, sizes=(spec.sizes[0], *setting.hidden, spec.sizes[-1])),
             train=train,
@@ -159,13 +159,13 @@ def _even(number: int, most: int) -> int:
 
 def _sizes(plan: Plan, hidden: tuple[int, ...]) -> tuple[int, int, int]:
     """Multiplications in a batch's forward pass; bytes that a member and a split take."""
-    problem = plan.problem
-    sizes = (problem.spec.sizes[0], *hidden, problem.spec.sizes[-1])
+    dataset = plan.dataset
+    sizes = (dataset.spec.sizes[0], *hidden, dataset.spec.sizes[-1])
     weights = sum(a * b for a, b in itertools.pairwise(sizes))
-    itemsize = problem.train.x.dtype.itemsize
-    rows = problem.train_rows + problem.validation_rows
-    held = len(problem.validation.x) if plan.folds is None else -(-rows // plan.folds)
-    activations = (held + 2 * problem.batch_size) * sum(sizes)
+    itemsize = dataset.train.x.dtype.itemsize
+    rows = dataset.train_rows + dataset.validation_rows
+    held = len(dataset.validation.x) if plan.folds is None else -(-rows // plan.folds)
+    activations = (held + 2 * dataset.batch_size) * sum(sizes)
     # parameters, their best, gradients, two moments, and a copy of each
     member = itemsize * (8 * (weights + sum(sizes)) + 2 * activations)
-    return weights * problem.batch_size, member, itemsize * rows * (sizes[0] + sizes[-1])
+    return weights * dataset.batch_size, member, itemsize * rows * (sizes[0] + sizes[-1])

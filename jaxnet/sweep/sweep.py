@@ -27,7 +27,7 @@ from jaxnet.files import lock, write, write_json
 from jaxnet.runs import record, session
 from jaxnet.runs import run as runs
 from jaxnet.runs.config import Config, ScaleOptions
-from jaxnet.runs.dataset import Problem, prepare
+from jaxnet.runs.dataset import Dataset, prepare
 from jaxnet.runs.folder import discard, make
 from jaxnet.sweep.members import Member, Progress, train_members
 from jaxnet.sweep.settings import Key, Mapping, Plan, Setting
@@ -80,7 +80,7 @@ def plan(
     hidden: Sequence[Sequence[int]] = (),
     seeds: int = 1,
     folds: int | None = None,
-    problem: Problem | None = None,
+    dataset: Dataset | None = None,
 ) -> Plan:
     """What `run` will do, with every fault of the input raised. The arguments are those of `run`.
 
@@ -110,15 +110,15 @@ def plan(
         config = replace(config, **setting._asdict())  # which checks them
     config = replace(config, **settings[0]._asdict())
     folder = bool(config.data) and Path(config.data or "").is_dir()
-    if config.mapped == "on" or folder or (problem is not None and problem.mapped):
-        raise ValueError("`mapped` must be off for a sweep, which needs its table in memory")
-    config = replace(config, mapped="off")
-    problem = problem or prepare(config, keep_table=True)
-    if not len(next(iter(problem.table.columns.values()))):
+    if config.on_disk == "on" or folder or (dataset is not None and dataset.on_disk):
+        raise ValueError("`on_disk` must be off for a sweep, which needs its table in memory")
+    config = replace(config, on_disk="off")
+    dataset = dataset or prepare(config, keep_table=True)
+    if not len(next(iter(dataset.table.columns.values()))):
         raise ValueError(
-            "`problem` must be prepared with `keep_table` for a sweep, got an empty table"
+            "`dataset` must be prepared with `keep_table` for a sweep, got an empty table"
         )
-    num_rows = problem.train_rows + problem.validation_rows
+    num_rows = dataset.train_rows + dataset.validation_rows
     if folds is not None and folds > num_rows:
         raise ValueError(f"`folds` must be 2..{num_rows}, the number of rows; got {folds}")
     keys = [
@@ -126,8 +126,8 @@ def plan(
         for seed in range(config.seed, config.seed + seeds)
         for fold in (range(folds) if folds else (None,))
     ]
-    made = Plan(config, problem, settings, tuple(keys), folds)
-    least = len(made.problem_of(settings[0], keys[0]).train.x)
+    made = Plan(config, dataset, settings, tuple(keys), folds)
+    least = len(made.dataset_of(settings[0], keys[0]).train.x)
     if (config.batch_size or 1) > least:
         raise ValueError(
             f"`batch_size` must be 1..{least}, the number of training rows; got {config.batch_size}"
@@ -143,7 +143,7 @@ def run(
     hidden: Sequence[Sequence[int]] = (),
     seeds: int = 1,
     folds: int | None = None,
-    problem: Problem | None = None,
+    dataset: Dataset | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Sweep:
     """Train a network for each combination of options, and the best of them as an ordinary run.
@@ -164,7 +164,7 @@ def run(
         hidden=hidden,
         seeds=seeds,
         folds=folds,
-        problem=problem,
+        dataset=dataset,
     )
     return train(planned, on_progress=on_progress)
 
@@ -261,9 +261,9 @@ def write_csv(path: Path, members: Sequence[Member]) -> None:
 @contextlib.contextmanager
 def _new_folder(planned: Plan) -> Iterator[Path]:
     """Make and lock the sweep's folder, which is removed again if nothing is written to it."""
-    config, problem = planned.config, planned.problem
+    config, dataset = planned.config, planned.dataset
     device = session.own_device(config)
-    described = record.describe(config, problem, device)
+    described = record.describe(config, dataset, device)
     del described["encoding"], described["spec"]  # which are a member's own
     described["sweep"] = {
         "settings": [setting._asdict() for setting in planned.settings],
@@ -272,7 +272,7 @@ def _new_folder(planned: Plan) -> Iterator[Path]:
     }
     if config.out is not None and any((Path(config.out) / n).exists() for n in (CSV, JSON, BEST)):
         raise FileExistsError(f"`out` must not hold a sweep already: {config.out}")
-    name = Path(problem.table.path).name.split(".")[0]
+    name = Path(dataset.table.path).name.split(".")[0]
     folder, new = make(config.out, f"{name}-sweep")
     with lock(folder):
         try:
@@ -301,7 +301,7 @@ def picture(planned: Plan, table: Sequence[Row], path: Path) -> bool:
         for row in table
         if not row.diverged
     }
-    problem = planned.problem
-    title = f"{path.parent.name}: {problem.task} of {problem.encoding.target.name!r}"
-    plots.sweep(axes, cells, problem.spec.loss, title, path)
+    dataset = planned.dataset
+    title = f"{path.parent.name}: {dataset.task} of {dataset.encoding.target.name!r}"
+    plots.sweep(axes, cells, dataset.spec.loss, title, path)
     return True

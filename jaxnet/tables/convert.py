@@ -1,4 +1,4 @@
-"""A table's file, or a folder of files, made into records for `mapped`, in a folder beside it.
+"""A table's file, or a folder of files, made into records for `on_disk`, in a folder beside it.
 
 They are made once, block by block in bounded memory; after a kill it goes on where the last block
 ended. Only what says that it is whole, and of the files as they now are, is ever used.
@@ -68,7 +68,7 @@ def sources(path: str | Path) -> list[Path]:
     for file in files:
         if table.find(file)[1] == ".npz":
             raise ValueError(
-                f"{file}: an .npz file cannot be mapped; write it as .parquet, or set `mapped` off"
+                f"{file}: an .npz file cannot be mapped; write it as .parquet, or set `on_disk` off"
             )
     if not files:
         wanted = ", ".join(suffix for suffix in table.SUFFIXES if suffix != ".npz")

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxnet import data, runs
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Problem, prepare
+from jaxnet.runs.dataset import Dataset, prepare
 from jaxnet.runs.folder import read_metrics
 from jaxnet.spec import Batch
 
@@ -69,7 +69,7 @@ class Train:
         every = FULL_BATCH_EPOCHS if workload.batch is None else 1
         self._workload, self._options = workload, {"evaluate_every": every} | options
         self._folder = Path(tempfile.mkdtemp(prefix="runs-"))
-        self._problem: Problem | None = None
+        self._dataset: Dataset | None = None
         self._run: runs.Run | None = None
 
     def run(self, num_steps):
@@ -99,14 +99,14 @@ class Train:
         epochs = num_steps if workload.batch is None else -(-num_steps // 4)
         options = self._options | {"epochs": epochs, "evaluate_every": 1}
         config = replace(config_of(workload, rows, **options), out=str(self._folder / "check"))
-        problem = prepare(config)
-        run = runs.train(config, problem=problem)
+        dataset = prepare(config)
+        run = runs.train(config, dataset=dataset)
         lines = read_metrics(run.folder)
-        per_epoch = problem.steps_per_epoch
-        rows_at = data.row_batches(rows, problem.batch_size, config.seed)
-        batches = [take(problem.train, rows_at(step)) for step in range(epochs * per_epoch)]
+        per_epoch = dataset.steps_per_epoch
+        rows_at = data.row_batches(rows, dataset.batch_size, config.seed)
+        batches = [take(dataset.train, rows_at(step)) for step in range(epochs * per_epoch)]
         case = Case(
-            problem.spec, problem.spec.init(config.seed), batches, workload.optimizer,
+            dataset.spec, dataset.spec.init(config.seed), batches, workload.optimizer,
             workload.learning_rate, run.epoch * per_epoch,
         )  # fmt: skip
         return [(case, np.array([line["train_loss"] for line in lines]), run.params)]
@@ -118,11 +118,11 @@ class Train:
         shutil.rmtree(folder, ignore_errors=True)  # the one before
         options = self._options | {"epochs": epochs, "out": str(folder)}
         config = config_of(self._workload, self._workload.rows, **options)
-        self._problem = self._problem or prepare(config)
+        self._dataset = self._dataset or prepare(config)
         seen: list[tuple[float, int]] = []
         self._run = runs.train(
             config,
-            problem=self._problem,
+            dataset=self._dataset,
             on_progress=lambda progress: seen.append((time.perf_counter(), progress.step)),
         )
         return seen

@@ -198,13 +198,13 @@ class JaxnetSweep:
         plan, epochs = self._trainer(num_steps).plan, self._epochs(num_steps)
         results = []
         for member, params in self._results:
-            problem = plan.problem_of(member.setting, member.key)
+            dataset = plan.dataset_of(member.setting, member.key)
             seed = plan.config_of(member.setting, member.key).seed
-            rows_at = data.row_batches(len(problem.train.x), problem.batch_size, seed)
+            rows_at = data.row_batches(len(dataset.train.x), dataset.batch_size, seed)
             steps = range(epochs * self._per_epoch)
             case = Case(
-                problem.spec, problem.spec.init(seed),
-                [take(problem.train, rows_at(step)) for step in steps],
+                dataset.spec, dataset.spec.init(seed),
+                [take(dataset.train, rows_at(step)) for step in steps],
                 self._workload.optimizer, member.setting.learning_rate,
                 member.epoch * self._per_epoch,
             )  # fmt: skip

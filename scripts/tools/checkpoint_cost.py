@@ -35,11 +35,11 @@ def main() -> None:
         config = Config(
             data="table.npz", target="y", hidden=(512, 512), batch_size=128, epochs=options.epochs
         )
-        problem = runs.prepare(config)
+        dataset = runs.prepare(config)
         ratios = []
         for number in range(options.rounds):
             with_, without = (
-                seconds(config, problem, f"{number} {every}", every) for every in (0.0, 1e6)
+                seconds(config, dataset, f"{number} {every}", every) for every in (0.0, 1e6)
             )
             ratios.append(with_ / without)
             print(
@@ -48,7 +48,7 @@ def main() -> None:
     print(f"median ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
 
 
-def seconds(config: Config, problem: runs.Problem, out: str, every: float) -> float:
+def seconds(config: Config, dataset: runs.Dataset, out: str, every: float) -> float:
     """The time that training takes after its first epoch, compilation left out."""
     times = {}
 
@@ -56,7 +56,7 @@ def seconds(config: Config, problem: runs.Problem, out: str, every: float) -> fl
         times[progress.metrics.get("epoch", 0)] = time.perf_counter()
 
     options = vars(config) | {"out": str(Path(out)), "checkpoint_every": every}
-    runs.train(Config(**options), problem=problem, on_progress=on_progress)
+    runs.train(Config(**options), dataset=dataset, on_progress=on_progress)
     return times[config.epochs] - times[1]
 
 

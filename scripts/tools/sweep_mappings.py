@@ -54,7 +54,7 @@ def main() -> None:
         ]
         seconds = [[timed(trainer) for trainer in trainers] for _ in range(rounds)]
         medians = [statistics.median(column) for column in zip(*seconds, strict=True)]
-        sizes = planned.problem.spec.sizes[0], *hidden, planned.problem.spec.sizes[-1]
+        sizes = planned.dataset.spec.sizes[0], *hidden, planned.dataset.spec.sizes[-1]
         work = batch_size * sum(a * b for a, b in itertools.pairwise(sizes))
         cells = (f"{value:.3f} s" for value in medians)
         print(f"| {name} | {work:,} | " + " | ".join(cells) + " |", flush=True)

@@ -120,7 +120,7 @@ from jaxnet.engine import processes
 signal.signal(signal.SIGTERM, lambda *_: print("handled", file=sys.stderr))
 processes.start(sys.argv[1], int(sys.argv[2]), 2)
 os.kill(os.getpid(), signal.SIGTERM)
-processes.agree([0])
+processes.gather_ints([0])
 """
 
 
@@ -134,11 +134,11 @@ LOST = """
 import os, sys
 from jaxnet.engine import processes
 processes.start(sys.argv[1], int(sys.argv[2]), 3)
-processes.agree([0])
+processes.gather_ints([0])
 print("ready", flush=True)
 try:
     while True:
-        processes.agree([0])
+        processes.gather_ints([0])
 except Exception as error:
     print(type(error).__name__, error, file=sys.stderr, flush=True)
     os._exit(3)
@@ -157,7 +157,7 @@ def test_a_worker_that_is_killed_is_an_error_in_the_others_at_once():
         for i in (0, 2):
             said = started[i].communicate(timeout=20)[1]
             assert started[i].returncode == 3
-            lost = f"Lost another process of this run was lost, as process {i} of 3 noticed"
+            lost = f"ProcessLost another process of this run was lost, as process {i} of 3 noticed"
             assert re.search(f"{lost} .*Gloo .*(reset|closed) by peer", said, re.I), said
     finally:
         for process in started:

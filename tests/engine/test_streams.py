@@ -65,7 +65,7 @@ def test_how_calls_are_cut_changes_no_bit(monkeypatch):
         monkeypatch.setattr(loop, "MAX_CHUNK", most)
         monkeypatch.setattr(streams, "BYTES", slab * 8 * 3 * 4)
         out = f"chunks-{most}"
-        runs.train(config(mapped="on", out=out))
+        runs.train(config(on_disk="on", out=out))
         arrays = checkpoint.restore(Path(out) / CHECKPOINTS).tree
         contents.append((lines(out), {name: leaf.tobytes() for name, leaf in arrays.items()}))
     assert contents[0] == contents[1] == contents[2]
@@ -74,7 +74,7 @@ def test_how_calls_are_cut_changes_no_bit(monkeypatch):
 @pytest.mark.parametrize("step", [5, 7, 16])
 def test_a_stopped_run_goes_on_to_the_same_bits(step, monkeypatch):
     monkeypatch.setattr(loop, "MAX_CHUNK", 3)
-    options, sent = config(mapped="on"), []
+    options, sent = config(on_disk="on"), []
 
     def stop(progress):
         if progress.step >= step and not sent:
@@ -112,5 +112,5 @@ def test_very_many_rows_train_in_the_order_of_their_blocks(monkeypatch):
 
 def test_the_dual_form_of_a_mapped_table_is_refused_before_anything_is_written(folder):
     with pytest.raises(ValueError, match="`gram` must be off for a mapped table"):
-        runs.train(config(mapped="on", optimizer="sgd", gram="on"))
+        runs.train(config(on_disk="on", optimizer="sgd", gram="on"))
     assert not (folder / "runs").exists()

@@ -148,7 +148,7 @@ sys.exit(code)
 
 
 def test_each_process_reads_its_own_rows_of_a_mapped_table(folder):
-    options = [*SHORT, "--mapped", "on", "--epochs", "2"]
+    options = [*SHORT, "--on-disk", "on", "--epochs", "2"]
     assert finish(train(folder, *options, "--out", "mapped-1"))[0] == 0
     address = f"127.0.0.1:{free_port()}"
     by_hand = ["--coordinator", address, "--num-processes", "2", "--process-id"]

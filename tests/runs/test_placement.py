@@ -54,8 +54,8 @@ SAME = {"rtol": 1e-11, "atol": 1e-13}
     ids=lambda options: next(iter(options)),
 )
 def test_an_option_of_memory_or_devices_changes_no_more_than_rounding(options, mapped):
-    runs.train(config(out="plain", dtype="float64", mapped=mapped))
-    runs.train(config(out="other", dtype="float64", mapped=mapped, **options))
+    runs.train(config(out="plain", dtype="float64", on_disk=mapped))
+    runs.train(config(out="other", dtype="float64", on_disk=mapped, **options))
     assert_close(ends("other"), ends("plain"), **SAME)
 
 
@@ -72,7 +72,7 @@ def test_bfloat16_is_of_the_products_alone():
 MESHES = {
     "data": ["--devices", "4"],
     "data and model": ["--mesh", "data=2,model=2", "--hidden", "512"],
-    "mapped": ["--mesh", "data=4,model=1", "--mapped", "on"],
+    "mapped": ["--mesh", "data=4,model=1", "--on-disk", "on"],
     "dual form": ["--devices", "4", "--optimizer", "momentum", "--gram", "on"],
     "a batch part by part": ["--devices", "2", "--accumulate", "4", "--remat"],
 }
@@ -112,17 +112,17 @@ def test_a_run_on_a_mesh_is_the_run_on_one_device(name, folder):
 
 def test_validation_rows_that_do_not_divide_are_all_counted(folder, monkeypatch):
     """26 rows in blocks of 10: the last is of 6, whole on each of the devices."""
-    problem = runs.prepare(config(mapped="on", dtype="float64"))
-    alone, mesh = placement.Placing(None, True), placement.mesh_of(config(devices=1), problem)
+    dataset = runs.prepare(config(on_disk="on", dtype="float64"))
+    alone, mesh = placement.Placement(None, True), placement.mesh_of(config(devices=1), dataset)
     monkeypatch.setattr(trainer, "ROWS", 10)
-    for where in (alone, placement.Placing(mesh, True), placement.Placing(mesh, False)):
+    for where in (alone, placement.Placement(mesh, True), placement.Placement(mesh, False)):
         index = range(3, 9)
-        read = where.read(problem.validation.batch, index)
-        want = problem.validation.batch(np.array(index))
+        read = where.read(dataset.validation.batch, index)
+        want = dataset.validation.batch(np.array(index))
         np.testing.assert_array_equal(read.x, want.x.astype(np.asarray(read.x).dtype))
         np.testing.assert_array_equal(read.y, want.y)
     for mapped in ("on", "off"):
-        runs.train(config(out=mapped, mapped=mapped, dtype="float64"))
+        runs.train(config(out=mapped, on_disk=mapped, dtype="float64"))
     assert_close(ends("on"), ends("off"), **SAME)
 
 
@@ -204,7 +204,7 @@ def test_a_slab_holds_as_many_steps_as_its_bytes_allow(monkeypatch):
     stream = streams.Stream
     monkeypatch.setattr(streams, "Stream", lambda *parts: seen.append(parts) or stream(*parts))
     monkeypatch.setattr(streams, "BYTES", 3 * 8 * 3 * 4)
-    runs.train(config(mapped="on"))
+    runs.train(config(on_disk="on"))
     assert seen[0][3] == 3
 
 

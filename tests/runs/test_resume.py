@@ -382,7 +382,7 @@ def test_the_gradient_is_clipped_before_the_optimizer(folder):
         weight_decay=0.2, epochs=3,
     )  # fmt: skip
     dataset = runs.prepare(options)
-    run = runs.train(options, problem=dataset)
+    run = runs.train(options, dataset=dataset)
     params = dataset.spec.init(0, "float64")
     best, batch_at = None, numpy_batches(dataset)
     for step in range(12):
@@ -397,10 +397,10 @@ def test_the_gradient_is_clipped_before_the_optimizer(folder):
         np.testing.assert_allclose(run.params[name], value, rtol=0, atol=1e-13, err_msg=name)
 
 
-def numpy_batches(problem):
+def numpy_batches(dataset):
     from jaxnet import data
 
-    return data.batches(problem.train, problem.batch_size, 0)
+    return data.batches(dataset.train, dataset.batch_size, 0)
 
 
 def test_a_second_writer_is_refused(folder):
@@ -436,7 +436,7 @@ def test_weights_from_elsewhere_begin_a_run(folder):
     options = config(out="run")
     dataset = runs.prepare(options)
     params = dataset.spec.init(9)
-    assert runs.create(options, params, problem=dataset).as_posix() == "run"
+    assert runs.create(options, params, dataset=dataset).as_posix() == "run"
     for name, value in runs.load("run").params.items():
         np.testing.assert_array_equal(value, params[name])
     assert run_folder.read_metrics(folder / "run") == []
@@ -444,10 +444,10 @@ def test_weights_from_elsewhere_begin_a_run(folder):
     assert run.epochs == 6
     bad = params | {"w1": np.full_like(params["w1"], np.nan)}
     with pytest.raises(FloatingPointError, match="infinite or NaN at step 0"):
-        runs.create(replace(options, out="nan"), bad, problem=dataset)
+        runs.create(replace(options, out="nan"), bad, dataset=dataset)
     assert not (folder / "nan").exists()
     with pytest.raises(ValueError, match="`params` must have the shapes and dtypes"):
-        runs.create(replace(options, out="other"), {"w1": params["w1"]}, problem=dataset)
+        runs.create(replace(options, out="other"), {"w1": params["w1"]}, dataset=dataset)
 
 
 def test_metrics_go_to_tensorboard_and_not_twice(folder):

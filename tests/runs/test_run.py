@@ -63,7 +63,7 @@ def test_the_config_file_defines_the_run():
     run = runs.train(options)
     written = json.loads((run.folder / "config.json").read_text())
     assert written["config"] == json.loads(
-        json.dumps(asdict(options) | {"gram": "off", "mapped": "off"})
+        json.dumps(asdict(options) | {"gram": "off", "on_disk": "off"})
     )
     assert written["task"] == "regression"
     assert written["spec"]["sizes"] == [3, 5, 1]
@@ -95,17 +95,17 @@ def test_each_epoch_leaves_a_line_and_the_best_is_the_result(name, metrics):
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_the_saved_weights_reproduce_the_metrics_in_numpy(name, activation):
     options = config(name, activation=activation, hidden=(5, 4))
-    problem = runs.prepare(options)
-    run = runs.train(options, problem=problem)
+    dataset = runs.prepare(options)
+    run = runs.train(options, dataset=dataset)
     params = load_file(run.folder / "model" / "params.safetensors")
     assert sorted(params) == ["b1", "b2", "b3", "w1", "w2", "w3"]
-    for split, batch in (("train", problem.train), ("validation", problem.validation)):
+    for split, batch in (("train", dataset.train), ("validation", dataset.validation)):
         loss = numpy_net.loss(params, batch, activation=activation, loss=run.spec.loss)
         # float32: some 20 products and sums at 6e-8 each.
         assert run.metrics[split]["loss"] == pytest.approx(loss, rel=5e-6, abs=0)
     if name == "class":
-        y_pred = numpy_net.forward(params, problem.validation.x, activation=activation)
-        accuracy = np.mean(y_pred.argmax(axis=1) == problem.validation.y)
+        y_pred = numpy_net.forward(params, dataset.validation.x, activation=activation)
+        accuracy = np.mean(y_pred.argmax(axis=1) == dataset.validation.y)
         assert run.metrics["validation"]["accuracy"] == accuracy
 
 
@@ -114,10 +114,10 @@ def test_regression_is_scored_in_the_targets_units(dtype):
     options = config(
         "price", dtype=dtype, seed=3, epochs=30, optimizer="momentum", learning_rate=0.01
     )
-    problem = runs.prepare(options)
-    run = runs.train(options, problem=problem)
+    dataset = runs.prepare(options)
+    run = runs.train(options, dataset=dataset)
     rows = data.split(47, 0.3, 3)[1]
-    y_pred = numpy_net.forward(run.params, problem.validation.x)[:, 0].astype(float)
+    y_pred = numpy_net.forward(run.params, dataset.validation.x)[:, 0].astype(float)
     predicted = y_pred * run.encoding.target.std[0] + run.encoding.target.mean[0]
     residual = predicted - PRICE[rows]
     total = PRICE[rows] - PRICE[rows].mean()
@@ -138,9 +138,9 @@ def test_r2_is_the_mean_over_the_columns_of_the_target():
     y = np.stack([PRICE, X[:, 0] * X[:, 1]], axis=1)
     np.savez("two.npz", x=X, y=y)
     options = Config(data="two.npz", target="y", dtype="float64", epochs=2)
-    problem = runs.prepare(options)
-    run = runs.train(options, problem=problem)
-    y_pred, wanted = numpy_net.forward(run.params, problem.validation.x), problem.validation.y
+    dataset = runs.prepare(options)
+    run = runs.train(options, dataset=dataset)
+    y_pred, wanted = numpy_net.forward(run.params, dataset.validation.x), dataset.validation.y
     assert wanted.shape[1] == 2
     r2 = [
         1 - ((p - t) ** 2).sum() / ((t - t.mean()) ** 2).sum()
@@ -152,13 +152,13 @@ def test_r2_is_the_mean_over_the_columns_of_the_target():
 
 def test_r2_is_none_where_the_validation_rows_are_all_alike():
     batch = Batch(np.zeros((7, 1), np.float32), np.full((7, 1), 0.1, np.float32))
-    problem = runs.prepare(config("price"))
-    metrics = Metrics("mean_squares", problem.encoding.target)
+    dataset = runs.prepare(config("price"))
+    metrics = Metrics("mean_squares", dataset.encoding.target)
     metrics.update(batch.x, batch.y)
     metrics = metrics.result()
     assert (metrics["r2"], json.dumps(metrics["r2"])) == (None, "null")
     # The residual is 0.1, rounded to float32, in units of the target's std.
-    expected = 0.1 * problem.encoding.target.std[0]
+    expected = 0.1 * dataset.encoding.target.std[0]
     assert metrics["rmse"] == pytest.approx(expected, rel=1e-7, abs=0)
 
 
@@ -178,10 +178,10 @@ def test_a_run_is_gradient_descent_over_the_seeded_weights_and_rows(seed):
     options = config(
         "price", seed=seed, dtype="float64", optimizer="sgd", schedule="constant", learning_rate=0.1
     )
-    problem = runs.prepare(options)
-    run = runs.train(options, problem=problem)
-    params = problem.spec.init(seed, "float64")
-    batch_at = data.batches(problem.train, problem.batch_size, seed)
+    dataset = runs.prepare(options)
+    run = runs.train(options, dataset=dataset)
+    params = dataset.spec.init(seed, "float64")
+    batch_at = data.batches(dataset.train, dataset.batch_size, seed)
     for step in range(12):
         _, grads = numpy_net.value_and_grad(params, batch_at(step), loss="mean_squares")
         params = {name: value - 0.1 * grads[name] for name, value in params.items()}
@@ -290,8 +290,8 @@ def test_the_default_batch_is_32_rows_or_all_of_a_smaller_table():
 
 
 def test_the_validation_rows_are_never_trained_on():
-    problem = runs.prepare(config("price"))
-    rows = np.concatenate([problem.train.x, problem.validation.x])
+    dataset = runs.prepare(config("price"))
+    rows = np.concatenate([dataset.train.x, dataset.validation.x])
     assert len(np.unique(rows, axis=0)) == len(rows) == 47
 
 

@@ -32,7 +32,7 @@ GROUP = """
 import jax
 from jaxnet.engine import processes
 processes.start()
-print("said", processes.agree([jax.process_index(), jax.process_count(), 7]).tolist())
+print("said", processes.gather_ints([jax.process_index(), jax.process_count(), 7]).tolist())
 """
 
 

@@ -49,9 +49,9 @@ MADE: dict[Any, Any] = {}  # runs, since both mappings are held against the same
 def alone(planned, member):
     """The same network trained by `runs.train`, and the lines of its metrics."""
     config = planned.config_of(member.setting, member.key)
-    problem = planned.problem_of(member.setting, member.key)
+    dataset = planned.dataset_of(member.setting, member.key)
     if (config, member.key) not in MADE:
-        run = runs.train(config, problem=problem)
+        run = runs.train(config, dataset=dataset)
         MADE[config, member.key] = run, run_text.read(run.folder).lines
     return MADE[config, member.key]
 
@@ -151,15 +151,15 @@ def test_a_member_that_has_stopped_makes_no_more_steps():
 
 def test_folds_hold_out_every_row_once_and_no_statistic_leaks():
     planned = plan(config("price", batch_size=None), folds=4)
-    problems = [planned.problem_of(planned.settings[0], key) for key in planned.keys]
-    assert [len(problem.validation.x) for problem in problems] == [7, 7, 7, 6]
-    assert [len(problem.train.x) for problem in problems] == [20] * 4
-    values = planned.problem.table.columns["price"]
+    datasets = [planned.dataset_of(planned.settings[0], key) for key in planned.keys]
+    assert [len(dataset.validation.x) for dataset in datasets] == [7, 7, 7, 6]
+    assert [len(dataset.train.x) for dataset in datasets] == [20] * 4
+    values = planned.dataset.table.columns["price"]
     seen = []
-    for problem in problems:
-        column = problem.encoding.target
-        held_out = problem.validation.y[:, 0] * column.std[0] + column.mean[0]
-        rows = problem.train.y[:, 0] * column.std[0] + column.mean[0]
+    for dataset in datasets:
+        column = dataset.encoding.target
+        held_out = dataset.validation.y[:, 0] * column.std[0] + column.mean[0]
+        rows = dataset.train.y[:, 0] * column.std[0] + column.mean[0]
         np.testing.assert_allclose(column.mean[0], rows.mean(), rtol=1e-12)  # sums of 20 numbers
         assert not set(np.round(rows, 9)) & set(np.round(held_out, 9))
         seen.extend(held_out)
@@ -168,13 +168,13 @@ def test_folds_hold_out_every_row_once_and_no_statistic_leaks():
 
 def test_a_problem_at_hand_must_have_kept_its_rows():
     kept = runs.prepare(config(), keep_table=True)
-    assert plan(config(), problem=kept).problem is kept
-    problem = runs.prepare(config())
-    assert {name: len(column) for name, column in problem.table.columns.items()} == dict.fromkeys(
+    assert plan(config(), dataset=kept).dataset is kept
+    dataset = runs.prepare(config())
+    assert {name: len(column) for name, column in dataset.table.columns.items()} == dict.fromkeys(
         ("a", "b", "word", "kind"), 0
     )
-    with pytest.raises(ValueError, match="`problem` must be prepared with `keep_table`"):
-        plan(config(), problem=problem)
+    with pytest.raises(ValueError, match="`dataset` must be prepared with `keep_table`"):
+        plan(config(), dataset=dataset)
 
 
 def test_the_best_setting_is_an_ordinary_run_with_its_member_s_loss():

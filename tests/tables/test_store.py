@@ -484,8 +484,8 @@ def test_a_value_too_large_is_named_by_its_own_files_row(tmp_path):
 def test_a_mapped_problem_is_that_in_memory(path, target):
     if path.is_dir():
         path = path / "2.parquet"
-    options: dict = {"data": str(path), "target": target, "mapped": "on"}
-    got, want = prepare(Config(**options)), prepare(Config(**options | {"mapped": "off"}))
+    options: dict = {"data": str(path), "target": target, "on_disk": "on"}
+    got, want = prepare(Config(**options)), prepare(Config(**options | {"on_disk": "off"}))
     assert (got.mapped, want.mapped) == (True, False)
     for name in ("source", "task", "reason", "spec", "batch_size", "steps_per_epoch"):
         assert getattr(got, name) == getattr(want, name)
@@ -502,10 +502,10 @@ def test_a_mapped_problem_is_that_in_memory(path, target):
 
 def test_a_folder_and_a_large_table_are_mapped_of_themselves(tmp_path, monkeypatch):
     write_folder(tmp_path / "folder")
-    problem = prepare(Config(data=str(tmp_path / "folder"), target="real"))
-    assert (problem.mapped, problem.train_rows + problem.validation_rows) == (True, N)
-    with pytest.raises(ValueError, match="`mapped` must be on or auto for a folder of files, got"):
-        prepare(Config(data=str(tmp_path / "folder"), target="real", mapped="off"))
+    dataset = prepare(Config(data=str(tmp_path / "folder"), target="real"))
+    assert (dataset.on_disk, dataset.train_rows + dataset.validation_rows) == (True, N)
+    with pytest.raises(ValueError, match="`on_disk` must be on or auto for a folder of files, got"):
+        prepare(Config(data=str(tmp_path / "folder"), target="real", on_disk="off"))
     for name in ("groups.parquet", "plain.csv"):
         WRITERS[name](tmp_path / name)
         config = Config(data=str(tmp_path / name), target="real")
@@ -536,15 +536,15 @@ def test_a_sweep_needs_its_table_in_memory(tmp_path):
     parquet.write_table(arrow(), tmp_path / "a.parquet")
     for name, choice in {"a.parquet": "on", "folder": "auto"}.items():
         config = Config(data=str(tmp_path / name), target="real", mapped=choice)
-        with pytest.raises(ValueError, match="`mapped` must be off for a sweep, which"):
+        with pytest.raises(ValueError, match="`on_disk` must be off for a sweep, which"):
             sweep.plan(config)
 
 
 def test_an_npz_cannot_be_mapped():
     with pytest.raises(ValueError, match=r"digits\.npz: an \.npz file cannot be mapped; write it"):
-        prepare(Config(mapped="on"))
-    with pytest.raises(ValueError, match="`mapped` must be one of auto, on, off; got 'yes'"):
-        Config(mapped="yes")
+        prepare(Config(on_disk="on"))
+    with pytest.raises(ValueError, match="`on_disk` must be one of auto, on, off; got 'yes'"):
+        Config(on_disk="yes")
 
 
 # 690 MiB as arrays. Of them up to 128 are mapped at a time; pyarrow's buffers and the imports take
