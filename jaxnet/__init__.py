@@ -10,8 +10,18 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_CORE = ("data", "flax_net", "net", "numpy_net", "optimizers", "spec", "torch_net", "train")
-_ROOMS = ("cli", "engine", "export", "parity", "runs", "sweep", "tables")
+_CORE = [
+    "spec",
+    "numpy_net",
+    "net",
+    "flax_net",
+    "torch_net",
+    "optimizers",
+    "train",
+    "data",
+    "files",
+]
+_ROOMS = ["parity", "tables", "engine", "runs", "sweep", "export", "cli"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -21,6 +21,7 @@ TORCH_TESTS = [
     "parity/test_parity_models.py",
     "parity/test_parity_torch.py",
     "export/test_export_torch.py",
+    "scripts/test_readme_torch.py",
 ]
 collect_ignore = TORCH_TESTS if NO_TORCH else []
 

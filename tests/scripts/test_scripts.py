@@ -68,17 +68,3 @@ def test_scripts_01_to_04_print_the_losses_of_the_oracle():
     want = [(t, float(f"{losses[t]:.6e}")) for t in STEPS]
     for name in list(LAST)[:4]:
         assert printed(name) == want
-
-
-def test_the_examples_of_the_readme_run_one_after_the_other(tmp_path):
-    text = (SCRIPTS.parent / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    (tmp_path / "readme.py").write_text("\n".join(blocks) + "\nprint(len(losses))\n")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "readme.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-    assert (done.stderr, done.stdout.splitlines()[-1:]) == ("", ["500"])

@@ -486,7 +486,7 @@ def test_a_mapped_problem_is_that_in_memory(path, target):
         path = path / "2.parquet"
     options: dict = {"data": str(path), "target": target, "on_disk": "on"}
     got, want = prepare(Config(**options)), prepare(Config(**options | {"on_disk": "off"}))
-    assert (got.mapped, want.mapped) == (True, False)
+    assert (got.on_disk, want.on_disk) == (True, False)
     for name in ("source", "task", "reason", "spec", "batch_size", "steps_per_epoch"):
         assert getattr(got, name) == getattr(want, name)
     assert (got.train_rows, got.validation_rows) == (want.train_rows, want.validation_rows)
@@ -509,9 +509,9 @@ def test_a_folder_and_a_large_table_are_mapped_of_themselves(tmp_path, monkeypat
     for name in ("groups.parquet", "plain.csv"):
         WRITERS[name](tmp_path / name)
         config = Config(data=str(tmp_path / name), target="real")
-        assert not prepare(config).mapped
+        assert not prepare(config).on_disk
         monkeypatch.setattr("jaxnet.runs.dataset.memory", lambda: 4000)
-        assert prepare(config).mapped
+        assert prepare(config).on_disk
         monkeypatch.undo()
 
 
@@ -535,7 +535,7 @@ def test_a_sweep_needs_its_table_in_memory(tmp_path):
     write_folder(tmp_path / "folder")
     parquet.write_table(arrow(), tmp_path / "a.parquet")
     for name, choice in {"a.parquet": "on", "folder": "auto"}.items():
-        config = Config(data=str(tmp_path / name), target="real", mapped=choice)
+        config = Config(data=str(tmp_path / name), target="real", on_disk=choice)
         with pytest.raises(ValueError, match="`on_disk` must be off for a sweep, which"):
             sweep.plan(config)
 
