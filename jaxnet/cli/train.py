@@ -109,10 +109,11 @@ def import_weights(
 
 def _print_dataset(dataset: Dataset, config: Config) -> None:
     """Say what was read, what was chosen, and how to choose otherwise."""
-    from jaxnet.runs import placement, trainer
+    from jaxnet.runs import trainer
 
-    # which refuse what cannot be, before anything is said
-    dual, mesh = trainer.use_gram(config, dataset), placement.mesh_of(config, dataset)
+    # refuses options that exclude each other, before anything is said
+    config, placement = trainer.resolve(config, dataset)
+    mesh = placement.mesh
     rows = dataset.train_rows, dataset.validation_rows
     print(f"{Path(dataset.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
     print_task(dataset, config)
@@ -120,7 +121,7 @@ def _print_dataset(dataset: Dataset, config: Config) -> None:
     print(f"network {sizes} {config.activation}, {config.optimizer}, batch {dataset.batch_size}")
     if mesh is not None:
         print(_mesh_text(mesh, dataset.batch_size // mesh.shape["data"]))
-    if dual:
+    if config.gram == "on":
         usual, dual_form = trainer.operations(config, dataset)
         print(
             f"its first layer in dual form, for {dataset.spec.sizes[0]:,} columns and {rows[0]:,} "

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnet.engine.mesh import check_batch
+
 Loss = Callable[[Any, Any], jax.Array]
 ValueAndGrad = Callable[[Any, Any], tuple[jax.Array, Any]]
 REDUCTIONS = ("sum", "mean")  # how the loss of a batch follows from those of equal parts
@@ -37,7 +39,7 @@ def accumulated(loss: Loss, *, parts: int, reduction: str) -> ValueAndGrad:
         return jnp.moveaxis(part, 1, 0)
 
     def value_and_grad(params, batch):
-        check_rows(batch, parts, "parts")
+        check_rows(batch, parts, "the `parts` of a batch")
         batches = split(batch, parts, interleaved)
         shapes = jax.eval_shape(jax.value_and_grad(loss), params, first(batches))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -56,14 +58,11 @@ def check_reduction(reduction: str) -> None:
         raise ValueError(f"`reduction` must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
 
 
-def check_rows(batch: Any, parts: int, name: str) -> None:
-    """Raise ValueError unless the rows of a batch divide by `parts`, called `name`."""
+def check_rows(batch: Any, parts: int, what: str) -> None:
+    """Raise ValueError unless the rows of a batch divide by `parts`, which are `what`."""
     for leaf in jax.tree.leaves(batch):
-        if np.ndim(leaf) and leaf.shape[0] % parts:
-            raise ValueError(
-                f"`batch_size` must be a multiple of {parts}, the `{name}` of a batch; got "
-                f"{leaf.shape[0]}"
-            )
+        if np.ndim(leaf):
+            check_batch(leaf.shape[0], parts, what)
 
 
 def split(batch: Any, parts: int, rows: Callable[[Any], Any]) -> Any:

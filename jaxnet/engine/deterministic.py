@@ -78,7 +78,7 @@ def make_step(
 
     @functools.partial(jax.jit, donate_argnames="state")
     def step(state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
-        check_rows(batch, shards, "shards")
+        check_rows(batch, shards, "the `shards` of a batch")
         value, grads = value_and_grad(state.params, batch)
         return update(state, grads), value
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -104,14 +104,10 @@ def _axis_sizes(axes: str | int | dict[str, int], num_devices: int) -> dict[str,
     return sizes
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-    """Raise ValueError unless the rows of a batch divide evenly over the `data` axis."""
-    data = mesh.shape["data"]
-    if batch_size % data:
-        raise ValueError(
-            f"`batch_size` must be a multiple of {data}, the devices of the data axis; got "
-            f"{batch_size}"
-        )
+def check_batch(batch_size: int, divisor: int, what: str = "the devices of the data axis") -> None:
+    """Raise ValueError unless the rows of a batch divide by `divisor`, which is `what`."""
+    if batch_size % divisor:
+        raise ValueError(f"`batch_size` must be a multiple of {divisor}, {what}; got {batch_size}")
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
@@ -165,7 +161,7 @@ def own_rows(mesh: Mesh, batch_size: int) -> slice:
 
     Raises: ValueError if the batch does not divide over the `data` axis.
     """
-    check_batch(mesh, batch_size)
+    check_batch(batch_size, mesh.shape["data"])
     own = [any(d.process_index == jax.process_index() for d in line) for line in mesh.devices]
     at = np.flatnonzero(own)
     first, stop = int(at[0]), int(at[-1]) + 1
@@ -206,7 +202,7 @@ def data_parallel(
     def split(leaf):
         if np.ndim(leaf) == 0:
             return leaf
-        check_batch(mesh, leaf.shape[0])
+        check_batch(leaf.shape[0], mesh.shape["data"])
         return lax.with_sharding_constraint(leaf, NamedSharding(mesh, P("data")))
 
     def place(leaf):
@@ -219,3 +215,64 @@ def data_parallel(
         return jax.tree.map(place, state), place(loss)
 
     return data_parallel_step
+
+
+class Placement(NamedTuple):
+    """Where the arrays of a run lie.
+
+    mesh: None for JAX's default device. shards: whether the rows of batches and wide parameters are
+    divided over the mesh; if not, every device holds all arrays whole.
+    """
+
+    mesh: Mesh | None = None
+    shards: bool = True
+
+    def step(self, step: Callable) -> Callable:
+        """Return the step that divides the rows of its batch, over weights (out, in)."""
+        if self.mesh is None or not self.shards:
+            return step
+        return data_parallel(step, self.mesh, axis=0)
+
+    def params(self, tree: Any) -> Any:
+        """Put parameters (out, in), or a state, where the step wants them."""
+        if self.mesh is None:
+            return tree
+        return shard_params(self.mesh, tree, axis=0) if self.shards else replicate(self.mesh, tree)
+
+    def replicate(self, tree: Any) -> Any:
+        """Put arrays, which are the same in every process, on every device whole."""
+        return jax.device_put(tree) if self.mesh is None else replicate(self.mesh, tree)
+
+    def replicate_inside(self, tree: Any) -> Any:
+        """Return results of a compiled program whole on every device."""
+        if self.mesh is None:
+            return tree
+        return lax.with_sharding_constraint(tree, NamedSharding(self.mesh, P()))
+
+    def shard(self, tree: Any, axis: int) -> Any:
+        """Divide the rows, on `axis`, of arrays that every process has whole."""
+        if self.mesh is None or not self.shards:
+            return self.replicate(tree)
+        number = np.shape(jax.tree.leaves(tree)[0])[axis]
+        index = (slice(None),) * axis + (self.local_rows(number),)
+        return rows(self.mesh, jax.tree.map(lambda leaf: leaf[index], tree), axis=axis)
+
+    def local_rows(self, number: int) -> slice:
+        """Return which of so many rows this process gives to `rows`."""
+        return slice(None) if self.mesh is None else own_rows(self.mesh, number)
+
+    def rows(self, tree: Any, axis: int) -> Any:
+        """Divide the rows, on `axis`, of arrays of which each process has its local rows."""
+        return tree if self.mesh is None else rows(self.mesh, tree, axis=axis)
+
+    def read(self, read: Callable[[np.ndarray], Any], index: range) -> Any:
+        """Return read(index), of which each process reads its local rows if they divide."""
+        if self.mesh is None:
+            return read(np.array(index))
+        if not self.shards or len(index) % self.mesh.shape["data"]:
+            return self.replicate(read(np.array(index)))
+        return self.rows(read(np.array(index[self.local_rows(len(index))])), axis=0)
+
+    def round_down(self, number: int) -> int:
+        """Return the greatest number of rows, at most `number`, that divides over the devices."""
+        return number if self.mesh is None else number - number % self.mesh.shape["data"]

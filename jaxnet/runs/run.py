@@ -19,9 +19,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxnet.engine import checkpoint, processes
+from jaxnet.engine.mesh import own_device
 from jaxnet.engine.signals import ProcessLost, RemoteError, Stopped
 from jaxnet.files import lock, read_json, write_json
-from jaxnet.runs import placement, record, session, state, tensorboard
+from jaxnet.runs import record, session, state, tensorboard, trainer
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset, batches, prepare
 from jaxnet.runs.folder import CHECKPOINTS, CONFIG, METRICS, check_free, discard, make
@@ -29,7 +30,6 @@ from jaxnet.runs.loop import Progress
 from jaxnet.runs.model import encoding_from_json, load
 from jaxnet.runs.record import changed_config, read_config
 from jaxnet.runs.session import Run
-from jaxnet.runs.trainer import make_trainer, use_gram
 from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.records import Conversion
 
@@ -70,18 +70,18 @@ def train(
     """
     with processes.raise_together():
         dataset = dataset or prepare(config)
-        mesh = placement.mesh_of(config, dataset)
         # as chosen, since a resumed run of more epochs, or one elsewhere, might choose otherwise
-        gram, mapped = use_gram(config, dataset), dataset.on_disk
-    config = replace(config, gram="on" if gram else "off", on_disk="on" if mapped else "off")
+        config, placement = trainer.resolve(config, dataset)
     with contextlib.ExitStack() as stack:
         folder = Path(config.out or "")
         with _raise_together_as_one(config, dataset):
             if processes.is_main():
-                folder, described = stack.enter_context(_new_folder(config, dataset, mesh))
+                folder, described = stack.enter_context(
+                    _new_folder(config, dataset, placement.mesh)
+                )
                 write_json(folder / CONFIG, described)
         folder = Path(processes.broadcast_json(str(folder)))
-        return session.train(folder, config, dataset, mesh, None, on_progress)
+        return session.train(folder, config, dataset, placement, None, on_progress)
 
 
 @contextlib.contextmanager
@@ -107,15 +107,15 @@ def create(config: Config, params: dict[str, np.ndarray], *, dataset: Dataset) -
         raise ValueError(f"`params` must have the shapes and dtypes {wanted}, got {got}")
     if config.gram == "on":
         raise ValueError("`gram` must be off for a run that begins with given weights, got on")
-    config = replace(config, gram="off", on_disk="on" if dataset.on_disk else "off")
-    mesh = placement.mesh_of(config, dataset)
-    with _new_folder(config, dataset, mesh) as (folder, described), session.on_device(config):
-        trainer = make_trainer(config, dataset, params, mesh)
-        metrics = session.evaluate(dataset, params, dataset.validation).result()
+    config, placement = trainer.resolve(replace(config, gram="off"), dataset)
+    new = _new_folder(config, dataset, placement.mesh)
+    with new as (folder, described), trainer.on_device(config):
+        made = trainer.make_trainer(config, dataset, params, placement)
+        metrics = trainer.evaluate(dataset, params, dataset.validation).result()
         line = {"step": 0, "epoch": 0, **{f"val_{name}": v for name, v in metrics.items()}}
         with checkpoint.Writer(folder / CHECKPOINTS, config.keep) as writer:
-            began = state.begin(trainer)._replace(best_line=line)
-            state.save(writer, folder, trainer, began, record.identity(described))
+            began = state.begin(made)._replace(best_line=line)
+            state.save(writer, folder, made, began, record.identity(described))
         # last, so that a run without its weights is none
         write_json(folder / CONFIG, described)
     return folder
@@ -143,12 +143,12 @@ def resume(
     with processes.raise_together():
         config, before = changed_config(folder, changed), read_config(folder)
         dataset = dataset or prepare_again(folder, config)
-        mesh = placement.mesh_of(config, dataset)
+        config, placement = trainer.resolve(config, dataset)
     with contextlib.ExitStack() as stack:
         with _raise_together_as_one(config, dataset):
             if processes.is_main():
                 stack.enter_context(lock(folder))
-        return session.train(folder, config, dataset, mesh, before, on_progress)
+        return session.train(folder, config, dataset, placement, before, on_progress)
 
 
 def prepare_again(
@@ -202,7 +202,7 @@ def _new_folder(
     """
     if config.tensorboard:
         tensorboard.require()
-    described = record.describe(config, dataset, session.own_device(config), mesh)
+    described = record.describe(config, dataset, own_device(config.device), mesh)
     folder, new = make(config.out, Path(dataset.table.path).name.split(".")[0])
     with lock(folder):
         check_free(folder)

@@ -14,25 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from jax.sharding import Mesh
-
 from jaxnet.engine import checkpoint, processes
-from jaxnet.engine import mesh as parallel
+from jaxnet.engine.mesh import Placement, own_device
 from jaxnet.engine.signals import ProcessLost, Stopped, catch_signals
 from jaxnet.files import read_json
 from jaxnet.runs import loop, record, state, tensorboard
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Dataset, batches
+from jaxnet.runs.dataset import Dataset
 from jaxnet.runs.folder import CHECKPOINTS, CONFIG, CURVES, append_metrics
 from jaxnet.runs.loop import Progress
-from jaxnet.runs.model import Model, outputs
+from jaxnet.runs.model import Model
 from jaxnet.runs.state import RunState
-from jaxnet.runs.trainer import Trainer, make_trainer
-from jaxnet.spec import Batch
-from jaxnet.tables.metrics import Metrics
-from jaxnet.tables.store import MappedRows
+from jaxnet.runs.trainer import Trainer, evaluate, make_trainer, on_device
 
 log = logging.getLogger("jaxnet")
 
@@ -57,7 +50,7 @@ def train(
     folder: Path,
     config: Config,
     dataset: Dataset,
-    mesh: Mesh | None,
+    placement: Placement,
     before: Config | None,
     on_progress: Callable[[Progress], None],
 ) -> Run:
@@ -73,7 +66,7 @@ def train(
         received = stack.enter_context(catch_signals())
         checkpoints = folder / CHECKPOINTS
         trainer = make_trainer(
-            config, dataset, dataset.spec.init(config.seed, config.param_dtype), mesh
+            config, dataset, dataset.spec.init(config.seed, config.param_dtype), placement
         )
         now = state.begin(trainer)
         with processes.raise_together():
@@ -81,7 +74,7 @@ def train(
                 identity = record.identity(read_json(folder / CONFIG))
                 now = _restore(folder, config, dataset, identity, now)
                 if before is not None:
-                    environment = record.environment(own_device(config), mesh)
+                    environment = record.environment(own_device(config.device), placement.mesh)
                     step = int(now.state.step)
                     record.note_resume(folder, before, config, step, environment)
                 writer = stack.enter_context(checkpoint.Writer(checkpoints, config.keep))
@@ -196,24 +189,6 @@ def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, step: in
         event(line)
 
     return on_line
-
-
-def evaluate(dataset: Dataset, params: dict[str, np.ndarray], rows: Batch | MappedRows) -> Metrics:
-    metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
-    for batch in batches(rows):
-        metrics.update(outputs(dataset.spec, params, batch.x), batch.y)
-    return metrics
-
-
-@contextlib.contextmanager
-def on_device(config: Config) -> Iterator[None]:
-    with jax.default_device(own_device(config)), jax.enable_x64(config.dtype == "float64"):
-        yield
-
-
-def own_device(config: Config) -> jax.Device:
-    """The first of this process's devices that the options ask for."""
-    return parallel.own_device(config.device)
 
 
 def _plot(folder: Path, lines: list[dict[str, Any]], dataset: Dataset) -> None:

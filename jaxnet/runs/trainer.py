@@ -4,8 +4,10 @@ as it is, or in dual form (`gram`) where that is cheaper.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,12 +21,17 @@ from jax.tree_util import Partial
 
 from jaxnet import data, net, optimizers
 from jaxnet.engine import accumulate, deterministic, epochs, gram, streams
+from jaxnet.engine import mesh as parallel
+from jaxnet.engine.mesh import Placement
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Dataset
-from jaxnet.runs.placement import Placement
-from jaxnet.spec import Spec
+from jaxnet.runs.dataset import Dataset, batches
+from jaxnet.runs.model import outputs
+from jaxnet.spec import Batch, Spec
+from jaxnet.tables.metrics import Metrics
+from jaxnet.tables.store import MappedRows
 from jaxnet.train import Step, make_step, on_rows, transpose, transposed
 
+UNUSUAL = ("deterministic", "accumulate", "remat")  # options of which the dual form has none
 ROWS = 8192  # of the validation rows to one forward pass, which bounds its memory
 
 
@@ -45,30 +52,57 @@ class Trainer(NamedTuple):
     place: Callable[[Any], Any]
 
 
-def use_gram(config: Config, dataset: Dataset) -> bool:
+def resolve(config: Config, dataset: Dataset) -> tuple[Config, Placement]:
+    """Decide how a run computes: the options with `gram` and `on_disk` on or off, and where its
+    arrays lie.
+
+    Raises: ValueError for options that exclude each other, a mesh that cannot be made, or a batch
+    that does not divide.
+    """
+    gram, on_disk = _use_gram(config, dataset), dataset.on_disk
+    shards = not (gram or config.deterministic)
+    placement = Placement(_make_mesh(config, dataset), shards)
+    on_off = ("off", "on")
+    return replace(config, gram=on_off[gram], on_disk=on_off[on_disk]), placement
+
+
+def _make_mesh(config: Config, dataset: Dataset) -> Mesh | None:
+    """The mesh that the options ask for; None for one device, which needs none."""
+    axes, processes, mesh = config.devices, jax.process_count(), None
+    divisor, what = config.accumulate or 1, "`accumulate`"
+    if axes is not None or processes > 1 or config.deterministic:
+        axes = axes or ("all" if processes > 1 else 1)
+        mesh = parallel.make_mesh(axes, parallel.devices_of(config.device))
+        divisor *= mesh.shape["data"]
+        devices = "the devices of the data axis"
+        what = devices if config.accumulate is None else f"{what} times {devices}"
+    if mesh is not None and config.deterministic:
+        deterministic.check(mesh)
+        divisor, what = deterministic.SHARDS, "the shards of a deterministic run"
+    parallel.check_batch(dataset.batch_size, divisor, what)
+    return mesh
+
+
+def _use_gram(config: Config, dataset: Dataset) -> bool:
     """Whether the first layer is trained in dual form.
 
-    Raises: ValueError if it is asked for and cannot be.
+    Raises: ValueError if the options ask for it and it cannot be.
     """
-    for name in ("deterministic", "accumulate", "remat"):
-        if config.gram == "on" and getattr(config, name):
-            raise ValueError(f"`gram` must be off for a run with `{name}`, got on")
-    if config.gram == "on" and config.dtype == "bfloat16":
-        raise ValueError("`gram` must be off for a run in bfloat16, got on")
-    if config.gram == "on" and config.optimizer not in gram.OPTIMIZERS:
-        raise ValueError(
-            f"`gram` must be off for the optimizer {config.optimizer!r}: the dual form is for "
-            f"{', '.join(gram.OPTIMIZERS)}"
-        )
-    if dataset.on_disk:
-        if config.gram == "on":
-            raise ValueError("`gram` must be off for a mapped table, whose rows are not in memory")
-        return False
-    if config.gram != "auto":
+    refused = {f"a run with `{name}`": getattr(config, name) for name in UNUSUAL}
+    refused |= {
+        "a run in bfloat16": config.dtype == "bfloat16",
+        f"the optimizer {config.optimizer!r}: the dual form is for {', '.join(gram.OPTIMIZERS)}": (
+            config.optimizer not in gram.OPTIMIZERS
+        ),
+        "a table on disk, whose rows are not in memory": dataset.on_disk,
+    }
+    for reason, holds in refused.items():
+        if holds and config.gram == "on":
+            raise ValueError(f"`gram` must be off for {reason}; got on")
+    if config.gram != "auto" or any(refused.values()):
         return config.gram == "on"
-    other = config.deterministic or config.accumulate or config.remat or config.dtype == "bfloat16"
     usual, dual = operations(config, dataset)
-    return config.optimizer in gram.OPTIMIZERS and dual < usual and not other
+    return dual < usual
 
 
 def operations(config: Config, dataset: Dataset) -> tuple[int, int]:
@@ -79,22 +113,22 @@ def operations(config: Config, dataset: Dataset) -> tuple[int, int]:
 
 
 def make_trainer(
-    config: Config, dataset: Dataset, params: dict[str, np.ndarray], mesh: Mesh | None = None
+    config: Config, dataset: Dataset, params: dict[str, np.ndarray], placement: Placement
 ) -> Trainer:
-    """The form of a run that begins with the weights `params`, on a mesh, or on
-    JAX's default device.
+    """Return the trainer of a run that begins with the weights `params`.
 
-    Its schedule, decay, and clipping before either, are those of `config`.
+    config, placement: as `resolve` returns them.
     """
-    num_steps = dataset.steps_per_epoch * config.epochs
-    decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
-    rate = optimizers.schedule(config.schedule, config.learning_rate, num_steps)
-    optimizer = optimizers.make(config.optimizer, rate, **decay)
-    if use_gram(config, dataset):
-        return _dual(config, dataset, params, optimizer, Placement(mesh, False))
-    if config.clip_norm is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    placement = Placement(mesh, not config.deterministic)
+    optimizer = optimizers.scheduled(
+        config.optimizer,
+        config.learning_rate,
+        dataset.steps_per_epoch * config.epochs,
+        schedule_name=config.schedule,
+        weight_decay=config.weight_decay,
+        clip_norm=None if config.gram == "on" else config.clip_norm,  # `gram.make_step` clips
+    )
+    if config.gram == "on":
+        return _dual(config, dataset, params, optimizer, placement)
     step = _step(config, dataset.spec, optimizer, placement)
     run = (_streamed if dataset.on_disk else _in_memory)(config, dataset, step, placement)
     return Trainer(transpose(params), optimizer, run, _to_numpy, placement.params)
@@ -252,3 +286,19 @@ def _evaluate(spec: Spec, forward: Callable, num_rows: int, placement: Placement
         return placement.replicate_inside(total | {"loss": total["loss"] / num_rows})
 
     return evaluate
+
+
+def evaluate(dataset: Dataset, params: dict[str, np.ndarray], rows: Batch | MappedRows) -> Metrics:
+    """Return the metrics of the weights `params` on rows of a dataset, some rows at a time."""
+    metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
+    for batch in batches(rows):
+        metrics.update(outputs(dataset.spec, params, batch.x), batch.y)
+    return metrics
+
+
+@contextlib.contextmanager
+def on_device(config: Config) -> Iterator[None]:
+    """Compute on this process's first device of `config.device`, in the precision of its dtype."""
+    device = parallel.own_device(config.device)
+    with jax.default_device(device), jax.enable_x64(config.dtype == "float64"):
+        yield

@@ -11,6 +11,7 @@ _HOMES = {  # each public name and its module, imported on first use: options co
     "Progress": "sweep",
     "Row": "sweep",
     "Setting": "sweep",
+    "Stopped": "sweep",
     "Sweep": "sweep",
     "mapping_of": "sweep",
     "plan": "sweep",

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from jaxnet import data
-from jaxnet.runs import session
 from jaxnet.runs.dataset import Dataset
+from jaxnet.runs.trainer import on_device
 from jaxnet.spec import Batch
 from jaxnet.sweep import program
 from jaxnet.sweep import settings as sweep_plan
@@ -93,7 +93,7 @@ class Trainer:
         self.made, self.lock = 0, threading.Lock()
         self.dataset_of = lru_cache(mapping.splits * (mapping.workers + 1))(self._dataset_of)
         self.split_of = lru_cache(mapping.workers + 1)(self._split_of)
-        with session.on_device(self.config):
+        with on_device(self.config):
             self._compile(self.blocks()[0])
         self.steps = min(50, self.program.capacity)  # to the next call
 
@@ -143,7 +143,7 @@ class Trainer:
 
     def _train(self, block: Block) -> list[tuple[Member, dict[str, np.ndarray]]]:
         """Train a block to its end; nothing if it was stopped before."""
-        with session.on_device(self.config):
+        with on_device(self.config):
             if self.stop.is_set():
                 return []
             members, split = self._begin(block), self.split_of(block[0])

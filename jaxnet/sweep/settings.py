@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnet import data
-from jaxnet.runs import session
+from jaxnet.engine.mesh import own_device
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
 from jaxnet.spec import Batch
@@ -119,7 +119,7 @@ def mapping(plan: Plan, hidden: tuple[int, ...]) -> Mapping:
     Tiny networks are stacked, since a call costs more than their arithmetic; a GPU stacks all.
     Larger ones are trained one by one, by each processor its own.
     """
-    device = session.own_device(plan.config)
+    device = own_device(plan.config.device)
     settings = sum(setting.hidden == hidden for setting in plan.settings)
     work, member_bytes, split_bytes = _sizes(plan, hidden)
     size, workers, budget = settings * len(plan.keys), 1, 0

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.engine.mesh import own_device
 from jaxnet.engine.signals import Stopped, catch_signals
 from jaxnet.files import lock, write, write_json
-from jaxnet.runs import record, session
+from jaxnet.runs import record
 from jaxnet.runs import run as runs
 from jaxnet.runs.config import Config, ScaleOptions
 from jaxnet.runs.dataset import Dataset, prepare
@@ -262,7 +263,7 @@ def write_csv(path: Path, members: Sequence[Member]) -> None:
 def _new_folder(planned: Plan) -> Iterator[Path]:
     """Make and lock the sweep's folder, which is removed again if nothing is written to it."""
     config, dataset = planned.config, planned.dataset
-    device = session.own_device(config)
+    device = own_device(config.device)
     described = record.describe(config, dataset, device)
     del described["encoding"], described["spec"]  # which are a member's own
     described["sweep"] = {

@@ -202,7 +202,7 @@ def test_it_is_chosen_where_it_is_cheaper_and_stays_chosen(table):
         ({"epochs": 300, "gram": "off"}, "off"),
     ):
         chosen_by = config(table, **options)
-        assert trainer.use_gram(chosen_by, runs.prepare(chosen_by)) == (chosen == "on")
+        assert trainer.resolve(chosen_by, runs.prepare(chosen_by))[0].gram == chosen
     run = runs.train(config(table, epochs=1, out="run"))
     assert json.loads((run.folder / "config.json").read_text())["config"]["gram"] == "off"
     assert runs.resume("run", epochs=300).epochs == 300
@@ -225,9 +225,9 @@ def test_it_is_refused_for_optimizers_that_are_not_linear(table):
 
 def test_given_weights_are_trained_in_the_usual_form(table):
     options = config(table, epochs=300)
-    problem = runs.prepare(options)
-    params = problem.spec.init(9, "float64")
-    folder = runs.create(options, params, problem=problem)
+    dataset = runs.prepare(options)
+    params = dataset.spec.init(9, "float64")
+    folder = runs.create(options, params, dataset=dataset)
     assert runs.read_config(folder).gram == "off"
     with pytest.raises(ValueError, match="`gram` must be off for a run that begins with given"):
-        runs.create(config(table, gram="on"), params, problem=problem)
+        runs.create(config(table, gram="on"), params, dataset=dataset)

@@ -48,7 +48,7 @@ def lines(out):
 def test_a_streamed_run_is_the_run_in_memory(target, optimizer):
     found = []
     for where in ("off", "on"):
-        options = config(target, optimizer=optimizer, mapped=where, out=where, gram="off")
+        options = config(target, optimizer=optimizer, on_disk=where, out=where, gram="off")
         found.append(runs.train(options))
     for name, leaf in found[0].params.items():
         # the fit of mean and std by blocks rounds otherwise: 1e-16, seen through float32
@@ -92,7 +92,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(step, monkeypatch):
 def test_patience_ends_both_at_the_same_epoch():
     ends = []
     for where in ("off", "on"):
-        options = config(mapped=where, out=where, epochs=60, learning_rate=0.3, patience=2)
+        options = config(on_disk=where, out=where, epochs=60, learning_rate=0.3, patience=2)
         run = runs.train(options)
         ends.append((run.epoch, run.epochs, run.reason))
     assert ends[0] == ends[1]
@@ -104,13 +104,13 @@ def test_very_many_rows_train_in_the_order_of_their_blocks(monkeypatch):
     monkeypatch.setattr(order, "BLOCK", 8)
     monkeypatch.setattr(order, "WINDOW", 3)
     ends = [
-        runs.train(config(mapped=where, out=where, gram="off")).metrics for where in ("off", "on")
+        runs.train(config(on_disk=where, out=where, gram="off")).metrics for where in ("off", "on")
     ]
     for split, metrics in ends[0].items():
         assert ends[1][split] == pytest.approx(metrics, rel=1e-5)
 
 
 def test_the_dual_form_of_a_mapped_table_is_refused_before_anything_is_written(folder):
-    with pytest.raises(ValueError, match="`gram` must be off for a mapped table"):
+    with pytest.raises(ValueError, match="`gram` must be off for a table on disk"):
         runs.train(config(on_disk="on", optimizer="sgd", gram="on"))
     assert not (folder / "runs").exists()

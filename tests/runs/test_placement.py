@@ -9,7 +9,8 @@ from mesh_processes import finish, start
 
 from jaxnet import runs, sweep
 from jaxnet.engine import checkpoint, streams
-from jaxnet.runs import placement, session, trainer
+from jaxnet.engine.mesh import Placement
+from jaxnet.runs import session, trainer
 from jaxnet.runs.config import Config
 from jaxnet.runs.folder import CHECKPOINTS, read_metrics
 
@@ -113,9 +114,9 @@ def test_a_run_on_a_mesh_is_the_run_on_one_device(name, folder):
 def test_validation_rows_that_do_not_divide_are_all_counted(folder, monkeypatch):
     """26 rows in blocks of 10: the last is of 6, whole on each of the devices."""
     dataset = runs.prepare(config(on_disk="on", dtype="float64"))
-    alone, mesh = placement.Placement(None, True), placement.mesh_of(config(devices=1), dataset)
+    mesh = trainer.resolve(config(devices=1), dataset)[1].mesh
     monkeypatch.setattr(trainer, "ROWS", 10)
-    for where in (alone, placement.Placement(mesh, True), placement.Placement(mesh, False)):
+    for where in (Placement(), Placement(mesh), Placement(mesh, shards=False)):
         index = range(3, 9)
         read = where.read(dataset.validation.batch, index)
         want = dataset.validation.batch(np.array(index))
@@ -134,19 +135,19 @@ REFUSED = {
     "another axis": ({"devices": "rows=2"}, "`mesh` must have the axes data and model"),
     "parts that do not divide": (
         {"accumulate": 3},
-        "`batch_size` must be a multiple of 3 for `accumulate`, got 8",
+        "`batch_size` must be a multiple of 3, `accumulate`; got 8",
     ),
     "the dual form in parts": (
         {"accumulate": 2, "gram": "on", "optimizer": "sgd"},
-        "`gram` must be off for a run with `accumulate`, got on",
+        "`gram` must be off for a run with `accumulate`; got on",
     ),
     "the dual form in bfloat16": (
         {"dtype": "bfloat16", "gram": "on", "optimizer": "sgd"},
-        "`gram` must be off for a run in bfloat16, got on",
+        "`gram` must be off for a run in bfloat16; got on",
     ),
     "shards that do not divide": (
         {"deterministic": True, "batch_size": 12},
-        "`batch_size` must be a multiple of 8 for `deterministic`, got 12",
+        "`batch_size` must be a multiple of 8, the shards of a deterministic run; got 12",
     ),
 }
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxnet import runs, sweep
+from jaxnet import runs
 from jaxnet.cli import run_text
 from jaxnet.runs.config import OPTIMIZERS, SCHEDULES, Config
 from jaxnet.sweep import members as sweep_members
-from jaxnet.sweep import settings
+from jaxnet.sweep import settings, sweep
 from jaxnet.sweep.members import Trainer, train_members
 from jaxnet.sweep.settings import Mapping
 
