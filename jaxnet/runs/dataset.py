@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +14,14 @@ import numpy as np
 
 from jaxnet import data, order
 from jaxnet.runs.config import Config
-from jaxnet.spec import Batch, Spec
+from jaxnet.spec import Spec
 from jaxnet.tables import blocks, convert, store_fit
 from jaxnet.tables import table as tables
 from jaxnet.tables.encoding import Encoding, encode, fit_encoding, infer_task
 from jaxnet.tables.records import Conversion
-from jaxnet.tables.store import Mapped, MappedRows
+from jaxnet.tables.rows import ArrayRows, Rows, StoredRows
+from jaxnet.tables.store import Mapped
 
-ROWS = 8192  # of mapped rows, encoded at once by `batches`
 SHARE = 0.25  # of the memory: a table estimated to take more is mapped
 
 
@@ -29,8 +29,8 @@ class Dataset(NamedTuple):
     """A table made ready: its encoding, the network for it, the rows to train and validate on.
 
     table: the columns, without rows unless `prepare` was to keep them. source: the data's name,
-    absolute path, bytes and sha256. train, validation: a Batch, or MappedRows, which make a batch
-    of any of their rows.
+    absolute path, bytes and sha256. train, validation: the rows in memory, or on the disk, as
+    `on_disk` says.
     """
 
     table: tables.Table
@@ -39,33 +39,25 @@ class Dataset(NamedTuple):
     reason: str
     encoding: Encoding
     spec: Spec
-    train: Any
-    validation: Any
+    train: Rows
+    validation: Rows
     batch_size: int
-
-    @property
-    def on_disk(self) -> bool:
-        """Whether the rows are in a file, and encoded when they are asked for."""
-        return isinstance(self.train, MappedRows)
+    on_disk: bool = False
 
     @property
     def train_rows(self) -> int:
         """The number of rows to train on."""
-        return _count(self.train)
+        return len(self.train)
 
     @property
     def validation_rows(self) -> int:
         """The number of rows to validate on."""
-        return _count(self.validation)
+        return len(self.validation)
 
     @property
     def steps_per_epoch(self) -> int:
         """The batches in a pass over the training rows."""
         return self.train_rows // self.batch_size
-
-
-def _count(rows: Batch | MappedRows) -> int:
-    return len(rows.x) if isinstance(rows, Batch) else len(rows)
 
 
 class _Read(NamedTuple):
@@ -96,7 +88,8 @@ def prepare(
     """
     path = data.digits_path() if config.data is None else Path(config.data)
     target = "digit" if config.target is None else config.target
-    if use_disk(config, path):
+    on_disk = use_disk(config, path)
+    if on_disk:
         read = _read_mapped(convert.convert(path, config.drop, on_convert))
     else:
         read = _read_whole(path, config)
@@ -118,16 +111,9 @@ def prepare(
     if not keep_table:
         empty = {name: column[:0].copy() for name, column in table.columns.items()}
         table = table._replace(columns=empty)
-    return Dataset(table, read.source, task, reason, encoding, spec, train, validation, batch_size)
-
-
-def batches(rows: Batch | MappedRows) -> Iterator[Batch]:
-    """Yield the rows of a split in their order: all at once, or some if they are mapped."""
-    if isinstance(rows, Batch):
-        yield rows
-        return
-    for start in range(0, len(rows), ROWS):
-        yield rows.batch(np.arange(start, min(start + ROWS, len(rows))))
+    return Dataset(
+        table, read.source, task, reason, encoding, spec, train, validation, batch_size, on_disk
+    )
 
 
 def use_disk(config: Config, path: Path) -> bool:
@@ -155,7 +141,7 @@ def memory() -> int:
 
 def _read_mapped(mapped: Mapped) -> _Read:
     def take(encoding, dtype, several):
-        return [MappedRows(mapped, rows, encoding, dtype) for rows in several]
+        return [StoredRows(mapped, rows, encoding, dtype) for rows in several]
 
     return _Read(
         mapped.rows(np.zeros(0, int)),
@@ -175,7 +161,7 @@ def _read_whole(path: Path, config: Config) -> _Read:
         raise ValueError(f"{path}: the file changed while it was read; try again when it is whole")
 
     def take(encoding, dtype, several):
-        return [Batch(*encode(table, encoding, dtype, np.asarray(rows))) for rows in several]
+        return [ArrayRows(*encode(table, encoding, dtype, np.asarray(rows))) for rows in several]
 
     def fit(target, task, rows, categorical):
         return fit_encoding(table, target, task, np.asarray(rows), categorical)

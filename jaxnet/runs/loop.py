@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnet.engine import epochs, processes
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Dataset, batches
+from jaxnet.runs.dataset import Dataset
 from jaxnet.runs.state import RunState
 from jaxnet.runs.trainer import Trainer
 from jaxnet.tables.metrics import Metrics
@@ -170,7 +170,7 @@ def _make(
 def _targets(dataset: Dataset) -> Metrics:
     """The validation targets, ready for the sums of any outputs."""
     metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
-    for batch in batches(dataset.validation):
+    for batch in dataset.validation.blocks():
         metrics.update(np.zeros((len(batch.y), dataset.spec.sizes[-1])), batch.y)
     return metrics
 

@@ -24,7 +24,7 @@ from jaxnet.engine.signals import ProcessLost, RemoteError, Stopped
 from jaxnet.files import lock, read_json, write_json
 from jaxnet.runs import record, session, state, tensorboard, trainer
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Dataset, batches, prepare
+from jaxnet.runs.dataset import Dataset, prepare
 from jaxnet.runs.folder import CHECKPOINTS, CONFIG, METRICS, check_free, discard, make
 from jaxnet.runs.loop import Progress
 from jaxnet.runs.model import encoding_from_json, load
@@ -187,7 +187,7 @@ def evaluate_validation(folder: str | Path) -> Metrics:
     model = load(folder)
     dataset = prepare_again(folder, read_config(folder))
     metrics = Metrics(model.spec.loss, model.encoding.target)
-    for batch in batches(dataset.validation):
+    for batch in dataset.validation.blocks():
         metrics.update(model.outputs(batch.x), batch.y)
     return metrics
 

@@ -24,11 +24,11 @@ from jaxnet.engine import accumulate, deterministic, epochs, gram, streams
 from jaxnet.engine import mesh as parallel
 from jaxnet.engine.mesh import Placement
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Dataset, batches
+from jaxnet.runs.dataset import Dataset
 from jaxnet.runs.model import outputs
-from jaxnet.spec import Batch, Spec
+from jaxnet.spec import Spec
 from jaxnet.tables.metrics import Metrics
-from jaxnet.tables.store import MappedRows
+from jaxnet.tables.rows import Rows
 from jaxnet.train import Step, make_step, on_rows, transpose, transposed
 
 UNUSUAL = ("deterministic", "accumulate", "remat")  # options of which the dual form has none
@@ -107,7 +107,7 @@ def _use_gram(config: Config, dataset: Dataset) -> bool:
 
 def operations(config: Config, dataset: Dataset) -> tuple[int, int]:
     """What the first layer costs in this run as it is, and in dual form (`gram.operations`)."""
-    rows, columns = dataset.train.x.shape
+    rows, columns = dataset.train_rows, dataset.spec.sizes[0]
     steps = config.epochs * dataset.steps_per_epoch
     return gram.operations(rows, columns, dataset.spec.sizes[1], dataset.batch_size, steps)
 
@@ -159,9 +159,11 @@ def _step(
 def _in_memory(
     config: Config, dataset: Dataset, step: Step, placement: Placement
 ) -> Callable[..., epochs.Chunk]:
-    x = dataset.validation.x
-    evaluate = _on_validation(dataset.spec, _forward_transposed, x, dataset, placement)
-    return _compiled(config, dataset, on_rows(step, placement.replicate(dataset.train)), evaluate)
+    (train,), (validation,) = dataset.train.blocks(), dataset.validation.blocks()
+    evaluate = _on_validation(
+        dataset.spec, _forward_transposed, validation.x, validation.y, placement
+    )
+    return _compiled(config, dataset, on_rows(step, placement.replicate(train)), evaluate)
 
 
 def _compiled(config: Config, dataset: Dataset, step: Step, evaluate: Callable) -> Callable:
@@ -191,7 +193,7 @@ def _streamed(
     size = placement.round_down(ROWS)
     starts = range(0, len(validation), size)
     blocks = [range(start, min(start + size, len(validation))) for start in starts]
-    bytes_of_step = len(range(dataset.batch_size)[own]) * train.width
+    bytes_of_step = len(range(dataset.batch_size)[own]) * dataset.spec.sizes[0]
     bytes_of_step *= np.dtype(config.param_dtype).itemsize
     sums = _jitted_sums(dataset.spec, _forward_transposed, placement)
     stream = streams.Stream(
@@ -216,17 +218,18 @@ def _forward_transposed(params, x, *, activation):
 
 def _dual(config, dataset, params, optimizer, placement) -> Trainer:
     """On a mesh each device computes it whole: what it would divide is small."""
-    spec, form = dataset.spec, gram.prepare(dataset.train.x, params["w1"])
+    (train,), (validation,) = dataset.train.blocks(), dataset.validation.blocks()
+    spec, form = dataset.spec, gram.prepare(train.x, params["w1"])
     step = gram.make_step(
-        placement.replicate(form.rows(dataset.train.x)),
-        placement.replicate(dataset.train.y),
+        placement.replicate(form.rows(train.x)),
+        placement.replicate(train.y),
         optimizer,
         activation=spec.activation,
         loss=spec.loss,
         clip_norm=config.clip_norm,
     )
-    x = form.rows(dataset.validation.x)
-    evaluate = _on_validation(spec, gram.forward, x, dataset, placement)
+    x = form.rows(validation.x)
+    evaluate = _on_validation(spec, gram.forward, x, validation.y, placement)
     run = _compiled(config, dataset, step, evaluate)
     return Trainer(params | form.params(), optimizer, run, form.weights, placement.params)
 
@@ -237,17 +240,17 @@ def _to_numpy(params):
 
 def _rows_at(config: Config, dataset: Dataset) -> Callable[[int], np.ndarray | None]:
     """Step number -> row indices; None, for all rows in their order, if they are one batch."""
-    rows = len(dataset.train.x)
+    rows = dataset.train_rows
     if dataset.batch_size == rows:
         return lambda step: None
     return data.row_batches(rows, dataset.batch_size, config.seed)
 
 
 def _on_validation(
-    spec: Spec, forward: Callable, x: Any, dataset: Dataset, placement: Placement
+    spec: Spec, forward: Callable, x: Any, y: np.ndarray, placement: Placement
 ) -> Callable:
     """The sums over the validation rows, whose inputs to `forward` are x, as a pytree of them."""
-    y, size = dataset.validation.y, placement.round_down(ROWS)
+    size = placement.round_down(ROWS)
     whole = len(y) // size * size
     blocks = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), (x, y))
     rest = jax.tree.map(lambda a: a[whole:], (x, y))
@@ -288,10 +291,10 @@ def _evaluate(spec: Spec, forward: Callable, num_rows: int, placement: Placement
     return evaluate
 
 
-def evaluate(dataset: Dataset, params: dict[str, np.ndarray], rows: Batch | MappedRows) -> Metrics:
+def evaluate(dataset: Dataset, params: dict[str, np.ndarray], rows: Rows) -> Metrics:
     """Return the metrics of the weights `params` on rows of a dataset, some rows at a time."""
     metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
-    for batch in batches(rows):
+    for batch in rows.blocks():
         metrics.update(outputs(dataset.spec, params, batch.x), batch.y)
     return metrics
 

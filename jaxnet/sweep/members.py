@@ -186,7 +186,8 @@ class Trainer:
             reason = "diverged"
         else:
             judge = Metrics(self.spec.loss, dataset.encoding.target)
-            judge.update(one.outputs[: len(dataset.validation.y)], dataset.validation.y)
+            (held_out,) = dataset.validation.blocks()
+            judge.update(one.outputs[: len(held_out.y)], held_out.y)
             metrics = judge.result()
         losses = one.losses[: -(-epochs // self.config.evaluate_every)]
         return Member(setting, key, reason, epochs, int(one.best_epoch), metrics, losses)
@@ -197,7 +198,7 @@ class Trainer:
     def _split_of(self, keys: tuple[Key, ...]) -> program.Split:
         """The splits' data on the device; where folds differ in size, the last row is repeated."""
         datasets = [self.dataset_of(key) for key in keys]
-        most = max(len(self.dataset_of(key).validation.y) for key in self._largest(keys))
+        most = max(self.dataset_of(key).validation_rows for key in self._largest(keys))
         splits = [_padded(dataset, most) for dataset in datasets]
         return jax.device_put(self._stack(splits))
 
@@ -238,7 +239,7 @@ class Trainer:
         shape = len(block[0]), self.program.capacity, dataset.batch_size
         rows = np.zeros(shape, np.int32)
         for of_split, key in zip(rows, block[0], strict=True):
-            rows_at = data.row_batches(len(dataset.train.x), dataset.batch_size, key.seed)
+            rows_at = data.row_batches(dataset.train_rows, dataset.batch_size, key.seed)
             for i in range(start, stop):
                 of_split[i - start] = rows_at(i)
         return rows if self.stacked else rows[0]
@@ -250,10 +251,11 @@ class Trainer:
 
 
 def _padded(dataset: Dataset, most: int) -> program.Split:
-    batch, number = dataset.validation, len(dataset.validation.y)
+    (split,), (batch,) = dataset.train.blocks(), dataset.validation.blocks()
+    number = len(batch.y)
     places = np.minimum(np.arange(most), number - 1)
     weights = np.where(np.arange(most) < number, 1 / number, 0).astype(batch.x.dtype)
-    return program.Split(dataset.train, Batch(batch.x[places], batch.y[places]), weights)
+    return program.Split(split, Batch(batch.x[places], batch.y[places]), weights)
 
 
 def _parts(items: tuple, size: int) -> list[tuple]:

@@ -17,8 +17,8 @@ from jaxnet import data
 from jaxnet.engine.mesh import own_device
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
-from jaxnet.spec import Batch
 from jaxnet.tables.encoding import encode, fit_encoding
+from jaxnet.tables.rows import ArrayRows
 
 # Measured by scripts/tools/sweep_mappings.py, on a CPU:
 # multiplications in a forward pass of a batch -> members of a stack of networks below that
@@ -90,7 +90,7 @@ class Plan:
         target = dataset.encoding.target.name
         encoding = fit_encoding(dataset.table, target, dataset.task, several[0], config.categorical)
         train, validation = (
-            Batch(*encode(dataset.table, encoding, config.dtype, rows)) for rows in several
+            ArrayRows(*encode(dataset.table, encoding, config.dtype, rows)) for rows in several
         )
         return dataset._replace(
             encoding=encoding,
@@ -162,9 +162,9 @@ def _sizes(plan: Plan, hidden: tuple[int, ...]) -> tuple[int, int, int]:
     dataset = plan.dataset
     sizes = (dataset.spec.sizes[0], *hidden, dataset.spec.sizes[-1])
     weights = sum(a * b for a, b in itertools.pairwise(sizes))
-    itemsize = dataset.train.x.dtype.itemsize
+    itemsize = np.dtype(plan.config.param_dtype).itemsize
     rows = dataset.train_rows + dataset.validation_rows
-    held = len(dataset.validation.x) if plan.folds is None else -(-rows // plan.folds)
+    held = dataset.validation_rows if plan.folds is None else -(-rows // plan.folds)
     activations = (held + 2 * dataset.batch_size) * sum(sizes)
     # parameters, their best, gradients, two moments, and a copy of each
     member = itemsize * (8 * (weights + sum(sizes)) + 2 * activations)

@@ -128,7 +128,7 @@ def plan(
         for fold in (range(folds) if folds else (None,))
     ]
     made = Plan(config, dataset, settings, tuple(keys), folds)
-    least = len(made.dataset_of(settings[0], keys[0]).train.x)
+    least = len(made.dataset_of(settings[0], keys[0]).train)
     if (config.batch_size or 1) > least:
         raise ValueError(
             f"`batch_size` must be 1..{least}, the number of training rows; got {config.batch_size}"

@@ -19,7 +19,7 @@ from jaxnet.spec import Batch
 
 from .check import Case
 from .participant import Inapplicable
-from .workloads import Workload, take
+from .workloads import Workload
 
 SETTLED = 5  # the first fifth of a run is not timed: it compiles, and finds its chunks' length
 FULL_BATCH_EPOCHS = 100  # between evaluations, where an epoch is one step
@@ -104,7 +104,7 @@ class Train:
         lines = read_metrics(run.folder)
         per_epoch = dataset.steps_per_epoch
         rows_at = data.row_batches(rows, dataset.batch_size, config.seed)
-        batches = [take(dataset.train, rows_at(step)) for step in range(epochs * per_epoch)]
+        batches = [dataset.train.batch(rows_at(step)) for step in range(epochs * per_epoch)]
         case = Case(
             dataset.spec, dataset.spec.init(config.seed), batches, workload.optimizer,
             workload.learning_rate, run.epoch * per_epoch,

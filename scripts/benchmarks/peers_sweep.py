@@ -15,7 +15,7 @@ from jaxnet.spec import Batch
 
 from .check import Case
 from .peers_jax import Scan, gather, plain_loss
-from .workloads import Workload, take
+from .workloads import Workload
 
 SWEEP_EPOCHS = 20
 
@@ -204,7 +204,7 @@ class JaxnetSweep:
             steps = range(epochs * self._per_epoch)
             case = Case(
                 dataset.spec, dataset.spec.init(seed),
-                [take(dataset.train, rows_at(step)) for step in steps],
+                [dataset.train.batch(rows_at(step)) for step in steps],
                 self._workload.optimizer, member.setting.learning_rate,
                 member.epoch * self._per_epoch,
             )  # fmt: skip

@@ -99,7 +99,8 @@ def test_the_saved_weights_reproduce_the_metrics_in_numpy(name, activation):
     run = runs.train(options, dataset=dataset)
     params = load_file(run.folder / "model" / "params.safetensors")
     assert sorted(params) == ["b1", "b2", "b3", "w1", "w2", "w3"]
-    for split, batch in (("train", dataset.train), ("validation", dataset.validation)):
+    for split, rows in (("train", dataset.train), ("validation", dataset.validation)):
+        (batch,) = rows.blocks()
         loss = numpy_net.loss(params, batch, activation=activation, loss=run.spec.loss)
         # float32: some 20 products and sums at 6e-8 each.
         assert run.metrics[split]["loss"] == pytest.approx(loss, rel=5e-6, abs=0)

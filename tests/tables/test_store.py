@@ -20,10 +20,10 @@ import jaxnet
 from jaxnet import data, order, sweep
 from jaxnet.cli import train
 from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import batches, prepare
+from jaxnet.runs.dataset import prepare
 from jaxnet.tables import csv_blocks, encoding, records, store, store_fit
 from jaxnet.tables.convert import convert, folder_of
-from jaxnet.tables.store import MappedRows
+from jaxnet.tables.rows import StoredRows
 from jaxnet.tables.table import Table, read
 
 N = 203
@@ -97,6 +97,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(records, "SAVE_BYTES", 1500)
     monkeypatch.setattr(store, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(store, "CACHED", 500)
+    monkeypatch.setattr("jaxnet.tables.rows.CACHED", 500)
     monkeypatch.setattr(store, "PAGES", 300)
     monkeypatch.setattr(store, "RESIDENT", 1300)
     monkeypatch.setattr(order, "BLOCK", 16)
@@ -123,7 +124,7 @@ def test_batches_are_the_bits_of_the_table_encoded_in_memory(path, target, large
     fitted = encoding.fit_encoding(table, target, task, np.asarray(rows), ["month"])
     for dtype in ("float32", "float64"):
         x, y = encoding.encode(table, fitted, dtype)
-        view = MappedRows(made, rows, fitted, dtype)
+        view = StoredRows(made, rows, fitted, dtype)
         assert (len(view), view.width) == (len(rows), x.shape[1])
         positions = np.random.default_rng(2).integers(0, len(rows), (5, 9))
         for chosen in (positions, positions[0], positions[:0]):
@@ -472,7 +473,7 @@ def test_a_value_too_large_is_named_by_its_own_files_row(tmp_path):
         )
     made, rows = convert(path), np.delete(np.arange(30), 25)
     fitted = store_fit.fit_encoding(made, "b", "classification", rows)
-    view = MappedRows(made, np.arange(30), fitted)
+    view = StoredRows(made, np.arange(30), fitted)
     view.batch(rows)
     with pytest.raises(
         ValueError, match=r"1\.parquet: row 16, column 'a': the value 1e\+60 is too"
@@ -495,7 +496,7 @@ def test_a_mapped_problem_is_that_in_memory(path, target):
     }
     again = prepare(Config(**options), want.encoding)
     for a, b in ((again.train, want.train), (again.validation, want.validation)):
-        parts = list(batches(a))
+        parts, (b,) = list(a.blocks()), b.blocks()
         np.testing.assert_array_equal(np.concatenate([part.x for part in parts]), b.x)
         np.testing.assert_array_equal(np.concatenate([part.y for part in parts]), b.y)
 
@@ -555,7 +556,7 @@ import numpy as np
 import pyarrow
 from jaxnet import data
 from jaxnet.tables import store_fit as mapped_fit
-from jaxnet.tables.store import MappedRows
+from jaxnet.tables.rows import StoredRows
 from jaxnet.tables.convert import convert
 def peak():  # getrusage would count the process that started this one
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -564,7 +565,7 @@ start = peak()
 made = convert(sys.argv[1])
 rows, held_out = data.split(len(made))
 fitted = mapped_fit.fit_encoding(made, "c0", "regression", rows)
-view, rows_at = MappedRows(made, rows, fitted), data.row_batches(len(rows), 128)
+view, rows_at = StoredRows(made, rows, fitted), data.row_batches(len(rows), 128)
 total = 0.0
 for step in range(0, 20_000, 100):
     total += float(view.batch(np.concatenate([rows_at(step + i) for i in range(4)])).x.mean())
