@@ -152,14 +152,15 @@ def test_a_member_that_has_stopped_makes_no_more_steps():
 def test_folds_hold_out_every_row_once_and_no_statistic_leaks():
     planned = plan(config("price", batch_size=None), folds=4)
     datasets = [planned.dataset_of(planned.settings[0], key) for key in planned.keys]
-    assert [len(dataset.validation.x) for dataset in datasets] == [7, 7, 7, 6]
-    assert [len(dataset.train.x) for dataset in datasets] == [20] * 4
+    assert [len(dataset.validation) for dataset in datasets] == [7, 7, 7, 6]
+    assert [len(dataset.train) for dataset in datasets] == [20] * 4
     values = planned.dataset.table.columns["price"]
     seen = []
     for dataset in datasets:
         column = dataset.encoding.target
-        held_out = dataset.validation.y[:, 0] * column.std[0] + column.mean[0]
-        rows = dataset.train.y[:, 0] * column.std[0] + column.mean[0]
+        (train,), (held,) = dataset.train.blocks(), dataset.validation.blocks()
+        held_out = held.y[:, 0] * column.std[0] + column.mean[0]
+        rows = train.y[:, 0] * column.std[0] + column.mean[0]
         np.testing.assert_allclose(column.mean[0], rows.mean(), rtol=1e-12)  # sums of 20 numbers
         assert not set(np.round(rows, 9)) & set(np.round(held_out, 9))
         seen.extend(held_out)
