@@ -36,11 +36,11 @@ from jaxnet.runs.config import (
     TrainingOptions,
 )
 
-Stages = Annotated[
+Programs = Annotated[
     tuple[str, ...],
     tyro.conf.Positional,
     tyro.conf.arg(
-        metavar="[STAGE ...]",
+        metavar="[PROGRAM ...]",
         help="tensors, sequential, module or dynamic; without one, all of them.",
         help_behavior_hint="",
     ),
@@ -153,13 +153,13 @@ def _config(*groups: Any) -> Config:
     return Config(**options)
 
 
-def parity(stages: Stages = (), *, comparison: ParityOptions) -> int:
+def parity(programs: Programs = (), *, comparison: ParityOptions) -> int:
     """Compare every version of the tutorial's networks with NumPy's gradients by hand.
 
     The exit code is 0 if all are equal, 1 for a mismatch, whose likely cause is named, 2 if they
     could not be compared.
     """
-    return cli_parity.run(stages, comparison)
+    return cli_parity.run(programs, comparison)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

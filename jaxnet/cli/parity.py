@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jaxnet.parity import Report
 
-STAGES = ("tensors", "sequential", "module", "dynamic")
+PROGRAMS = ("tensors", "sequential", "module", "dynamic")
 DTYPES = {"float64": ("mathematics",), "float32": ("precision",)}
 
 
@@ -48,24 +48,24 @@ class ParityOptions:
 
 
 def run(names: Iterable[str], options: ParityOptions) -> int:
-    """Compare every implementation of the named stages; 0 if all are equal, else 1."""
+    """Compare every implementation of the named programs; 0 if all are equal, else 1."""
     from jaxnet.parity import tutorial
 
     options.validate()
     names = tuple(names)
     if names and options.self_test:
-        raise ValueError(f"`stages` must be left out with --self-test, got {' '.join(names)}")
-    names = names or STAGES
+        raise ValueError(f"`programs` must be left out with --self-test, got {' '.join(names)}")
+    names = names or PROGRAMS
     for name in names:
-        if name not in STAGES:
-            raise ValueError(f"`stages` must be of {', '.join(STAGES)}; got {name!r}")
+        if name not in PROGRAMS:
+            raise ValueError(f"`programs` must be of {', '.join(PROGRAMS)}; got {name!r}")
     if options.self_test:
         return _self_test(options)
     tiers = DTYPES.get(options.dtype, ("mathematics", "precision"))
     start, reports = time.perf_counter(), []
     for name in names:
-        found = list(tutorial.run_stage(name, options.sizes, options.steps, tiers))
-        _print_stage(tutorial.STAGES[name], options, found)
+        found = list(tutorial.run(name, options.sizes, options.steps, tiers))
+        _print(tutorial.PROGRAMS[name], options, found)
         reports += found
     _write(options, reports)
     wrong = [r for r in reports if r.verdict != "equal"]
@@ -79,13 +79,13 @@ def run(names: Iterable[str], options: ParityOptions) -> int:
     return 1 if wrong else 0
 
 
-def _print_stage(stage, options: ParityOptions, reports: list[Report]) -> None:
+def _print(program, options: ParityOptions, reports: list[Report]) -> None:
     from jaxnet.parity.report import drift_table, table
 
-    rows, *sizes = options.sizes
+    sizes = "-".join(map(str, program.spec(options.sizes).sizes))
     print(
-        f"== {stage.name}: {rows} rows, {'-'.join(map(str, stage.spec(tuple(sizes)).sizes))}, "
-        f"{stage.optimizer} {stage.learning_rate:g}, against the NumPy oracle"
+        f"== {program.name}: {options.sizes[0]} rows, {sizes}, "
+        f"{program.optimizer} {program.learning_rate:g}, against the NumPy oracle"
     )
     print(table(reports))
     print()

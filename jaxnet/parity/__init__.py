@@ -1,21 +1,19 @@
-"""Are two implementations one function? Step by step, number by number, with a cause if they are
-not.
+"""Proof: are two programs the same function? Where do they part, and why?
 
     report = parity.check(candidate, against=reference, case=parity.Case(...))
     report.raise_for_mismatch()
 
 A participant is made from a JAX loss and an optax optimizer, a Flax module, a torch module, NumPy
-functions, or by hand. Importing this package needs NumPy only.
+functions, or by hand. To import this package needs NumPy only.
 """
 
 from jaxnet.parity.adapters import flax_participant, jax_participant, torch_participant
 from jaxnet.parity.checks import check
 from jaxnet.parity.compare import Case, Leaf
-from jaxnet.parity.diagnose import Cause
 from jaxnet.parity.gradient import GradientReport, check_gradient
-from jaxnet.parity.participants import Participant, mapped, numpy_participant, oracle
+from jaxnet.parity.participants import Participant, numpy_participant, oracle, with_layout
 from jaxnet.parity.recording import Trajectory, load, record, trajectory
-from jaxnet.parity.report import ParityError, Report
+from jaxnet.parity.report import Cause, ParityError, Report
 
 __all__ = [
     "Case",
@@ -31,10 +29,10 @@ __all__ = [
     "flax_participant",
     "jax_participant",
     "load",
-    "mapped",
     "numpy_participant",
     "oracle",
     "record",
     "torch_participant",
     "trajectory",
+    "with_layout",
 ]

@@ -1,17 +1,14 @@
-"""Participants from JAX, Flax and PyTorch: optimizer states named alike, double precision where
-asked.
-"""
+"""Participants from JAX, Flax and PyTorch; their optimizer states get the same names."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from jaxnet.parity.participants import SLOTS, Leaves, Participant, mapped
+from jaxnet.parity.participants import SLOTS, Leaves, Participant, check_leaves, with_layout
 
 
 def jax_participant(
@@ -23,11 +20,11 @@ def jax_participant(
     layout: Mapping[str, Any] | None = None,
     name: str = "jax",
 ) -> Participant:
-    """A participant from a pure JAX loss(params, batch) and an optax optimizer.
+    """Return a participant from a pure JAX loss(params, batch) and an optax optimizer.
 
     like: a pytree with the structure of `params`, if that is not a flat dictionary; its leaves are
     named by their paths ("layers/0/kernel"). forward(params, batch) -> prediction. layout: see
-    `mapped`. Double precision is switched on inside for float64 parameters: no flag need be set.
+    `with_layout`. x64 is switched on inside for float64 parameters: no flag need be set.
     """
     import jax
 
@@ -50,8 +47,7 @@ def jax_participant(
         functions["forward"] = run_forward
     if optimizer is not None:
         functions |= _optax_functions(loss, optimizer, tree)
-    made = Participant(name, run_value_and_grad, **functions)
-    return made if layout is None else mapped(made, layout)
+    return with_layout(Participant(name, run_value_and_grad, **functions), layout)
 
 
 def flax_participant(
@@ -63,11 +59,11 @@ def flax_participant(
     layout: Mapping[str, Any] | None = None,
     name: str = "flax",
 ) -> Participant:
-    """A participant from an nnx module and loss(module, batch), split once.
+    """Return a participant from an nnx module and loss(module, batch).
 
     Its leaves are its `nnx.Param`s, named by their paths in the module ("linear1/kernel"); all else
     (statistics, random keys) keeps its value. forward(module, batch) -> prediction. layout: see
-    `mapped`.
+    `with_layout`.
 
     Raises: ValueError for a module that holds an active Dropout: call `module.eval()` first.
     """
@@ -103,7 +99,7 @@ def torch_participant(
     layout: Mapping[str, Any] | None = None,
     name: str = "torch",
 ) -> Participant:
-    """A participant from a torch module, loss(module, batch of tensors), and its optimizer.
+    """Return a participant from a torch module, loss(module, batch of tensors), and its optimizer.
 
     Its leaves are the module's named parameters ("linear1.weight"). optimizer(parameters) -> a
     torch.optim optimizer. The module itself is copied, never changed.
@@ -113,8 +109,7 @@ def torch_participant(
     from jaxnet.parity import adapter_torch
 
     functions = adapter_torch.make(module, loss, optimizer, forward)
-    made = Participant(name, **functions)
-    return made if layout is None else mapped(made, layout)
+    return with_layout(Participant(name, **functions), layout)
 
 
 class _Tree:
@@ -138,24 +133,13 @@ class _Tree:
             return {key: jax.numpy.asarray(value) for key, value in leaves.items()}
         paths, structure = jax.tree_util.tree_flatten_with_path(self.like)
         shapes = {_path(path): np.shape(leaf) for path, leaf in paths}
-        names = list(shapes)
-        if set(names) != set(leaves):
-            raise ValueError(
-                f"the reference's leaves {sorted(leaves)} are not the candidate's {sorted(names)}: "
-                "declare a `layout`"
-            )
-        for name, shape in shapes.items():
-            if leaves[name].shape != shape:
-                raise ValueError(
-                    f"leaf {name!r} must have shape {shape}, got {leaves[name].shape}: "
-                    "declare a `layout`"
-                )
-        return structure.unflatten([jax.numpy.asarray(leaves[name]) for name in names])
+        check_leaves(leaves, shapes)
+        return structure.unflatten([jax.numpy.asarray(leaves[name]) for name in shapes])
 
 
 @contextlib.contextmanager
 def _precision(params: Leaves) -> Iterator[None]:
-    """Double precision for float64 parameters, and no TF32 or bfloat16 in matrix products."""
+    """Switch x64 on for float64 parameters, and TF32 and bfloat16 products off."""
     import jax
 
     double = any(value.dtype == np.float64 for value in params.values())
@@ -164,10 +148,8 @@ def _precision(params: Leaves) -> Iterator[None]:
 
 
 def _optax_functions(loss: Callable, optimizer: Any, tree: _Tree) -> dict[str, Any]:
-    """init, update and run by optax, its state flattened to slots."""
+    """Return init, update and run by optax, with its state flattened to slots."""
     import jax
-
-    from jaxnet import train
 
     init = jax.jit(optimizer.init)
 
@@ -180,20 +162,11 @@ def _optax_functions(loss: Callable, optimizer: Any, tree: _Tree) -> dict[str, A
         paths, _ = jax.tree_util.tree_flatten_with_path(state)
         return {_slot(path, params): np.asarray(value) for path, value in paths}
 
-    @functools.cache
-    def template(dtype):  # the names, dtypes and structure of the state, for parameters of a dtype
-        state = init(example[dtype])
-        paths, structure = jax.tree_util.tree_flatten_with_path(state)
-        names = tree.flatten(example[dtype])
-        return [(_slot(path, names), value.dtype) for path, value in paths], structure
-
-    example: dict[str, Any] = {}
-
     def build(params, flat):
-        dtype = str(jax.tree.leaves(params)[0].dtype)
-        example.setdefault(dtype, params)
-        slots, structure = template(dtype)
-        return structure.unflatten([jax.numpy.asarray(flat[name], dt) for name, dt in slots])
+        paths, structure = jax.tree_util.tree_flatten_with_path(init(params))
+        names = tree.flatten(params)
+        leaves = [jax.numpy.asarray(flat[_slot(path, names)], leaf.dtype) for path, leaf in paths]
+        return structure.unflatten(leaves)
 
     def run_init(params):
         with _precision(params):
@@ -205,6 +178,14 @@ def _optax_functions(loss: Callable, optimizer: Any, tree: _Tree) -> dict[str, A
             new_params, new = update(tree_params, tree.build(grads), build(tree_params, state))
             return tree.flatten(new_params), slots(new, params)
 
+    return {"init": run_init, "update": run_update, "run": _free_run(loss, optimizer, tree)}
+
+
+def _free_run(loss: Callable, optimizer: Any, tree: _Tree) -> Callable:
+    import jax
+
+    from jaxnet import train
+
     step = train.make_step(loss, optimizer)
 
     def run(params, batch_at, num_steps):
@@ -215,7 +196,7 @@ def _optax_functions(loss: Callable, optimizer: Any, tree: _Tree) -> dict[str, A
                 losses.append(loss)
             return np.asarray(jax.device_get(losses))
 
-    return {"init": run_init, "update": run_update, "run": run}
+    return run
 
 
 def _name(key: Any) -> str:
@@ -226,13 +207,13 @@ def _name(key: Any) -> str:
 
 
 def _path(path: tuple) -> str:
-    """A leaf's path as text, without the attribute `value` of an nnx variable at its end."""
+    """Return a leaf's path as text, without the `value` of an nnx variable at its end."""
     wrapped = path and getattr(path[-1], "name", None) == "value"
     return "/".join(_name(key) for key in (path[:-1] if wrapped else path))
 
 
 def _slot(path: tuple, params: Iterable[str]) -> str:
-    """An optimizer state's leaf as "slot/leaf": a known field, and the parameter's path below."""
+    """Name an optimizer state's leaf "slot/leaf": a known field, then the parameter's path."""
     names = _path(path).split("/")
     known = [i for i, name in enumerate(names) if name in SLOTS]
     known = [i for i in known if "/".join(names[i + 1 :]) in params] or known[-1:]

@@ -1,4 +1,4 @@
-"""`check`: a candidate against a reference, in both tiers, then free runs, then the diagnosis."""
+"""`check`: a candidate against a reference, locked in both tiers, in free runs, and diagnosed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from jaxnet.parity.compare import (
     DTYPES,
-    FREE_RUN,
     MATHEMATICS,
     Case,
     Leaf,
@@ -14,11 +13,14 @@ from jaxnet.parity.compare import (
     Point,
     compare,
     free_run,
+    judge,
 )
-from jaxnet.parity.diagnose import Cause, diagnose
+from jaxnet.parity.diagnose import diagnose
 from jaxnet.parity.participants import Participant
 from jaxnet.parity.recording import Trajectory, trajectory
-from jaxnet.parity.report import Report
+from jaxnet.parity.report import Cause, Report
+
+FREE_RUN = 1e-8  # float64: what the losses of a free run may differ by, relative: they part slowly
 
 
 def check(
@@ -28,25 +30,23 @@ def check(
     case: Case | None = None,
     tiers: tuple[str, ...] = tuple(DTYPES),
 ) -> Report:
-    """Compare a candidate with a reference, number by number: are they one function?
+    """Compare a candidate with a reference, number by number: are they the same function?
 
     Both take single steps from the same states (parameters and optimizer state are set before
     each), in float64 for the mathematics and in float32 for the precision; then both train freely
     in float64. A mismatch is diagnosed by replaying known mistakes.
 
-    against: a participant, with its case; or a recording (`load`), which brings its own.
+    against: a participant, which needs a `case`; or a recording (`load`), which has its own.
+    tiers: "mathematics", "precision" or both.
 
     Raises: ValueError if nothing can be compared: the same object twice, other leaves or shapes, a
     reference that is not finite, no case.
     """
     if isinstance(against, Participant):
-        if candidate is against or candidate.value_and_grad is against.value_and_grad:
-            raise ValueError("not compared: `candidate` and `against` are the same object")
-        if case is None:
-            raise ValueError("`case` must be given with a participant to compare against")
-        against = trajectory(against, case)
+        against = _trajectory(candidate, against, case)
     if not tiers or set(tiers) - set(DTYPES):
         raise ValueError(f"`tiers` must be of {', '.join(DTYPES)}, got {tiers}")
+    trains = candidate.update is not None and len(against.losses) > 0
     leaves: list[Leaf] = []
     causes: list[Cause] = []
     for tier in tiers:
@@ -54,14 +54,21 @@ def check(
         if not causes and not all(leaf.equal for leaf in found):
             causes = _causes(candidate, against, seen)
         leaves += found
-        if tier == MATHEMATICS and candidate.update is not None and len(against.losses):
+        if tier == MATHEMATICS and trains:
             leaves.append(_free_leaf(candidate, against))
     if not leaves:
         raise ValueError(f"not compared: no points for the tiers {tiers}")
-    trained = candidate.update is not None and len(against.losses)
-    drift = _drift(candidate, against) if trained else {}
-    left_out = _left_out(candidate, against)
-    return Report(against.case.name, candidate.name, against.name, leaves, causes, drift, left_out)
+    drift = _drift(candidate, against) if trains else {}
+    names = (against.case.name, candidate.name, against.name)
+    return Report(*names, leaves, causes, drift, _left_out(candidate, against))
+
+
+def _trajectory(candidate: Participant, reference: Participant, case: Case | None) -> Trajectory:
+    if candidate is reference or candidate.value_and_grad is reference.value_and_grad:
+        raise ValueError("not compared: `candidate` and `against` are the same object")
+    if case is None:
+        raise ValueError("`case` must be given with a participant to compare against")
+    return trajectory(reference, case)
 
 
 def _locked(
@@ -78,7 +85,7 @@ def _locked(
 def _causes(
     candidate: Participant, against: Trajectory, seen: list[tuple[Point, Outputs]]
 ) -> list[Cause]:
-    """The mistakes that explain what was seen; a recording cannot be replayed, so it names none."""
+    """Return the mistakes that explain what was seen; none by a recording, which has no replay."""
     if against.reference is not None and (causes := diagnose(against.reference, seen)):
         return causes
     again, more = (compare(candidate, seen[0][0])[1] for _ in range(2))
@@ -89,33 +96,18 @@ def _causes(
 
 
 def _free_leaf(candidate: Participant, against: Trajectory) -> Leaf:
-    """The worst loss of the float64 free run, as a leaf of its own stage."""
-    want = against.losses
-    got = free_run(candidate, against.case, "float64")
-    bar = FREE_RUN * np.abs(want)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(got == want, 0.0, np.abs(got - want) / bar)
-    ratio = np.where(np.isfinite(got), ratio, np.inf)
-    i = int(ratio.argmax())
-    return Leaf(
-        tier=MATHEMATICS,
-        step=i + 1,
-        probe="",
-        stage="free run",
-        leaf="loss",
-        count=len(want),
-        index=(),
-        got=float(got[i]),
-        want=float(want[i]),
-        bar=float(bar[i]),
-        ratio=float(ratio[i]),
-        allowed=1.0,
-        inherited=False,
+    """Return the worst loss of the float64 free run."""
+    key, nothing = ("free run", "loss"), {}
+    bar = FREE_RUN * np.abs(against.losses)
+    run = Point(
+        MATHEMATICS, 0, "", nothing, nothing, None, nothing, {key: against.losses}, {key: bar}, 1.0
     )
+    leaf = judge(run, *key, free_run(candidate, against.case, "float64"))
+    return leaf._replace(step=leaf.index[0] + 1, index=())
 
 
 def _drift(candidate: Participant, against: Trajectory) -> dict[str, dict[int, float]]:
-    """The relative distance of float32 losses from the float64 reference's, at some steps."""
+    """Return how far float32 losses are from the float64 reference's, relative, at some steps."""
     want = against.losses
     steps = sorted({s for s in (1, 10, 100, len(want)) if s <= len(want)})
     runs = {candidate.name: free_run(candidate, against.case, "float32")}
@@ -128,7 +120,7 @@ def _drift(candidate: Participant, against: Trajectory) -> dict[str, dict[int, f
 
 
 def _left_out(candidate: Participant, against: Trajectory) -> list[str]:
-    """The stages that only one side has."""
+    """Say which stages only one side has."""
     wanted = {stage for stage, _ in against.points[0].want}
     texts = []
     if "forward" in wanted and candidate.forward is None:

@@ -1,4 +1,4 @@
-"""Locked comparison: both sides step from the same state, and each number has its limit."""
+"""Locked comparison: both sides take a step from the same state, and each number has a limit."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from jaxnet.parity.participants import Leaves, Participant, cast
 STAGES = ("forward", "loss", "gradient", "parameters", "optimizer", "free run")
 MATHEMATICS, PRECISION = "mathematics", "precision"
 DTYPES = {MATHEMATICS: "float64", PRECISION: "float32"}
-RELATIVE = 1e-10  # float64, locked: of a leaf's largest element
-ROUNDING = 8 * 2.0**-53  # float64, of a parameter that an update is added to
-FREE_RUN = 1e-8  # float64, the losses of a free run: they part slowly
-PEER = 10.0  # float32 without an oracle: times the error of the reference's own float32 run
+RELATIVE = 1e-10  # float64: what a locked element may differ by, as a share of its leaf's largest
+ROUNDING = 8 * 2.0**-53  # float64: the share of a parameter that adding its update may round away
+PEER = 10.0  # float32 without an oracle: multiples of the error of the reference's own float32 run
 
 Outputs = dict[tuple[str, str], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is compared: initial parameters, the batch of each step, and at which steps to lock.
+    """What is compared: initial parameters, the batch of each step, and the locked steps.
 
     params: float64 leaves under the reference's names. batch_at(i): the batch of step i, counted
     from 0, floats in float64. steps: the steps that are compared, counted from 1. num_steps: the
@@ -54,9 +53,10 @@ class Case:
 
 
 class Point(NamedTuple):
-    """One state from which both sides step: the inputs, the reference's outputs, and their bars.
+    """One state from which both sides take a step: inputs, the reference's outputs, their bars.
 
-    A candidate's element may differ from `want` by `allowed` times `bar`.
+    A candidate's element may differ from `want` by `allowed` times `bar`. grads: the reference's
+    gradient, which both sides' updates are given.
     """
 
     tier: str
@@ -101,10 +101,12 @@ class Leaf(NamedTuple):
 
 
 def points(reference: Participant, case: Case) -> tuple[list[Point], np.ndarray]:
-    """The points of a case, and the losses (num_steps,) of the reference's own float64 run.
+    """Return the points of a case, and the losses (num_steps,) of the reference's float64 run.
 
-    The precision tier takes the same states rounded to float32; there the reference is computed in
-    float64 from the rounded inputs.
+    The precision tier takes the same states rounded to float32; the reference is computed in
+    float64 from the rounded values.
+
+    Raises: ValueError if the reference is not finite, or there is nothing to compare.
     """
 
     def point(step, probe, params, state, batch):
@@ -137,11 +139,11 @@ def points(reference: Participant, case: Case) -> tuple[list[Point], np.ndarray]
     return made, np.asarray(losses[: case.num_steps])
 
 
-@np.errstate(all="ignore")  # what is not finite is a result: it is judged, not warned of
+@np.errstate(all="ignore")  # a result that is not finite is judged, and needs no warning
 def observe(
-    participant: Participant, params: Leaves, state: Leaves, batch: Any, grads: Leaves | None
+    participant: Participant, params: Leaves, state: Leaves, batch: Any, grads: Leaves
 ) -> Outputs:
-    """All outputs of one step; the update is fed `grads`, or its own gradient if they are None."""
+    """Return all outputs of one step, whose update is given `grads`."""
     found: Outputs = {}
     if participant.forward is not None:
         found["forward", "y_pred"] = np.asarray(participant.forward(params, batch))
@@ -149,8 +151,7 @@ def observe(
     found["loss", "loss"] = np.array(value)  # copies: an implementation may use its arrays again
     found |= {("gradient", name): np.array(leaf) for name, leaf in own.items()}
     if participant.update is not None:
-        inputs = copy.deepcopy((params, own if grads is None else grads, state))
-        new_params, new_state = participant.update(*inputs)
+        new_params, new_state = participant.update(*copy.deepcopy((params, grads, state)))
         found |= {("parameters", name): np.asarray(leaf) for name, leaf in new_params.items()}
         found |= {
             ("optimizer", name): np.asarray(leaf) for name, leaf in new_state.items() if "/" in name
@@ -159,7 +160,7 @@ def observe(
 
 
 def compare(candidate: Participant, point: Point) -> tuple[list[Leaf], Outputs]:
-    """Let a candidate take the point's step, and judge each leaf; the raw outputs come along.
+    """Let a candidate take the point's step; return each leaf judged, and the raw outputs.
 
     Raises: ValueError for leaves or shapes that are not the reference's: nothing is broadcast.
     """
@@ -172,7 +173,8 @@ def compare(candidate: Participant, point: Point) -> tuple[list[Leaf], Outputs]:
     common = _check_outputs(candidate, got, point)
     leaves, failed = [], set()
     for stage, name in common:
-        leaf = _judge(point, stage, name, got[stage, name], bool(failed & _before(stage)))
+        inherited = bool(failed & _before(stage))
+        leaf = judge(point, stage, name, got[stage, name], inherited=inherited)
         if not leaf.equal:
             failed.add(stage)
         leaves.append(leaf)
@@ -180,7 +182,7 @@ def compare(candidate: Participant, point: Point) -> tuple[list[Leaf], Outputs]:
 
 
 def _before(stage: str) -> set[str]:
-    """The stages from which a fault is inherited; an update is fed the reference's gradient."""
+    """Return the stages whose fault a stage inherits; an update is given the right gradient."""
     return {"loss": {"forward"}, "gradient": {"forward", "loss"}}.get(stage, set())
 
 
@@ -193,8 +195,7 @@ def _point(
     state: Leaves,
     batch: Any,
 ) -> Point:
-    dtype = DTYPES[tier]
-    # Values that the tier's dtype holds, in float64.
+    dtype = DTYPES[tier]  # in float64 are compared the numbers that this dtype holds
     params, state, batch = cast(cast((params, state, batch), dtype), "float64")
     _, grads = reference.value_and_grad(params, batch)
     grads = cast(cast(grads, dtype), "float64")
@@ -202,9 +203,8 @@ def _point(
     for (stage, name), value in want.items():
         if not np.isfinite(value).all():
             where = f"probe {probe}" if probe else f"step {step}"
-            raise ValueError(
-                f"not compared: the reference's {stage} {name} is not finite at {where}"
-            )
+            text = f"not compared: the reference's {stage} {name} is not finite at {where}"
+            raise ValueError(text)
     bar, allowed = _bars(reference, tier, params, state, batch, grads, want)
     return Point(tier, step, probe, params, state, batch, grads, want, bar, allowed)
 
@@ -236,7 +236,7 @@ def _bars(reference, tier, params, state, batch, grads, want) -> tuple[Outputs, 
 
 
 def _check_slots(candidate: Participant, params: Leaves, state: Leaves) -> None:
-    """An optimizer that needs more than the reference's state holds cannot take its step."""
+    """Raise ValueError if the candidate's optimizer needs slots that the reference's has not."""
     if candidate.init is not None and candidate.update is not None:
         own = {name for name in candidate.init(params) if "/" in name}
         if not own <= set(state):
@@ -247,7 +247,7 @@ def _check_slots(candidate: Participant, params: Leaves, state: Leaves) -> None:
 
 
 def _check_outputs(candidate: Participant, got: Outputs, point: Point) -> list[tuple[str, str]]:
-    """The keys to compare, in order of stage; a stage that only one side has is left out."""
+    """Return the keys to compare, in order of stage, without stages that only one side has."""
     shared = {stage for stage, _ in got} & {stage for stage, _ in point.want}
     for stage in shared:
         ours = {name for s, name in got if s == stage}
@@ -267,7 +267,8 @@ def _check_outputs(candidate: Participant, got: Outputs, point: Point) -> list[t
     return sorted(keys, key=lambda key: STAGES.index(key[0]))
 
 
-def _judge(point: Point, stage: str, name: str, got: np.ndarray, inherited: bool) -> Leaf:
+def judge(point: Point, stage: str, name: str, got: np.ndarray, *, inherited: bool = False) -> Leaf:
+    """Return the worst element of a leaf, in bars; what is not finite is infinitely far."""
     want, bar = point.want[stage, name], point.bar[stage, name]
     distance = np.abs(got.astype(float) - want)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -275,26 +276,14 @@ def _judge(point: Point, stage: str, name: str, got: np.ndarray, inherited: bool
     ratio = np.where(np.isfinite(got), ratio, np.inf)
     index = np.unravel_index(int(ratio.argmax()), ratio.shape) if ratio.size else ()
     worst = tuple(int(i) for i in index)
-    return Leaf(
-        tier=point.tier,
-        step=point.step,
-        probe=point.probe,
-        stage=stage,
-        leaf=name,
-        count=want.size,
-        index=worst,
-        got=float(got[worst]) if got.size else 0.0,
-        want=float(want[worst]) if got.size else 0.0,
-        bar=float(bar[worst]) if got.size else 0.0,
-        ratio=float(ratio[worst]) if got.size else 0.0,
-        allowed=point.allowed,
-        inherited=inherited,
-    )
+    values = [float(a[worst]) if a.size else 0.0 for a in (got, want, bar, ratio)]
+    here = (point.tier, point.step, point.probe, stage, name)
+    return Leaf(*here, want.size, worst, *values, point.allowed, inherited)
 
 
 @np.errstate(all="ignore")
 def free_run(participant: Participant, case: Case, dtype: str) -> np.ndarray:
-    """The losses (num_steps,) of free training in a dtype, from the case's parameters."""
+    """Return the losses (num_steps,) of free training in a dtype, from the case's parameters."""
     params = cast(case.params, dtype)
 
     def batch_at(i):

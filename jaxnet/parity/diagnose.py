@@ -1,29 +1,17 @@
-"""Which known mistake explains a difference: each is replayed, and the nearest replay names the
-cause.
-"""
+"""Which known mistake explains a difference? Each is replayed; the nearest replay names it."""
 
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 
 from jaxnet.parity import mistakes
 from jaxnet.parity.compare import MATHEMATICS, Outputs, Point, observe
 from jaxnet.parity.participants import Participant
+from jaxnet.parity.report import Cause
 
 EXPLAINED = 0.1  # a replay that leaves more of the difference than this explains nothing
-FLOOR = 1e-4  # distances below this are rounding: they do not rank
-MARGIN = 10.0  # a cause is named only if the runner-up is this many times further away
-
-
-class Cause(NamedTuple):
-    """A mistake that could explain the difference: distance 0 reproduces it, 1 explains nothing."""
-
-    name: str
-    remedy: str
-    distance: float
 
 
 def diagnose(
@@ -51,17 +39,8 @@ def _explanations(reference: Participant, seen: list[tuple[Point, Outputs]]) -> 
     return [c for c in causes if c.distance <= EXPLAINED]
 
 
-def verdict(causes: list[Cause]) -> str:
-    """The cause's name, "ambiguous" if the runner-up is as near, "unknown" if there is none."""
-    if not causes:
-        return "unknown"
-    if len(causes) > 1 and causes[1].distance <= MARGIN * max(causes[0].distance, FLOOR):
-        return "ambiguous"
-    return causes[0].name
-
-
 def _distance(replay: Participant, seen: list[tuple[Point, Outputs]]) -> float:
-    """The largest part of any leaf's difference that the replay leaves, over all points."""
+    """Return the largest share of any leaf's difference that the replay leaves unexplained."""
     worst = 0.0
     for point, got in seen:
         try:
@@ -87,7 +66,7 @@ def _size(difference: np.ndarray) -> float:
 
 
 def _single(seen: list[tuple[Point, Outputs]]) -> bool:
-    """Whether the gradients of a float64 comparison came back as float32 would have them."""
+    """Return whether all gradients of a float64 comparison are numbers that float32 holds."""
     pairs = [
         (value, point.want[key])
         for point, got in seen
@@ -107,7 +86,7 @@ def _is_single(values: np.ndarray) -> bool:
 
 
 def _rate_factor(seen: list[tuple[Point, Outputs]]) -> float | None:
-    """The factor on the update that fits the candidate best, if its updates differ at all."""
+    """Return the factor on the update that fits the candidate best; None for about 1."""
     inner = squares = 0.0
     for point, got in seen:
         for (stage, name), value in got.items():

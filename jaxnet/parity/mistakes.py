@@ -1,4 +1,4 @@
-"""Known mistakes, each as the reference with that one mistake made: replayed, they name a cause."""
+"""Known mistakes, each as the reference with that one mistake: a replay that fits names a cause."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from jaxnet.parity.network_mistakes import Mistake, network_mistakes, optimizer_mistakes
-from jaxnet.parity.participants import Leaves, Participant
+from jaxnet.parity.participants import Leaves, Participant, map_leaves
 from jaxnet.spec import Batch
 
 
 def known_mistakes(reference: Participant, params: Leaves) -> list[Mistake]:
-    """Every mistake that can be replayed on a reference with these parameters.
+    """Return every mistake that can be replayed on a reference with these parameters.
 
-    Those inside the network and the optimizer need the oracle of one of our networks, which says
+    Those inside the network and the optimizer need the NumPy oracle as the reference, which says
     how it is made; the others serve any reference.
     """
     found = [*_scales(reference), *_leaf_mistakes(reference, params), *_batch_mistakes(reference)]
@@ -29,11 +29,11 @@ def known_mistakes(reference: Participant, params: Leaves) -> list[Mistake]:
 
 def _scales(reference: Participant) -> Iterator[Mistake]:
     def rows(batch):
-        return len(_first_array(batch))
+        return len(_arrays(batch)[0])
 
     def elements(batch):
-        last = [a for a in _arrays(batch) if a.ndim > 1][-1:]
-        return last[0].size if last else rows(batch)
+        matrices = [a for a in _arrays(batch) if a.ndim > 1]
+        return matrices[-1].size if matrices else rows(batch)
 
     factors: dict[str, tuple[Callable[[Any], float], str]] = {
         "factor 2": (lambda batch: 2.0, "compare the loss's definitions: (y_pred - y)**2 or half"),
@@ -73,59 +73,57 @@ def _leaf_mistakes(reference: Participant, params: Leaves) -> Iterator[Mistake]:
             replace(reference, value_and_grad=dropped),
         )
         if leaf.ndim == 2 and leaf.shape[0] == leaf.shape[1] > 1:
-
-            def turned(leaves, name=name):
-                return leaves | {name: leaves[name].T}
-
-            def transposed(params, batch, turned=turned):
-                value, grads = reference.value_and_grad(turned(params), batch)
-                return value, turned(grads)
-
-            forward = reference.forward
             yield Mistake(
                 f"transposed weight {name}",
                 f"{name} is square and used as its transpose: declare the axes in `layout`",
-                replace(
-                    reference,
-                    value_and_grad=transposed,
-                    forward=None
-                    if forward is None
-                    else lambda params, batch, turned=turned, f=forward: f(turned(params), batch),
-                ),
+                _transposed(reference, name),
             )
+
+
+def _transposed(reference: Participant, name: str) -> Participant:
+    def turned(leaves):
+        return leaves | {name: leaves[name].T}
+
+    def value_and_grad(params, batch):
+        value, grads = reference.value_and_grad(turned(params), batch)
+        return value, turned(grads)
+
+    made = replace(reference, value_and_grad=value_and_grad)
+    if forward := reference.forward:
+        made = replace(made, forward=lambda params, batch: forward(turned(params), batch))
+    return made
 
 
 def _batch_mistakes(reference: Participant) -> Iterator[Mistake]:
     def without_last(batch):
-        n = len(_first_array(batch))
-        return _map_arrays(lambda a: a[:-1] if len(a) == n else a, batch)
+        n = len(_arrays(batch)[0])
+        return map_leaves(lambda a: a[:-1] if _is_array(a) and len(a) == n else a, batch)
 
     def half(batch):
         def rounded(a):
-            return a.astype("float16").astype(a.dtype) if a.dtype.kind == "f" else a
+            floating = _is_array(a) and a.dtype.kind == "f"
+            return a.astype("float16").astype(a.dtype) if floating else a
 
         if isinstance(batch, Batch):
             return batch._replace(x=rounded(batch.x))
-        return _map_arrays(rounded, batch)
+        return map_leaves(rounded, batch)
 
-    changes = {
-        "dropped last sample": (without_last, "look for batch[:-1], or a loop that ends early"),
-        "input through float16": (half, "keep the input in float32: look for .half() or float16"),
-    }
-    for name, (change, remedy) in changes.items():
-
-        def value_and_grad(params, batch, change=change):
-            return reference.value_and_grad(params, change(batch))
-
-        forward = reference.forward
-        made = replace(reference, value_and_grad=value_and_grad)
-        if name == "input through float16" and forward is not None:
-            made = replace(made, forward=lambda p, b, f=forward, change=change: f(p, change(b)))
-        yield Mistake(name, remedy, made)
+    yield Mistake(
+        "dropped last sample",
+        "look for batch[:-1], or a loop that ends early",
+        replace(
+            reference, value_and_grad=lambda p, b: reference.value_and_grad(p, without_last(b))
+        ),
+    )
+    made = replace(reference, value_and_grad=lambda p, b: reference.value_and_grad(p, half(b)))
+    if forward := reference.forward:
+        made = replace(made, forward=lambda p, b: forward(p, half(b)))
+    remedy = "keep the input in float32: look for .half() or float16"
+    yield Mistake("input through float16", remedy, made)
 
 
 def _sequence_mistakes(reference: Participant) -> Iterator[Mistake]:
-    """Mistakes between calls: they see the points in the order in which the candidate saw them."""
+    """Yield mistakes between calls: they must see the points in the candidate's order."""
     seen: list[Leaves] = []
 
     def accumulated(params, batch):
@@ -165,7 +163,7 @@ def _sequence_mistakes(reference: Participant) -> Iterator[Mistake]:
 
 
 def scaled_rate(reference: Participant, factor: float) -> Mistake:
-    """The update with its step multiplied by a factor, which diagnosis fits to the candidate."""
+    """Multiply the change of every parameter by a factor, which diagnosis fits to the candidate."""
     update = reference.update
     assert update is not None
 
@@ -180,23 +178,11 @@ def scaled_rate(reference: Participant, factor: float) -> Mistake:
     )
 
 
-def _arrays(tree: Any) -> list[np.ndarray]:
-    if isinstance(tree, dict):
-        return [a for value in tree.values() for a in _arrays(value)]
-    if isinstance(tree, (tuple, list)):
-        return [a for value in tree for a in _arrays(value)]
-    return [tree] if isinstance(tree, np.ndarray) and tree.ndim else []
+def _arrays(batch: Any) -> list[np.ndarray]:
+    found: list[np.ndarray] = []
+    map_leaves(lambda leaf: found.append(leaf) if _is_array(leaf) else None, batch)
+    return found
 
 
-def _first_array(batch: Any) -> np.ndarray:
-    return _arrays(batch)[0]
-
-
-def _map_arrays(function: Callable[[np.ndarray], np.ndarray], tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _map_arrays(function, value) for key, value in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(_map_arrays(function, value) for value in tree))
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(_map_arrays(function, value) for value in tree)
-    return function(tree) if isinstance(tree, np.ndarray) and tree.ndim else tree
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray) and leaf.ndim > 0

@@ -1,9 +1,10 @@
-"""Known mistakes inside one of our networks or its optimizer, replayed on the NumPy oracle."""
+"""Known mistakes inside the NumPy oracle: in its network, and in its optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ def _tie_rule(value_at_zero: float) -> Callable:
 
 
 def rounded_matmul(bits: int) -> Callable:
-    """A product of operands that keep `bits` after the point: 7 is bfloat16, 10 is TF32."""
+    """Return the product of operands rounded to `bits` binary digits: bfloat16 has 7, TF32 10."""
 
     def rounded(a):
         mantissa, exponent = np.frexp(a)
@@ -37,7 +38,12 @@ def rounded_matmul(bits: int) -> Callable:
     return lambda a, b: np.matmul(rounded(a), rounded(b))
 
 
+def _forward(function, matmul, params, batch):
+    return numpy_net.run_layers(params, batch.x, function, batch.repeats, matmul)[2][-1]
+
+
 def network_mistakes(reference: Participant, plan: Plan) -> Iterator[Mistake]:
+    """Yield the mistakes in a network's forward and backward pass."""
     spec = plan.spec
     function, backward = numpy_net.ACTIVATIONS[spec.activation]
     loss = numpy_net.LOSSES[spec.loss]
@@ -48,45 +54,34 @@ def network_mistakes(reference: Participant, plan: Plan) -> Iterator[Mistake]:
 
         changed = replace(reference, value_and_grad=value_and_grad)
         if matmul := hooks.get("matmul"):
-            changed = replace(
-                changed,
-                forward=lambda params, batch: numpy_net.run_layers(
-                    params, batch.x, function, batch.repeats, matmul
-                )[2][-1],
-            )
+            changed = replace(changed, forward=partial(_forward, function, matmul))
         return Mistake(name, remedy, changed)
 
     rule = {"relu": 0.0, "my_relu": 1.0}.get(spec.activation)
-    if rule is not None:
-        for tie in {0.0, 0.5, 1.0} - {rule}:
-            yield replay(
-                f"ReLU derivative {tie:g} at 0",
-                f"the reference's is {rule:g}: jax.nn.relu and torch.relu pass 0, jnp.maximum 0.5, "
-                "clamp and my_relu 1",
-                (function, _tie_rule(tie)),
-            )
+    for tie in () if rule is None else {0.0, 0.5, 1.0} - {rule}:
+        remedy = (
+            f"the reference's is {rule:g}: jax.nn.relu and torch.relu pass 0, jnp.maximum 0.5, "
+            "clamp and my_relu 1"
+        )
+        yield replay(f"ReLU derivative {tie:g} at 0", remedy, (function, _tie_rule(tie)))
     ways = {
         "first": lambda total, term: term,
         "last": lambda total, term: total if total.any() else term,
     }
+    remedy = "a weight that is applied several times must sum its gradients"
     for which, combine in ways.items():
-        yield replay(
-            f"shared weight counted once (its {which} use)",
-            "a weight that is applied several times must sum its gradients",
-            combine=combine,
-        )
+        yield replay(f"shared weight counted once (its {which} use)", remedy, combine=combine)
+    remedy = (
+        "ask for full precision: jax.default_matmul_precision('highest'), "
+        "torch.set_float32_matmul_precision('highest')"
+    )
     for name, bits in {"bfloat16": 7, "TF32": 10}.items():
-        yield replay(
-            f"{name} matrix products",
-            "ask for full precision: jax.default_matmul_precision('highest'), "
-            "torch.set_float32_matmul_precision('highest')",
-            matmul=rounded_matmul(bits),
-        )
+        yield replay(f"{name} matrix products", remedy, matmul=rounded_matmul(bits))
     yield _stale_order(reference, plan)
 
 
 def _stale_order(reference: Participant, plan: Plan) -> Mistake:
-    """Backpropagation through weights that were already updated, the last layer's first."""
+    """Backpropagate through weights that were updated already."""
     activation = numpy_net.ACTIVATIONS[plan.spec.activation]
     loss = numpy_net.LOSSES[plan.spec.loss]
 
@@ -104,6 +99,7 @@ def _stale_order(reference: Participant, plan: Plan) -> Mistake:
 
 
 def optimizer_mistakes(reference: Participant, plan: Plan) -> Iterator[Mistake]:
+    """Yield the mistakes in an optimizer and its hyperparameters."""
     rate, given = plan.learning_rate, plan.hyperparameters
 
     def replay(name, remedy, optimizer):

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: four pure functions over NumPy leaves, made from anything."""
+"""`Participant`: one side of a comparison, as pure functions over dictionaries of NumPy arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxnet.spec import Spec
 
 Leaves = dict[str, np.ndarray]
 
-# the fields of optax's states (and of ours) and torch's -> the slot's name here
+# a field of an optimizer's state (optax's, jaxnet's or torch's) -> the name of its slot here
 SLOTS = {
     "count": "step",
     "step": "step",
@@ -36,7 +36,7 @@ SLOTS = {
 
 
 class Plan(NamedTuple):
-    """What a network of ours is made of, so that known mistakes can be replayed inside it."""
+    """How one of jaxnet's networks is made, so that known mistakes can be replayed inside it."""
 
     spec: Spec
     optimizer: str
@@ -48,16 +48,16 @@ class Plan(NamedTuple):
 class Participant:
     """An implementation, as pure functions over flat dictionaries of NumPy arrays.
 
-    This is the protocol: make one by hand for a framework that has no maker here. Each function
-    computes in the dtype of the parameters that it is given, and returns that dtype.
+    Make one by hand for a framework that has no maker here. Each function computes in the dtype of
+    the parameters that it is given, and returns that dtype.
 
     value_and_grad(params, batch) -> (loss, gradient by name).
     forward(params, batch) -> prediction, if the implementation has one apart from its loss.
     init(params) -> optimizer state: a flat dictionary "slot/leaf" (the slots m, v, v_max, momentum,
         sum) and the counter "step". update(params, grads, state) -> (params, state).
-    run(params, batch_at, num_steps) -> the losses (num_steps,) of free training, where the
-        implementation has a faster way than the functions above.
-    plan: set for the NumPy oracle of one of our networks: the reference then has error bars.
+    run(params, batch_at, num_steps) -> the losses (num_steps,) of free training, if there is a
+        faster way than calling the functions above.
+    plan: given by `oracle` only: such a reference has error bars.
     """
 
     name: str
@@ -78,7 +78,7 @@ def numpy_participant(
     forward: Callable[[Leaves, Any], Any] | None = None,
     name: str = "numpy",
 ) -> Participant:
-    """A participant from plain NumPy functions, and an optimizer like those of `numpy_net`."""
+    """Return a participant from NumPy functions, and an optimizer like those of `numpy_net`."""
     if optimizer is None:
         return Participant(name, value_and_grad, forward)
 
@@ -95,7 +95,7 @@ def numpy_participant(
 def oracle(
     spec: Spec, optimizer: str = "sgd", learning_rate: Any = 1e-6, **hyperparameters: Any
 ) -> Participant:
-    """The NumPy oracle of a network of ours, with hand-derived gradients and error bars."""
+    """Return the NumPy oracle of a network: gradients derived by hand, and error bars."""
 
     def value_and_grad(params, batch):
         return numpy_net.value_and_grad(params, batch, activation=spec.activation, loss=spec.loss)
@@ -112,7 +112,7 @@ def oracle(
 
 
 class _Layout:
-    """Names and axes between a participant's own leaves and the reference's, in both directions."""
+    """Renames and transposes leaves, from the reference's to a participant's own and back."""
 
     def __init__(self, layout: Mapping[str, str | tuple[str, tuple[int, ...]]], owner: str):
         self.owner = owner
@@ -148,30 +148,20 @@ class _Layout:
             for own, (name, axes) in self.pairs.items()
         }
 
-    @staticmethod
-    def slots(state: Leaves, change: Callable[[Leaves], Leaves]) -> Leaves:
-        """An optimizer state with `change` made to the leaves of every slot."""
-        slots: dict[str, Leaves] = {}
-        flat: Leaves = {}
-        for key, value in state.items():
-            slot, _, leaf = key.partition("/")
-            if leaf:
-                slots.setdefault(slot, {})[leaf] = value
-            else:
-                flat[key] = value
-        for slot, leaves in slots.items():
-            flat |= {f"{slot}/{name}": value for name, value in change(leaves).items()}
-        return flat
 
-
-def mapped(
-    participant: Participant, layout: Mapping[str, str | tuple[str, tuple[int, ...]]]
+def with_layout(
+    participant: Participant, layout: Mapping[str, str | tuple[str, tuple[int, ...]]] | None
 ) -> Participant:
-    """The same participant under the reference's names and layout, both declared, never guessed.
+    """Return the participant under the reference's names and axes, both declared, never guessed.
 
     layout: each of its own leaves -> the reference's name, or (name, axes) where its own array is
     `np.transpose(reference's, axes)`: {"linear1.weight": ("w1", (1, 0)), "linear1.bias": "b1"}.
+    None: the names and axes are the reference's already.
+
+    Raises: ValueError unless the layout names every leaf of both sides once.
     """
+    if layout is None:
+        return participant
     own = _Layout(layout, participant.name)
 
     def value_and_grad(params, batch):
@@ -182,34 +172,63 @@ def mapped(
     if forward := participant.forward:
         changes["forward"] = lambda params, batch: forward(own.to_own(params), batch)
     if init := participant.init:
-        changes["init"] = lambda params: own.slots(init(own.to_own(params)), own.from_own)
+        changes["init"] = lambda params: _in_slots(init(own.to_own(params)), own.from_own)
     if update := participant.update:
 
-        def mapped_update(params, grads, state):
-            state = own.slots(state, own.to_own)
+        def own_update(params, grads, state):
+            state = _in_slots(state, own.to_own)
             new_params, new_state = update(own.to_own(params), own.to_own(grads), state)
-            return own.from_own(new_params), own.slots(new_state, own.from_own)
+            return own.from_own(new_params), _in_slots(new_state, own.from_own)
 
-        changes["update"] = mapped_update
+        changes["update"] = own_update
     if run := participant.run:
         changes["run"] = lambda params, batch_at, n: run(own.to_own(params), batch_at, n)
     return replace(participant, **changes)
 
 
-def cast(tree: Any, dtype: str) -> Any:
-    """The tree of dictionaries, tuples and arrays with every floating leaf in `dtype`."""
+def _in_slots(state: Leaves, change: Callable[[Leaves], Leaves]) -> Leaves:
+    """Return a flat optimizer state with `change` made to the leaves of each slot."""
+    return _flatten({k: change(v) if isinstance(v, dict) else v for k, v in _nest(state).items()})
+
+
+def check_leaves(leaves: Leaves, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError unless the leaves have the candidate's own names and shapes."""
+    if set(shapes) != set(leaves):
+        raise ValueError(
+            f"the reference's leaves {sorted(leaves)} are not the candidate's {sorted(shapes)}: "
+            "declare a `layout`"
+        )
+    for name, shape in shapes.items():
+        if leaves[name].shape != shape:
+            raise ValueError(
+                f"leaf {name!r} must have shape {shape}, got {leaves[name].shape}: "
+                "declare a `layout`"
+            )
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply a function to every leaf of nested dictionaries, tuples (also named) and lists."""
     if isinstance(tree, Mapping):
-        return {key: cast(value, dtype) for key, value in tree.items()}
+        return {key: map_leaves(function, value) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(cast(value, dtype) for value in tree))
+        return type(tree)(*(map_leaves(function, value) for value in tree))
     if isinstance(tree, (tuple, list)):
-        return type(tree)(cast(value, dtype) for value in tree)
-    if isinstance(tree, (float, np.floating)) or getattr(tree, "dtype", np.dtype(int)).kind == "f":
-        return np.asarray(tree).astype(dtype)
-    return tree
+        return type(tree)(map_leaves(function, value) for value in tree)
+    return function(tree)
+
+
+def cast(tree: Any, dtype: str) -> Any:
+    """Return a tree of dictionaries, tuples and arrays with every floating leaf in `dtype`."""
+
+    def cast_leaf(leaf):
+        floating = isinstance(leaf, float) or getattr(leaf, "dtype", np.dtype(int)).kind == "f"
+        return np.asarray(leaf).astype(dtype) if floating else leaf
+
+    return map_leaves(cast_leaf, tree)
 
 
 def _flatten(state: Mapping[str, Any]) -> Leaves:
+    """Return {slot: {leaf: array}} as {"slot/leaf": array}."""
     flat: Leaves = {}
     for slot, value in state.items():
         if isinstance(value, Mapping):
@@ -220,11 +239,12 @@ def _flatten(state: Mapping[str, Any]) -> Leaves:
 
 
 def _nest(flat: Leaves) -> dict[str, Any]:
+    """Undo `_flatten`; what is in no slot, as the step, becomes a plain number."""
     state: dict[str, Any] = {}
     for key, value in flat.items():
         slot, _, leaf = key.partition("/")
         if leaf:
             state.setdefault(slot, {})[leaf] = value
         else:
-            state[slot] = int(value)
+            state[slot] = np.asarray(value).item()
     return state

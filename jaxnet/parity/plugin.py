@@ -1,4 +1,4 @@
-"""The pytest plugin: a `parity` fixture whose failure is the report, and --parity-json=PATH.
+"""The pytest plugin: a `parity` fixture that fails a test with the report, and --parity-json=PATH.
 
 def test_port(parity):
     parity.check(candidate, against=reference, case=case)
@@ -7,7 +7,6 @@ def test_port(parity):
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +15,13 @@ REPORTS = pytest.StashKey[list[dict[str, Any]]]()
 
 
 class Checker:
-    """What the fixture gives: `check` as jaxnet.parity's, failing the test on a mismatch."""
+    """The fixture's value: its `check` takes what `parity.check` takes."""
 
     def __init__(self, reports: list[dict[str, Any]]):
         self._reports = reports
 
     def check(self, candidate: Any, **arguments: Any) -> Any:
-        """Compare, keep the report for --parity-json, and fail with it unless all is equal."""
+        """Compare, keep the report for --parity-json, and fail the test unless all is equal."""
         from jaxnet import parity
 
         report = parity.check(candidate, **arguments)
@@ -50,12 +49,15 @@ def parity(request: pytest.FixtureRequest) -> Checker:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the reports of the session, if a path was given; a worker of xdist hands them on."""
+    """Write the session's reports, if a path was given; a worker of xdist sends them instead."""
     reports = session.config.stash[REPORTS]
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["parity"] = json.dumps(reports)
     elif path := session.config.getoption("--parity-json"):
-        Path(path).write_text(json.dumps({"reports": reports}, indent=1, allow_nan=False) + "\n")
+        from jaxnet import files
+
+        text = json.dumps({"reports": reports}, indent=1, allow_nan=False)
+        files.write(path, f"{text}\n".encode())
 
 
 @pytest.hookimpl(optionalhook=True)

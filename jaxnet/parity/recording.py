@@ -1,6 +1,4 @@
-"""A reference's trajectory: the points, and the losses of its free run; made here, or read from
-disk.
-"""
+"""A reference's trajectory: its points and the losses of its free run; made, or read from disk."""
 
 from __future__ import annotations
 
@@ -18,14 +16,15 @@ from jaxnet.parity.participants import Leaves, Participant
 from jaxnet.spec import Batch
 
 FORMAT = "jaxnet parity recording 1"
+SETTINGS = ("tier", "step", "probe", "allowed")  # the fields of a point that are no arrays
 
 
 class Trajectory(NamedTuple):
     """What candidates are compared with.
 
-    losses: of the float64 free run (num_steps,), empty without an optimizer. shadow: of a float32
-    run of the reference with its hidden units permuted, where it is a network of ours.
-    reference: the participant, or None for a recording. batches: those of the free run.
+    losses: of the float64 free run, (num_steps,), or (0,) without an optimizer. shadow: of a
+    float32 run of the reference (an oracle's with its hidden units permuted), as long.
+    reference: the participant, or None for a recording.
     """
 
     name: str
@@ -37,7 +36,10 @@ class Trajectory(NamedTuple):
 
 
 def trajectory(reference: Participant, case: Case) -> Trajectory:
-    """Run a reference through a case. Raises: ValueError if it is not finite, or has nothing."""
+    """Run a reference through a case.
+
+    Raises: ValueError if the reference is not finite, or there is nothing to compare.
+    """
     made, losses = points(reference, case)
     shadow = np.zeros(0)
     if len(losses):
@@ -46,35 +48,28 @@ def trajectory(reference: Participant, case: Case) -> Trajectory:
 
 
 def record(path: str | Path, participant: Participant, case: Case) -> None:
-    """Write a participant's trajectory to an .npz file, to be compared with where it cannot run.
+    """Write a participant's trajectory to an .npz file, for use where it cannot run.
 
     It holds numbers and JSON only (no pickle): inputs and outputs of every point, bars, losses, the
     versions and the platform. Batches must be `Batch`es or dictionaries of arrays.
     """
+    from jaxnet import files
+
     made = trajectory(participant, case)
     batches = [case.batch_at(i) for i in range(len(made.losses) or 1)]
     arrays: dict[str, Any] = {"losses": made.losses, "shadow": made.shadow}
     arrays |= {f"params/{name}": leaf for name, leaf in case.params.items()}
-    names = list(_fields(batches[0]))
-    arrays |= {f"batch/{k}": np.stack([np.asarray(_fields(b)[k]) for b in batches]) for k in names}
-    records = []
+    for name in _fields(batches[0]):
+        arrays[f"batch/{name}"] = np.stack([np.asarray(_fields(b)[name]) for b in batches])
     for i, point in enumerate(made.points):
-        records.append(
-            {"tier": point.tier, "step": point.step, "probe": point.probe, "allowed": point.allowed}
-        )
-        groups = {"params": point.params, "state": point.state, "grads": point.grads}
-        groups["batch"] = _fields(point.batch)
-        groups["want"] = {"|".join(key): value for key, value in point.want.items()}
-        groups["bar"] = {"|".join(key): value for key, value in point.bar.items()}
-        for group, leaves in groups.items():
-            arrays |= {f"point/{i}/{group}/{k}": np.asarray(v) for k, v in leaves.items()}
+        arrays |= {f"point/{i}/{key}": value for key, value in _point_arrays(point).items()}
     about: dict[str, Any] = {
         "format": FORMAT,
         "participant": participant.name,
         "case": case.name,
         "steps": list(case.steps),
         "batch": type(batches[0]).__name__,
-        "points": records,
+        "points": [{name: getattr(point, name) for name in SETTINGS} for point in made.points],
         "versions": _versions(),
         "platform": platform.platform(),
     }
@@ -82,13 +77,24 @@ def record(path: str | Path, participant: Participant, case: Case) -> None:
     stream = io.BytesIO()
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
     np.savez_compressed(stream, about=text, values=values)
-    temporary = Path(f"{path}.partial")
-    temporary.write_bytes(stream.getvalue())
-    temporary.replace(path)
+    files.write(path, stream.getvalue())
+
+
+def _point_arrays(point: Point) -> Leaves:
+    """Return a point's arrays by "group/name"."""
+    groups = {"params": point.params, "state": point.state, "grads": point.grads}
+    groups["batch"] = _fields(point.batch)
+    groups["want"] = {"|".join(key): value for key, value in point.want.items()}
+    groups["bar"] = {"|".join(key): value for key, value in point.bar.items()}
+    return {
+        f"{group}/{name}": np.asarray(value)
+        for group, leaves in groups.items()
+        for name, value in leaves.items()
+    }
 
 
 def load(path: str | Path) -> Trajectory:
-    """Read a recording, as something to compare `against`.
+    """Read a recording, to compare candidates `against` it.
 
     Raises: FileNotFoundError; ValueError for a file that is damaged or not a recording.
     """
@@ -101,12 +107,15 @@ def load(path: str | Path) -> Trajectory:
             return _read(about, _unpack(about["arrays"], file["values"]))
     except FileNotFoundError:
         raise FileNotFoundError(f"no recording at {path}") from None
-    except Exception as error:  # damage comes as NotImplementedError, MemoryError, anything
+    except Exception as error:  # damage raises NotImplementedError, MemoryError, anything
         raise ValueError(f"{path}: not a readable parity recording ({error})") from None
 
 
 def _pack(arrays: Leaves) -> tuple[dict[str, tuple[int, str, tuple[int, ...]]], np.ndarray]:
-    """All arrays as one, equal ones once, and where each is: its offset in bytes, dtype, shape."""
+    """Return where each array is (offset in bytes, dtype, shape), and all their bytes as one array.
+
+    Equal arrays are held once.
+    """
     offsets: dict[bytes, int] = {}
     index, size = {}, 0
     for name, array in arrays.items():
@@ -118,7 +127,7 @@ def _pack(arrays: Leaves) -> tuple[dict[str, tuple[int, str, tuple[int, ...]]], 
 
 
 def _unpack(index: dict[str, Any], values: np.ndarray) -> Leaves:
-    def array(offset, dtype, shape):  # a view: it refuses a dtype of pointers
+    def array(offset, dtype, shape):  # by a view, which refuses a dtype of pointers
         end = offset + np.dtype(dtype).itemsize * math.prod(shape)
         return values[offset:end].view(dtype).reshape(shape).copy()
 
@@ -140,32 +149,19 @@ def _read(about: dict[str, Any], arrays: Leaves) -> Trajectory:
         return batch({k: v[min(i, length - 1)] for k, v in stacked.items()})
 
     made = []
-    for i, item in enumerate(about["points"]):
-        made.append(
-            Point(
-                tier=item["tier"],
-                step=item["step"],
-                probe=item["probe"],
-                params=group(f"point/{i}/params/"),
-                state=group(f"point/{i}/state/"),
-                batch=batch(group(f"point/{i}/batch/")),
-                grads=group(f"point/{i}/grads/"),
-                want={_key(k): v for k, v in group(f"point/{i}/want/").items()},
-                bar={_key(k): v for k, v in group(f"point/{i}/bar/").items()},
-                allowed=item["allowed"],
-            )
-        )
+    for i, settings in enumerate(about["points"]):
+        here = {name: group(f"point/{i}/{name}/") for name in ("params", "state", "grads")}
+        outputs = {
+            name: {tuple(key.split("|", 1)): v for key, v in group(f"point/{i}/{name}/").items()}
+            for name in ("want", "bar")
+        }
+        made.append(Point(batch=batch(group(f"point/{i}/batch/")), **settings, **here, **outputs))
     losses = arrays["losses"]
     case = Case(
         about["case"], group("params/"), batch_at, tuple(about["steps"]), max(len(losses), 1)
     )
     name = f"{about['participant']} (recorded)"
     return Trajectory(name, case, made, losses, arrays["shadow"], None)
-
-
-def _key(text: str) -> tuple[str, str]:
-    stage, _, leaf = text.partition("|")
-    return stage, leaf
 
 
 def _fields(batch: Any) -> dict[str, Any]:
@@ -186,7 +182,7 @@ def _versions() -> dict[str, str]:
 
 
 def _permuted(reference: Participant, case: Case) -> Case:
-    """The same case with the hidden units of one of our networks in another order."""
+    """Return the case with an oracle's hidden units in another order."""
     if reference.plan is None:
         return case
     params = dict(case.params)

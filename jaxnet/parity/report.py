@@ -1,6 +1,4 @@
-"""What a comparison found: a verdict, the first difference, its causes; as text, JSON, JUnit,
-Markdown.
-"""
+"""What a comparison found: verdict, first difference, causes; as text, JSON, JUnit, Markdown."""
 
 from __future__ import annotations
 
@@ -8,16 +6,25 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from jaxnet.parity import diagnose
 from jaxnet.parity.compare import MATHEMATICS, PRECISION, STAGES, Leaf
-from jaxnet.parity.diagnose import Cause
+
+FLOOR = 1e-4  # distances of causes below this are rounding: they do not rank
+MARGIN = 10.0  # a cause is named only if the runner-up is this many times further away
 
 
 class ParityError(AssertionError):
     """A candidate that is not the reference's function: the message is the report."""
+
+
+class Cause(NamedTuple):
+    """A mistake that could explain the difference: distance 0 reproduces it, 1 explains nothing."""
+
+    name: str
+    remedy: str
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,14 @@ class Report:
     @property
     def cause(self) -> str:
         """The mistake that explains the mismatch, or "ambiguous", or "unknown"; "" if equal."""
-        return "" if self.verdict == "equal" else diagnose.verdict(list(self.causes))
+        if self.verdict == "equal":
+            return ""
+        if not self.causes:
+            return "unknown"
+        nearest, *others = self.causes
+        if others and others[0].distance <= MARGIN * max(nearest.distance, FLOOR):
+            return "ambiguous"
+        return nearest.name
 
     def raise_for_mismatch(self) -> None:
         """Raise ParityError, with this report as its message, unless the verdict is "equal"."""
