@@ -18,8 +18,8 @@ if NO_TORCH and os.environ.get("JAXNET_REQUIRE_TORCH"):
 TORCH_TESTS = [
     "test_torch_net.py",
     "test_torch_live.py",
-    "parity/test_parity_models.py",
-    "parity/test_parity_torch.py",
+    "parity/test_ported_models.py",
+    "parity/test_shipped_recordings.py",
     "export/test_export_torch.py",
     "scripts/test_readme_torch.py",
 ]
@@ -35,6 +35,15 @@ def user_cache(tmp_path_factory):
     """Commands that the tests run keep compiled programs here, not in the user's own folder."""
     os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())  # it would list fonts anew
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Compile without XLA's optimisations: they change no verdict, and take most of the time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

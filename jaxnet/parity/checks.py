@@ -12,12 +12,11 @@ from jaxnet.parity.compare import (
     Outputs,
     Point,
     compare,
-    free_run,
     judge,
 )
 from jaxnet.parity.diagnose import diagnose
 from jaxnet.parity.participants import Participant
-from jaxnet.parity.recording import Trajectory, trajectory
+from jaxnet.parity.recording import Trajectory, free_run, trajectory
 from jaxnet.parity.report import Cause, Report
 
 FREE_RUN = 1e-8  # float64: what the losses of a free run may differ by, relative: they part slowly

@@ -164,8 +164,7 @@ def compare(candidate: Participant, point: Point) -> tuple[list[Leaf], Outputs]:
 
     Raises: ValueError for leaves or shapes that are not the reference's: nothing is broadcast.
     """
-    dtype = DTYPES[point.tier]
-    inputs = cast((point.params, point.state, point.batch, point.grads), dtype)
+    inputs = cast((point.params, point.state, point.batch, point.grads), DTYPES[point.tier])
     if ("parameters", next(iter(point.params))) not in point.want:
         candidate = replace(candidate, update=None)
     _check_slots(candidate, inputs[0], point.state)
@@ -276,26 +275,9 @@ def judge(point: Point, stage: str, name: str, got: np.ndarray, *, inherited: bo
     ratio = np.where(np.isfinite(got), ratio, np.inf)
     index = np.unravel_index(int(ratio.argmax()), ratio.shape) if ratio.size else ()
     worst = tuple(int(i) for i in index)
-    values = [float(a[worst]) if a.size else 0.0 for a in (got, want, bar, ratio)]
-    here = (point.tier, point.step, point.probe, stage, name)
-    return Leaf(*here, want.size, worst, *values, point.allowed, inherited)
 
+    def at(values):
+        return float(values[worst]) if values.size else 0.0
 
-@np.errstate(all="ignore")
-def free_run(participant: Participant, case: Case, dtype: str) -> np.ndarray:
-    """Return the losses (num_steps,) of free training in a dtype, from the case's parameters."""
-    params = cast(case.params, dtype)
-
-    def batch_at(i):
-        return cast(case.batch_at(i), dtype)
-
-    if participant.run is not None:
-        return np.asarray(participant.run(params, batch_at, case.num_steps), float)
-    assert participant.init is not None
-    assert participant.update is not None
-    state, losses = participant.init(params), []
-    for i in range(case.num_steps):
-        value, grads = participant.value_and_grad(params, batch_at(i))
-        losses.append(float(value))
-        params, state = participant.update(params, grads, state)
-    return np.asarray(losses)
+    here = point.tier, point.step, point.probe, stage, name, want.size, worst
+    return Leaf(*here, at(got), at(want), at(bar), at(ratio), point.allowed, inherited)

@@ -42,7 +42,7 @@ def _sum_squares(forward, params, batch):
 
 
 @functools.cache
-def _right() -> Participant:
+def right_candidate() -> Participant:
     """Return the candidate without a mistake, compiled once; most plants change a part of it.
 
     It has no `run` of its own: a compiled loop would only take its time to compile.
@@ -53,16 +53,17 @@ def _right() -> Participant:
 
 def _with_loss(loss: Callable, forward: Callable | None = None) -> Participant:
     made = jax_participant(loss, forward=forward)
-    return replace(_right(), value_and_grad=made.value_and_grad, forward=made.forward)
+    return replace(right_candidate(), value_and_grad=made.value_and_grad, forward=made.forward)
 
 
 def _with_network(forward: Callable) -> Participant:
     return _with_loss(partial(_sum_squares, forward), forward)
 
 
-def _with_optimizer(optimizer: optax.GradientTransformation) -> Participant:
+def with_optimizer(optimizer: optax.GradientTransformation) -> Participant:
+    """Return the candidate with another optimizer."""
     made = jax_participant(partial(_sum_squares, _network), optimizer)
-    return replace(_right(), init=made.init, update=made.update)
+    return replace(right_candidate(), init=made.init, update=made.update)
 
 
 def plants() -> Iterator[Plant]:
@@ -137,9 +138,7 @@ def _counted_once(params, batch, which):
 
 def _rounded_product(bits: int) -> Callable:
     def low(a):
-        return lax.reduce_precision(
-            a, exponent_bits=11 if a.dtype == float else 8, mantissa_bits=bits
-        )
+        return lax.reduce_precision(a, 11 if a.dtype == float else 8, bits)
 
     @jax.custom_vjp
     def product(a, b):
@@ -153,13 +152,13 @@ def _rounded_product(bits: int) -> Callable:
 
 
 def _gradient_plant(name: str, value_and_grad: Callable, **changes: Any) -> Plant:
-    candidate = replace(_right(), value_and_grad=value_and_grad, **changes)
+    candidate = replace(right_candidate(), value_and_grad=value_and_grad, **changes)
     return Plant(name, oracle(PLAIN, "sgd", RATE), candidate)
 
 
 def _input_plants() -> Iterator[Plant]:
     """Yield mistakes in what the network is given: the batch, and the precision."""
-    value_and_grad, forward = _right().value_and_grad, _right().forward
+    value_and_grad, forward = right_candidate().value_and_grad, right_candidate().forward
     assert forward is not None
 
     def shorter(batch):
@@ -182,13 +181,13 @@ def _input_plants() -> Iterator[Plant]:
         "computed in float32",
         partial(single, value_and_grad),
         forward=partial(single, forward),
-        update=partial(single, _right().update),
+        update=partial(single, right_candidate().update),
     )
 
 
 def _order_plants() -> Iterator[Plant]:
     """Yield mistakes in the order of calls, and in what is kept from one to the next."""
-    value_and_grad = _right().value_and_grad
+    value_and_grad = right_candidate().value_and_grad
     first: list[Any] = []
 
     def constant(params, batch):
@@ -227,7 +226,7 @@ def _order_plants() -> Iterator[Plant]:
 
 def _sgd_plants() -> Iterator[Plant]:
     def plant(name, optimizer, *arguments, **given):
-        return Plant(name, oracle(PLAIN, *arguments, **given), _with_optimizer(optimizer))
+        return Plant(name, oracle(PLAIN, *arguments, **given), with_optimizer(optimizer))
 
     yield plant("learning rate times 1.1", optimizers.sgd(1.1 * RATE), "sgd", RATE)
     yield plant("momentum missing", optimizers.sgd(RATE), "momentum", RATE)
@@ -266,7 +265,7 @@ def _damped_trace(momentum: float, dampening: float) -> optax.GradientTransforma
 
 def _adam_plants() -> Iterator[Plant]:
     def plant(name, optimizer, reference="adam", **given):
-        return Plant(name, oracle(PLAIN, reference, RATE, **given), _with_optimizer(optimizer))
+        return Plant(name, oracle(PLAIN, reference, RATE, **given), with_optimizer(optimizer))
 
     yield plant("Adam's step off by one", _with_adam(shift=1))
     yield plant("Adam without bias correction", _with_adam(correct=False))

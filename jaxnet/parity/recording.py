@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.parity.compare import Case, Point, free_run, points
-from jaxnet.parity.participants import Leaves, Participant
+from jaxnet.parity.compare import Case, Point, points
+from jaxnet.parity.participants import Leaves, Participant, cast
 from jaxnet.spec import Batch
 
 FORMAT = "jaxnet parity recording 1"
@@ -45,6 +45,26 @@ def trajectory(reference: Participant, case: Case) -> Trajectory:
     if len(losses):
         shadow = free_run(reference, _permuted(reference, case), "float32")
     return Trajectory(reference.name, case, made, losses, shadow, reference)
+
+
+@np.errstate(all="ignore")
+def free_run(participant: Participant, case: Case, dtype: str) -> np.ndarray:
+    """Return the losses (num_steps,) of free training in a dtype, from the case's parameters."""
+    params = cast(case.params, dtype)
+
+    def batch_at(i):
+        return cast(case.batch_at(i), dtype)
+
+    if participant.run is not None:
+        return np.asarray(participant.run(params, batch_at, case.num_steps), float)
+    assert participant.init is not None
+    assert participant.update is not None
+    state, losses = participant.init(params), []
+    for i in range(case.num_steps):
+        value, grads = participant.value_and_grad(params, batch_at(i))
+        losses.append(float(value))
+        params, state = participant.update(params, grads, state)
+    return np.asarray(losses)
 
 
 def record(path: str | Path, participant: Participant, case: Case) -> None:
@@ -150,12 +170,13 @@ def _read(about: dict[str, Any], arrays: Leaves) -> Trajectory:
 
     made = []
     for i, settings in enumerate(about["points"]):
-        here = {name: group(f"point/{i}/{name}/") for name in ("params", "state", "grads")}
-        outputs = {
-            name: {tuple(key.split("|", 1)): v for key, v in group(f"point/{i}/{name}/").items()}
-            for name in ("want", "bar")
-        }
-        made.append(Point(batch=batch(group(f"point/{i}/batch/")), **settings, **here, **outputs))
+        fields: dict[str, Any] = dict(settings)
+        for name in ("params", "state", "grads"):
+            fields[name] = group(f"point/{i}/{name}/")
+        for name in ("want", "bar"):
+            leaves = group(f"point/{i}/{name}/")
+            fields[name] = {tuple(key.split("|", 1)): leaf for key, leaf in leaves.items()}
+        made.append(Point(batch=batch(group(f"point/{i}/batch/")), **fields))
     losses = arrays["losses"]
     case = Case(
         about["case"], group("params/"), batch_at, tuple(about["steps"]), max(len(losses), 1)

@@ -33,7 +33,7 @@ def run(name: str | None = None) -> Iterator[Result]:
         if name is None or plant.name == name:
             assert plant.reference.plan is not None
             report = check(
-                plant.candidate, against=plant.reference, case=_case(plant.reference.plan.spec)
+                plant.candidate, against=plant.reference, case=make_case(plant.reference.plan.spec)
             )
             float32 = any(not leaf.equal and leaf.tier == PRECISION for leaf in report.leaves)
             named = report.cause.startswith(plant.name)
@@ -41,7 +41,8 @@ def run(name: str | None = None) -> Iterator[Result]:
             yield Result(plant.name, caught, named, report.cause, float32, report)
 
 
-def _case(spec: Spec) -> Case:
+def make_case(spec: Spec) -> Case:
+    """Return data, parameters and probes for a network, which is applied twice if it is square."""
     batch = data.random_problem(spec, 6, seed=1, dtype="float64")
     params = spec.init(2, "float64")
     if len(spec.sizes) > 3:

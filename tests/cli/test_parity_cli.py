@@ -9,8 +9,8 @@ import pytest
 
 from jaxnet import numpy_net
 from jaxnet.cli import commands as cli
-from jaxnet.parity import selftest, tutorial
-from jaxnet.parity.participants import numpy_participant
+from jaxnet.parity import plants, selftest, tutorial
+from jaxnet.parity.participants import numpy_participant, oracle
 
 SMALL = ("--sizes", "8", "13", "11", "5", "--steps", "3")
 
@@ -20,44 +20,44 @@ def call(capsys, *argv):
     return cli.main(["parity", *argv]), *capsys.readouterr()
 
 
-def in_numpy(stage, sizes, *, activation=None, name="numpy"):
-    """A stage in NumPy, as a candidate that needs no compilation."""
-    spec = stage.spec(sizes[1:])
+def in_numpy(program, sizes, *, activation=None, name="numpy"):
+    """A program in NumPy, as a candidate that needs no compilation."""
+    spec = program.spec(sizes)
     activation = spec.activation if activation is None else activation
 
     def value_and_grad(params, batch):
         return numpy_net.value_and_grad(params, batch, activation=activation, loss=spec.loss)
 
-    optimizer = numpy_net.make_optimizer(stage.optimizer, stage.learning_rate)
+    optimizer = numpy_net.make_optimizer(program.optimizer, program.learning_rate)
     return numpy_participant(value_and_grad, optimizer, name=name)
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Each stage has one implementation, in NumPy, and torch's recordings are not needed."""
+    """Each program has one implementation, in NumPy, and torch's recordings are not needed."""
     monkeypatch.setattr(
         tutorial,
         "implementations",
-        lambda stage, sizes: [(in_numpy(stage, sizes), stage.activation)],
+        lambda program, sizes: [(in_numpy(program, sizes), program.activation)],
     )
     monkeypatch.setattr(tutorial, "has_torch", lambda: True)
 
 
 @pytest.fixture
 def wrong(quick, monkeypatch):
-    """The stages `tensors` and `module` also have an implementation with the wrong ReLU rule."""
+    """The programs `tensors` and `module` also have an implementation with the wrong ReLU rule."""
 
-    def implementations(stage, sizes):
-        right = [(in_numpy(stage, sizes), stage.activation)]
-        if stage.activation != "my_relu":
+    def implementations(program, sizes):
+        right = [(in_numpy(program, sizes), program.activation)]
+        if program.activation != "my_relu":
             return right
-        other = in_numpy(stage, sizes, activation="relu", name="wrong at 0")
-        return [*right, (other, stage.activation)]
+        other = in_numpy(program, sizes, activation="relu", name="wrong at 0")
+        return [*right, (other, program.activation)]
 
     monkeypatch.setattr(tutorial, "implementations", implementations)
 
 
-def test_a_stage_whose_implementations_are_equal_exits_with_0_and_a_table(capsys):
+def test_a_program_whose_implementations_are_equal_exits_with_0_and_a_table(capsys):
     code, out, err = call(capsys, "tensors", *SMALL)
     assert (code, err) == (0, "")
     assert out.startswith("== tensors: 8 rows, 13-11-5, sgd 1e-06, against the NumPy oracle\n")
@@ -70,7 +70,7 @@ def test_a_stage_whose_implementations_are_equal_exits_with_0_and_a_table(capsys
 
 
 @pytest.mark.usefixtures("quick")
-def test_without_a_name_every_stage_is_run(capsys):
+def test_without_a_name_every_program_is_run(capsys):
     code, out, _ = call(capsys, *SMALL)
     assert code == 0
     assert re.findall(r"^== (\w+):", out, re.M) == ["tensors", "sequential", "module", "dynamic"]
@@ -112,7 +112,7 @@ def test_a_mismatch_exits_with_1_and_prints_the_cause(capsys, tmp_path):
 
 
 @pytest.mark.usefixtures("wrong")
-def test_one_mismatch_among_many_stages_exits_with_1(capsys):
+def test_one_mismatch_among_many_programs_exits_with_1(capsys):
     code, out, _ = call(capsys, "sequential", "module", *SMALL)
     assert code == 1
     assert "\n2 of 3 equal, " in out
@@ -134,8 +134,8 @@ def test_one_dtype_is_one_tier(dtype, tiers, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("lstm",), r"`stages` must be of tensors, sequential, module, dynamic; got 'lstm'"),
-        (("tensors", "lstm"), r"`stages` must be of .*; got 'lstm'"),
+        (("lstm",), r"`programs` must be of tensors, sequential, module, dynamic; got 'lstm'"),
+        (("tensors", "lstm"), r"`programs` must be of .*; got 'lstm'"),
         (("--sizes", "8", "0", "11", "5"), r"`sizes` must be at least 1 each, got \(8, 0, 11, 5\)"),
         (("--sizes", "-8", "13", "11", "5"), r"`sizes` must be at least 1 each, got \(-8, "),
         (("--steps", "0"), r"`steps` must be at least 1, got 0"),
@@ -174,20 +174,20 @@ def test_without_torch_its_recording_stands_in_and_the_last_line_says_so(
 
 def plant(name, activation):
     """The rule of `my_relu`, with what a NumPy candidate of another rule is called."""
-    reference = tutorial.oracle(selftest.TIED, "sgd", selftest.RATE)
+    reference = oracle(plants.TIED, "sgd", plants.RATE)
 
     def value_and_grad(params, batch):
         return numpy_net.value_and_grad(params, batch, activation=activation)
 
     candidate = replace(reference, name="numpy", value_and_grad=value_and_grad, plan=None)
-    return selftest.Plant(name, reference, candidate)
+    return plants.Plant(name, reference, candidate)
 
 
 TIE = "ReLU derivative 0 at 0"
 
 
 @pytest.mark.parametrize(
-    ("plants", "code", "verdicts", "last"),
+    ("planted", "code", "verdicts", "last"),
     [
         ([(TIE, "relu")], 0, ["named "], "1 mistakes planted, 1 caught, 1 named"),
         (
@@ -200,15 +200,15 @@ TIE = "ReLU derivative 0 at 0"
     ],
 )
 def test_the_self_test_exits_with_0_if_all_are_named(
-    plants, code, verdicts, last, capsys, monkeypatch, tmp_path
+    planted, code, verdicts, last, capsys, monkeypatch, tmp_path
 ):
-    made = [plant(*arguments) for arguments in plants]
+    made = [plant(*arguments) for arguments in planted]
     monkeypatch.setattr(selftest, "plants", lambda: iter(made))
     path = tmp_path / "report.json"
     got, out, err = call(capsys, "--self-test", "--json", str(path))
     assert (got, err) == (code, "")
     lines = out.splitlines()
-    assert [line[:6] for line in lines[: len(plants)]] == verdicts
+    assert [line[:6] for line in lines[: len(planted)]] == verdicts
     assert lines[-1] == last
-    assert len(json.loads(path.read_text())["reports"]) == len(plants)
+    assert len(json.loads(path.read_text())["reports"]) == len(planted)
     assert ("diagnosed as: ReLU derivative 0 at 0" in out) == ("caught" in verdicts)

@@ -1,13 +1,14 @@
-"""The built-in stages: every implementation equals the oracle of the ReLU rule that it means."""
+"""The tutorial's programs: every implementation equals the oracle of its own ReLU rule."""
 
 import functools
 
 import pytest
 
 from jaxnet.parity import tutorial
-from jaxnet.parity.checks import check
 from jaxnet.parity.compare import MATHEMATICS, PRECISION
-from jaxnet.parity.tutorial import STAGES
+from jaxnet.parity.tutorial import PROGRAMS
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SIZES = (8, 13, 11, 5)
 PROBES = {"ties", "dead units", "large", "tiny"}
@@ -16,12 +17,12 @@ SLOTS = {"sgd": set(), "momentum": {"momentum"}, "adam": {"m", "v"}}
 
 @functools.cache
 def reports(name):
-    """Each stage is run once for all tests."""
-    return list(tutorial.run_stage(name, SIZES, num_steps=10))
+    """Each program is run once for all tests."""
+    return list(tutorial.run(name, SIZES, num_steps=10))
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_every_implementation_of_a_stage_equals_the_oracle(name):
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_implementation_of_a_program_equals_the_oracle(name):
     found = reports(name)
     assert [report.verdict for report in found] == ["equal"] * len(found), "\n".join(
         str(report) for report in found if report.verdict != "equal"
@@ -32,11 +33,11 @@ def test_every_implementation_of_a_stage_equals_the_oracle(name):
     assert all(report.n_compared > 1000 for report in found)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_every_kind_of_number_is_compared_in_both_tiers(name):
-    slots = SLOTS[STAGES[name].optimizer]
+    slots = SLOTS[PROGRAMS[name].optimizer]
     wanted = {"forward", "loss", "gradient", "parameters"} | ({"optimizer"} if slots else set())
-    layers = set(STAGES[name].spec(SIZES[1:]).init(0))
+    layers = set(PROGRAMS[name].spec(SIZES).init(0))
     for report in reports(name):
         for tier, more in ((MATHEMATICS, {"free run"}), (PRECISION, set())):
             leaves = [leaf for leaf in report.leaves if leaf.tier == tier]
@@ -51,7 +52,7 @@ def test_every_kind_of_number_is_compared_in_both_tiers(name):
         assert not report.left_out
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_drift_is_reported_beside_a_shadow_of_the_reference(name):
     for report in reports(name):
         candidate, shadow = report.drift
@@ -67,28 +68,9 @@ def test_a_shadow_rounds_otherwise_than_the_reference_itself():
     assert any(len({by_step[10] for by_step in d.values()}) > 1 for d in drift)
 
 
-@pytest.mark.parametrize(("name", "other", "tie"), [("module", "relu", 0), ("tensors", "relu", 0)])
-def test_the_rule_of_the_other_relu_is_caught_at_ties_only_and_named(name, other, tie):
-    stage = STAGES[name]
-    assert stage.activation != other
-    candidate = tutorial._jax(stage, stage.spec(SIZES[1:]), other)
-    case = tutorial.stage_case(stage, SIZES, (1,), 1)
-    report = check(candidate, against=tutorial.stage_oracle(stage, SIZES), case=case)
-    assert report.cause == f"ReLU derivative {tie} at 0"
-    assert {leaf.probe for leaf in report.leaves if not leaf.equal} == {"ties"}
-
-
-def test_a_relu_that_passes_the_gradient_at_0_is_caught_and_named():
-    stage = STAGES["sequential"]
-    candidate = tutorial._jax(stage, stage.spec(SIZES[1:]), "my_relu")
-    case = tutorial.stage_case(stage, SIZES, (1,), 1)
-    report = check(candidate, against=tutorial.stage_oracle(stage, SIZES), case=case)
-    assert report.cause == "ReLU derivative 1 at 0"
-
-
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_probes_reach_what_random_data_do_not(name):
-    case = tutorial.stage_case(STAGES[name], SIZES)
+    case = tutorial.make_case(PROGRAMS[name], SIZES)
     params, batch = case.probes["ties"]
     h = batch.x @ params["w1"]
     assert not h[0].any()  # a row of zeros
@@ -100,21 +82,21 @@ def test_probes_reach_what_random_data_do_not(name):
 
 
 def test_the_dynamic_network_is_compared_at_every_depth():
-    case = tutorial.stage_case(STAGES["dynamic"], SIZES)
+    case = tutorial.make_case(PROGRAMS["dynamic"], SIZES)
     assert {int(case.batch_at(i).repeats) for i in range(20)} == {0, 1, 2, 3}
 
 
-def test_an_unknown_stage_is_refused():
-    with pytest.raises(ValueError, match=r"`stage` must be one of tensors, sequential, .*'lstm'"):
-        next(tutorial.run_stage("lstm", SIZES))
+def test_an_unknown_program_is_refused():
+    with pytest.raises(ValueError, match=r"`program` must be one of tensors, sequential, .*'lstm'"):
+        next(tutorial.run("lstm", SIZES))
 
 
 @pytest.mark.parametrize("sizes", [(0, 13, 11, 5), (8, 13, 11), (8, 0, 11, 5), (8, 13, 11, -5)])
 def test_sizes_that_are_no_network_are_refused(sizes):
     with pytest.raises(ValueError, match=r"`sizes` must be"):
-        next(tutorial.run_stage("tensors", sizes))
+        next(tutorial.run("tensors", sizes))
 
 
 def test_a_run_without_steps_is_refused():
     with pytest.raises(ValueError, match="`num_steps` must be at least 1, got 0"):
-        next(tutorial.run_stage("tensors", SIZES, num_steps=0))
+        next(tutorial.run("tensors", SIZES, num_steps=0))

@@ -13,9 +13,9 @@ RELATIVE = 1e-12
 
 @pytest.fixture(scope="module")
 def again(tmp_path_factory):
-    """Every stage recorded once more."""
+    """Every program recorded once more."""
     folder = tmp_path_factory.mktemp("recordings")
-    tutorial.record_stages(folder)
+    tutorial.record_all(folder)
     return folder
 
 
@@ -25,7 +25,7 @@ def assert_near(got, want, where):
     assert np.abs(got - want).max(initial=0) <= RELATIVE * np.abs(want).max(initial=0), where
 
 
-@pytest.mark.parametrize("name", tutorial.STAGES)
+@pytest.mark.parametrize("name", tutorial.PROGRAMS)
 def test_recording_again_reproduces_the_shipped_inputs_and_outputs(name, again):
     shipped, made = load(tutorial.RECORDINGS / f"{name}.npz"), load(again / f"{name}.npz")
     assert (made.name, made.case.name, made.case.steps) == (

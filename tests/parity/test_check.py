@@ -210,7 +210,7 @@ def test_float32_in_the_mathematics_tier_is_named():
 
 
 def test_an_undeclared_transpose_of_a_square_leaf_is_named():
-    right = parity.mapped(make(), {"w": ("w", (1, 0)), "b": "b"})
+    right = parity.with_layout(make(), {"w": ("w", (1, 0)), "b": "b"})
     assert check(right).cause == "transposed weight w"
 
 
@@ -238,11 +238,11 @@ LAYOUTS = {
 @pytest.mark.parametrize(("layout", "text"), LAYOUTS.values(), ids=LAYOUTS)
 def test_a_layout_must_be_complete_and_one_to_one(layout, text):
     with pytest.raises(ValueError, match=text):
-        check(parity.mapped(renamed(), layout))
+        check(parity.with_layout(renamed(), layout))
 
 
 def test_a_right_layout_maps_names_and_axes_of_the_optimizers_state_too():
-    report = check(parity.mapped(renamed(), RIGHT_LAYOUT))
+    report = check(parity.with_layout(renamed(), RIGHT_LAYOUT))
     report.raise_for_mismatch()
     assert {leaf.leaf for leaf in report.leaves if leaf.stage == "optimizer"} == {
         "momentum/w",
@@ -262,13 +262,13 @@ def test_permuted_axes_round_trip(axes, seed):
         return np.square(leaves["own"]).sum(), {"own": 2 * leaves["own"]}
 
     made = make(function, "adam", forward=None)
-    mapped = parity.mapped(made, {"own": ("w", tuple(axes))})
-    _, grads = mapped.value_and_grad(params, None)
+    renamed = parity.with_layout(made, {"own": ("w", tuple(axes))})
+    _, grads = renamed.value_and_grad(params, None)
     np.testing.assert_array_equal(seen[0], np.transpose(params["w"], axes))
     np.testing.assert_array_equal(grads["w"], 2 * params["w"])
-    assert mapped.init is not None
-    assert mapped.update is not None
-    new_params, state = mapped.update(params, grads, mapped.init(params))
+    assert renamed.init is not None
+    assert renamed.update is not None
+    new_params, state = renamed.update(params, grads, renamed.init(params))
     assert state["m/w"].shape == new_params["w"].shape == shape
     np.testing.assert_allclose(state["m/w"], 0.1 * grads["w"], rtol=1e-14)
 
