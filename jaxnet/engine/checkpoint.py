@@ -1,12 +1,12 @@
-"""Any pytree of arrays to disk and back, by Orbax: atomic, in the background, every byte checked.
+"""Any pytree of arrays to disk and back: atomic, in the background, every byte checked.
 
     with Writer("checkpoints", keep=3) as writer:
-        writer.save(step, {"state": state, "key": key}, {"epoch": 4})  # written meanwhile
+        writer.save(step, {"state": state, "key": key}, {"epoch": 4})  # writes in the background
     saved = restore("checkpoints", like={"state": state, "key": key})
 
-A checkpoint is a folder named by its step, renamed to that name once it is whole and on the disk.
-It holds arrays in Orbax's format and `checkpoint.json`, never a pickle; the JSON has a checksum of
-every file and of itself, since the formats alone do not notice every flipped bit.
+A checkpoint is a folder named by its step, which has that name once it is whole and on the disk. It
+holds the arrays as safetensors, and `checkpoint.json` with a digest of the arrays' file and of
+itself; never a pickle.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import importlib
 import json
-import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +25,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
 
-FORMAT = 1  # of checkpoint.json; a greater one was written by a newer jaxnet
-JSON, TREE = "checkpoint.json", "tree"
-OVERHEAD = 2**14  # bytes of a checkpoint beside its arrays, and more
+from jaxnet import files
+
+FORMAT = 2  # of checkpoint.json; 1 was that of jaxnet 0.1
+JSON, ARRAYS = "checkpoint.json", "arrays.safetensors"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 class Restored(NamedTuple):
@@ -57,14 +59,12 @@ class Writer:
 
     def __init__(self, folder: str | Path, keep: int = 3):
         self._folder, self._keep = Path(folder).absolute(), keep
-        try:
+        with files.naming_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            for path in self._folder.glob("*.part*"):
+            for path in self._folder.glob("*.part"):
                 shutil.rmtree(path)
-        except OSError as error:
-            raise _disk_error(self._folder, error) from None
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future = self._thread.submit(importlib.import_module, "orbax.checkpoint")
+        self._writing: Future | None = None
 
     def save(self, step: int, tree: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """Copy the tree to the host and write it in the background, after the one before.
@@ -88,8 +88,9 @@ class Writer:
 
     def wait(self) -> None:
         """Return when all that was saved is on the disk. Raises: OSError if it is not."""
-        writing, self._writing = self._writing, self._thread.submit(lambda: None)
-        writing.result()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def __enter__(self) -> Writer:
         return self
@@ -98,7 +99,7 @@ class Writer:
         try:
             self.wait()
         except OSError:
-            if kind is None:  # else the first error is the one to tell
+            if kind is None:  # else the first error is the one to raise
                 raise
         finally:
             self._thread.shutdown()
@@ -112,7 +113,7 @@ def restore(folder: str | Path, like: Any = None, step: int | None = None) -> Re
     NumPy arrays by name, such as `params/w1`.
 
     Raises: FileNotFoundError if there is none; ValueError naming the leaf whose shape, dtype or
-    presence differs from `like`, a checkpoint of a newer jaxnet, or that every one is damaged.
+    presence differs from `like`, a checkpoint of another format, or that every one is damaged.
     """
     folder = Path(folder).absolute()
     found = steps(folder) if step is None else [step]
@@ -128,9 +129,9 @@ def restore(folder: str | Path, like: Any = None, step: int | None = None) -> Re
 
 
 def metadata(folder: str | Path) -> dict[str, Any]:
-    """The metadata of the newest checkpoint whose JSON is whole; none without one.
+    """Return the metadata of the newest checkpoint whose JSON is whole; {} without one.
 
-    Raises: ValueError for a checkpoint of a newer jaxnet.
+    Raises: ValueError for a checkpoint of another format.
     """
     for number in reversed(steps(folder)):
         with contextlib.suppress(Damaged):
@@ -139,14 +140,14 @@ def metadata(folder: str | Path) -> dict[str, Any]:
 
 
 def steps(folder: str | Path) -> list[int]:
-    """The steps of the checkpoints in a folder, in order, damaged ones included."""
+    """Return the steps of the checkpoints in a folder, in order, damaged ones included."""
     folder = Path(folder)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
 
 
 def set_aside(folder: str | Path, step: int) -> None:
-    """Rename every checkpoint after `step` to STEP.damaged, so that the run can go on there."""
+    """Rename every checkpoint after `step` to STEP.damaged, so that the run can resume there."""
     for number in steps(folder):
         if number > step:
             path = Path(folder) / str(number)
@@ -154,43 +155,76 @@ def set_aside(folder: str | Path, step: int) -> None:
             path.rename(next(copy for copy in copies if not copy.exists()))
 
 
+def _write(folder: Path, step: int, leaves: dict[str, np.ndarray], content: dict, keep: int):
+    """Write a checkpoint beside its name, then rename it; only then is an old one removed."""
+    part = folder / f"{step}.part"
+    try:
+        part.mkdir()
+        save_file({name: _plain(leaf) for name, leaf in leaves.items()}, part / ARRAYS)
+        files.sync(part / ARRAYS)
+        content["arrays"] = files.sha256(part / ARRAYS)
+        files.write_json(part / JSON, content | {"sha256": _digest(content)})
+        part.rename(folder / str(step))
+        files.sync(folder)
+        for old in steps(folder)[:-keep]:
+            shutil.rmtree((folder / str(old)).rename(folder / f"{old}.part"))
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise _disk_error(folder, error) from None
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """The array as NumPy's own dtypes have it: bfloat16 and its kind become unsigned integers."""
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    return array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
+
+
+def _disk_error(folder: Path, error: Exception) -> Exception:
+    """An OSError in one line for what the file system refused, else the error itself."""
+    for code in DISK_ERRORS:
+        if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+            reason = os.strerror(code)
+            return OSError(code, f"{folder}: a checkpoint could not be written ({reason})")
+    return error
+
+
 def _read(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
     content = _read_json(path)
     if like is None:
-        _check_files(path, content["files"])
-        return _read_arrays(path, content["leaves"]), content["metadata"]
+        return _read_arrays(path, content), content["metadata"]
     wanted = _flatten(like)
     _check_leaves(path, content["leaves"], {name: _spec(leaf) for name, leaf in wanted.items()})
-    _check_files(path, content["files"])
-    arrays = _read_arrays(path, content["leaves"])
+    arrays = _read_arrays(path, content)
     leaves = [_like(arrays[name], leaf) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), content["metadata"]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON of a checkpoint, its own checksum checked first."""
+    """The JSON of a checkpoint, once its own digest is checked."""
     try:
         content = json.loads((path / JSON).read_bytes())
-        digest = content.pop("sha256")
-        if digest != _digest(content):
-            raise ValueError(f"the checksum of {JSON} is wrong")
+        if content.pop("sha256") != _digest(content):
+            raise ValueError(f"the digest of {JSON} is wrong")
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from None
-    if content["format"] > FORMAT:
+    if content["format"] != FORMAT:
+        other = "a newer" if content["format"] > FORMAT else "an older"
         raise ValueError(
-            f"{path}: the checkpoint has format {content['format']}, of a newer jaxnet; this one "
-            f"reads up to {FORMAT}"
+            f"{path}: the checkpoint has format {content['format']}, of {other} jaxnet; this one "
+            f"reads format {FORMAT}"
         )
     return content
 
 
-def _check_files(path: Path, files: dict[str, str]) -> None:
-    for name, checksum in files.items():
-        try:
-            if _sha256(path / name) != checksum:
-                raise ValueError(f"the checksum of {name} is wrong")
-        except (OSError, ValueError) as error:
-            raise _damaged(path, error) from None
+def _read_arrays(path: Path, content: dict[str, Any]) -> dict[str, np.ndarray]:
+    try:
+        stored = (path / ARRAYS).read_bytes()
+        if hashlib.sha256(stored).hexdigest() != content["arrays"]:
+            raise ValueError(f"the digest of {ARRAYS} is wrong")
+        arrays = load(stored)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _damaged(path, error) from None
+    return {name: arrays[name].view(dtype) for name, (_, dtype) in content["leaves"].items()}
 
 
 def _damaged(path: Path, error: Exception) -> Damaged:
@@ -210,83 +244,6 @@ def _check_leaves(path: Path, got: dict[str, list], wanted: dict[str, tuple]) ->
                 f"{path}: the leaf {name} is {dtype} {tuple(shape)} in the checkpoint, and "
                 f"{wanted[name][1]} {wanted[name][0]} is asked for"
             )
-
-
-def _read_arrays(path: Path, leaves: dict[str, list]) -> dict[str, np.ndarray]:
-    arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in leaves.items()}
-    stored = {name: leaf for name, leaf in arrays.items() if leaf.size}
-    with _orbax() as (reader, args):
-        return arrays | reader.restore(path / TREE, args=args.StandardRestore(stored))
-
-
-@contextlib.contextmanager
-def _orbax() -> Iterator[tuple[Any, Any]]:
-    """A Checkpointer of this process alone, for which no other one of the run need wait, and what
-    its arguments are made of.
-    """
-    import orbax.checkpoint as ocp
-
-    own = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix="jaxnet"
-    )
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        yield checkpointer, ocp.args
-
-
-def _write(folder: Path, step: int, leaves: dict[str, np.ndarray], content: dict, keep: int):
-    """Write a checkpoint beside its name, then rename it; only then does an old one go."""
-    part = folder / f"{step}.part"
-    stored = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax: none empty
-    absl = logging.getLogger("absl")
-    absl.addFilter(_not_orbax)  # which logs, page after page, what it then raises
-    try:
-        _reserve(part, sum(leaf.nbytes for leaf in stored.values()) + OVERHEAD)
-        with _orbax() as (writer, args):
-            writer.save(part / TREE, args=args.StandardSave(stored))
-        files = sorted(path for path in part.rglob("*") if path.is_file())
-        content["files"] = {path.relative_to(part).as_posix(): _sha256(path) for path in files}
-        with (part / JSON).open("x") as file:
-            json.dump(content | {"sha256": _digest(content)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(folder / str(step))
-        _sync(folder)
-        for old in steps(folder)[:-keep]:
-            gone = (folder / str(old)).rename(folder / f"{old}.part")
-            shutil.rmtree(gone)
-    except Exception as error:  # what TensorStore raises for a full disk is no OSError
-        shutil.rmtree(part, ignore_errors=True)
-        raise _disk_error(folder, error) from None
-    finally:
-        absl.removeFilter(_not_orbax)
-
-
-def _reserve(part: Path, size: int) -> None:
-    """Raise OSError if the disk has no room: half way, TensorStore's threads print pages."""
-    part.mkdir()
-    if hasattr(os, "posix_fallocate"):
-        with (part / "room").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-        (part / "room").unlink()
-
-
-def _not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
-
-
-def _sync(folder: Path) -> None:
-    """Put the names in a folder on the disk, where the system can."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_DIRECTORY)
-        os.fsync(handle)
-        os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flatten(tree: Any) -> dict[str, Any]:
@@ -327,13 +284,3 @@ def _like(array: np.ndarray, leaf: Any) -> Any:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _disk_error(folder: Path, error: Exception) -> Exception:
-    """The error itself, or an OSError in one line for what the file system refused."""
-    text = str(error)
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
-        reason = os.strerror(code)
-        if getattr(error, "errno", None) == code or reason in text:
-            return OSError(code, f"{folder}: a checkpoint could not be written ({reason})")
-    return error

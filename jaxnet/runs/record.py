@@ -22,7 +22,7 @@ from jaxnet.runs.config import RESUMABLE, Config
 from jaxnet.runs.dataset import Dataset
 from jaxnet.runs.folder import CONFIG
 
-PACKAGES = ("jax", "jaxlib", "optax", "numpy", "orbax-checkpoint")
+PACKAGES = ("jax", "jaxlib", "optax", "numpy")
 HERE = ("data", "out", "device")  # options that may differ from process to process
 
 log = logging.getLogger("jaxnet")

@@ -79,7 +79,7 @@ def test_no_file_is_a_pickle(folder):
     for path in folder.rglob("*"):
         if path.is_file():
             assert path.read_bytes()[:2] != b"\x80\x04", path
-    assert json.loads((folder / "5" / "checkpoint.json").read_text())["format"] == 1
+    assert json.loads((folder / "5" / "checkpoint.json").read_text())["format"] == 2
 
 
 def changed(**leaves):
@@ -161,8 +161,10 @@ def rewrite(path, **changed):
 
 
 def test_a_newer_format_is_refused_and_not_taken_for_damage(folder):
-    rewrite(folder / "5" / "checkpoint.json", format=2)
-    with pytest.raises(ValueError, match="has format 2, of a newer jaxnet; this one reads up to 1"):
+    rewrite(folder / "5" / "checkpoint.json", format=3)
+    with pytest.raises(
+        ValueError, match="has format 3, of a newer jaxnet; this one reads format 2"
+    ):
         checkpoint.restore(folder, tree())
 
 
