@@ -12,7 +12,7 @@ from jaxnet.cli import train
 from jaxnet.runs.config import Config, DataOptions, NetworkOptions, RunOptions, TrainingOptions
 
 if TYPE_CHECKING:
-    from jaxnet.sweep.sweep import Plan, Progress, Sweep
+    from jaxnet.sweep.sweep import Plan, Sweep, SweepProgress
 
 SHOWN = 10  # settings of the table that is printed
 
@@ -155,11 +155,11 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _reporter() -> Callable[[Progress], None]:
+def _reporter() -> Callable[[SweepProgress], None]:
     """A line at each tenth of the way, at least a second apart."""
     printed, last = 0, time.perf_counter()
 
-    def report(progress: Progress) -> None:
+    def report(progress: SweepProgress) -> None:
         nonlocal printed, last
         tenth, now = int(progress.share * 10), time.perf_counter()
         if tenth > printed and now - last >= 1 and tenth < 10:

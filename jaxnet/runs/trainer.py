@@ -1,5 +1,5 @@
-"""How a run computes: on rows in memory or from the disk, on one device or a mesh; its first layer
-as it is, or in dual form (`gram`) where that is cheaper.
+"""How a run computes: rows in memory or on disk, one device or a mesh, the first layer in dual form
+(`gram`) or as it is.
 """
 
 from __future__ import annotations
@@ -32,22 +32,24 @@ from jaxnet.tables.rows import Rows
 from jaxnet.train import Step, make_step, on_rows, transpose, transposed
 
 UNUSUAL = ("deterministic", "accumulate", "remat")  # options of which the dual form has none
-ROWS = 8192  # of the validation rows to one forward pass, which bounds its memory
+EVALUATED = 8192  # validation rows to one forward pass, which bounds its memory
+
+MakeChunk = Callable[..., epochs.Chunk]
 
 
 class Trainer(NamedTuple):
-    """The parts of a run that depend on where its rows are, and on the form of its first layer.
+    """What depends on where a run's rows are, and on the form of its first layer.
 
-    params: the initial ones. run(state, best, parts, capacity, max_wait): makes steps and
-    evaluates, as `epochs.run`. An evaluation on the validation rows is "loss", and "hits" (rows
-    that are classified right) or "residual" (D_out,) (sums of squares). weights(params): the
-    parameters as `Spec` has them, of NumPy arrays. place(tree): parameters or a state, put where
-    `run` wants them.
+    params: the initial parameters, in that form. run(state, best, segments, capacity, max_wait):
+    makes steps and evaluates, as `epochs.run`. An evaluation is "loss", the mean over the
+    validation rows, and "hits" (rows that are classified right) or "residual" (D_out,) (sums of
+    squares). weights(params): NumPy arrays as `Spec.init` makes them. place(tree): parameters or a
+    state, put where `run` wants them.
     """
 
     params: dict[str, Any]
     optimizer: optax.GradientTransformation
-    run: Callable[..., epochs.Chunk]
+    run: MakeChunk
     weights: Callable[[Any], dict[str, np.ndarray]]
     place: Callable[[Any], Any]
 
@@ -59,11 +61,10 @@ def resolve(config: Config, dataset: Dataset) -> tuple[Config, Placement]:
     Raises: ValueError for options that exclude each other, a mesh that cannot be made, or a batch
     that does not divide.
     """
-    gram, on_disk = _use_gram(config, dataset), dataset.on_disk
-    shards = not (gram or config.deterministic)
-    placement = Placement(_make_mesh(config, dataset), shards)
-    on_off = ("off", "on")
-    return replace(config, gram=on_off[gram], on_disk=on_off[on_disk]), placement
+    dual, choices = _use_gram(config, dataset), ("off", "on")
+    placement = Placement(_make_mesh(config, dataset), shards=not (dual or config.deterministic))
+    config = replace(config, gram=choices[dual], on_disk=choices[dataset.on_disk])
+    return config, placement
 
 
 def _make_mesh(config: Config, dataset: Dataset) -> Mesh | None:
@@ -130,15 +131,13 @@ def make_trainer(
     if config.gram == "on":
         return _dual(config, dataset, params, optimizer, placement)
     step = _step(config, dataset.spec, optimizer, placement)
-    run = (_streamed if dataset.on_disk else _in_memory)(config, dataset, step, placement)
+    run = (_from_disk if dataset.on_disk else _in_memory)(config, dataset, step, placement)
     return Trainer(transpose(params), optimizer, run, _to_numpy, placement.params)
 
 
-def _step(
-    config: Config, spec: Spec, optimizer: optax.GradientTransformation, placement: Placement
-) -> Step:
-    """The step over transposed weights, with the loss as a mean over rows."""
-    loss = transposed(
+def loss_of(config: Config, spec: Spec) -> Callable[[Any, Any], jax.Array]:
+    """Return the loss over transposed weights (out, in), a mean over rows."""
+    return transposed(
         partial(
             net.loss,
             activation=spec.activation,
@@ -147,119 +146,105 @@ def _step(
             remat=config.remat,
         )
     )
+
+
+def _step(
+    config: Config, spec: Spec, optimizer: optax.GradientTransformation, placement: Placement
+) -> Step:
+    loss = loss_of(config, spec)
     if config.deterministic:
         assert placement.mesh
         return deterministic.make_step(loss, optimizer, placement.mesh, reduction="mean")
     if config.accumulate is None:
         return placement.step(make_step(loss, optimizer))
-    parts = partial(accumulate.accumulated, parts=config.accumulate, reduction="mean")
-    return placement.step(make_step(loss, optimizer, value_and_grad=parts))
+    accumulated = partial(accumulate.accumulated, parts=config.accumulate, reduction="mean")
+    return placement.step(make_step(loss, optimizer, value_and_grad=accumulated))
 
 
-def _in_memory(
-    config: Config, dataset: Dataset, step: Step, placement: Placement
-) -> Callable[..., epochs.Chunk]:
+def _in_memory(config: Config, dataset: Dataset, step: Step, placement: Placement) -> MakeChunk:
     (train,), (validation,) = dataset.train.blocks(), dataset.validation.blocks()
-    evaluate = _on_validation(
-        dataset.spec, _forward_transposed, validation.x, validation.y, placement
-    )
-    return _compiled(config, dataset, on_rows(step, placement.replicate(train)), evaluate)
+    step = on_rows(step, placement.replicate(train))
+    evaluate = _on_validation(dataset.spec, forward, validation.x, validation.y, placement)
+    return _compiled(config, dataset, step, evaluate)
 
 
-def _compiled(config: Config, dataset: Dataset, step: Step, evaluate: Callable) -> Callable:
+def _compiled(config: Config, dataset: Dataset, step: Step, evaluate: Callable) -> MakeChunk:
     """Epochs in one program, which gathers the rows of each batch on the device."""
-    rows_at = _rows_at(config, dataset)
+    rows = dataset.train_rows
+    # None: all rows in their order, if they are one batch
+    rows_at = data.row_batches(rows, dataset.batch_size, config.seed)
+    if dataset.batch_size == rows:
+        rows_at = lambda step: None  # noqa: E731
 
-    def run(state, best, parts, capacity, max_wait):
-        return epochs.run(step, evaluate, state, best, rows_at, parts, capacity, max_wait)
+    def run(state, best, segments, capacity, max_wait):
+        return epochs.run(step, evaluate, state, best, rows_at, segments, capacity, max_wait)
 
     return run
 
 
-def _streamed(
-    config: Config, dataset: Dataset, step: Step, placement: Placement
-) -> Callable[..., epochs.Chunk]:
-    """Epochs over a mapped table: batches, and the rows to validate on, come from the disk.
-
-    Each process reads its own rows of them.
-    """
+def _from_disk(config: Config, dataset: Dataset, step: Step, placement: Placement) -> MakeChunk:
+    """Epochs over rows on disk, for training and validation; each process reads its own."""
     train, validation = dataset.train, dataset.validation
     rows_at = data.row_batches(len(train), dataset.batch_size, config.seed)
-    own = placement.local_rows(dataset.batch_size)
+    local = placement.local_rows(dataset.batch_size)
 
     def batches(start, stop):
-        return train.batch(np.stack([rows_at(i)[own] for i in range(start, stop)]))
+        return train.batch(np.stack([rows_at(i)[local] for i in range(start, stop)]))
 
-    size = placement.round_down(ROWS)
+    size = placement.round_down(EVALUATED)
     starts = range(0, len(validation), size)
     blocks = [range(start, min(start + size, len(validation))) for start in starts]
-    bytes_of_step = len(range(dataset.batch_size)[own]) * dataset.spec.sizes[0]
-    bytes_of_step *= np.dtype(config.param_dtype).itemsize
-    sums = _jitted_sums(dataset.spec, _forward_transposed, placement)
+    step_bytes = len(range(dataset.batch_size)[local]) * dataset.spec.sizes[0]
+    step_bytes *= np.dtype(config.param_dtype).itemsize
+    block_sums = _block_sums(dataset.spec, placement)
     stream = streams.Stream(
         Partial(step),
         batches,
         partial(placement.rows, axis=1),
-        max(1, streams.BYTES // bytes_of_step),
-        lambda params, block: sums(params, block.x, block.y),
+        max(1, streams.BYTES // step_bytes),
+        lambda params, block: block_sums(params, block.x, block.y),
         [partial(placement.read, validation.batch, block) for block in blocks],
         len(validation),
     )
 
-    def run(state, best, parts, capacity, max_wait):
-        return streams.run(stream, state, best, parts, max_wait)
+    def run(state, best, segments, capacity, max_wait):
+        return streams.run(stream, state, best, segments, max_wait)
 
     return run
 
 
-def _forward_transposed(params, x, *, activation):
-    return net.forward(transpose(params), x, activation=activation)
-
-
 def _dual(config, dataset, params, optimizer, placement) -> Trainer:
-    """On a mesh each device computes it whole: what it would divide is small."""
+    """The trainer in dual form; each device of a mesh computes all of it, since it is small."""
     (train,), (validation,) = dataset.train.blocks(), dataset.validation.blocks()
-    spec, form = dataset.spec, gram.prepare(train.x, params["w1"])
+    spec, dual = dataset.spec, gram.prepare(train.x, params["w1"])
     step = gram.make_step(
-        placement.replicate(form.rows(train.x)),
+        placement.replicate(dual.rows(train.x)),
         placement.replicate(train.y),
         optimizer,
         activation=spec.activation,
         loss=spec.loss,
         clip_norm=config.clip_norm,
     )
-    x = form.rows(validation.x)
+    x = dual.rows(validation.x)
     evaluate = _on_validation(spec, gram.forward, x, validation.y, placement)
     run = _compiled(config, dataset, step, evaluate)
-    return Trainer(params | form.params(), optimizer, run, form.weights, placement.params)
+    return Trainer(params | dual.params(), optimizer, run, dual.weights, placement.params)
 
 
 def _to_numpy(params):
     return transpose(jax.tree.map(np.asarray, params))
 
 
-def _rows_at(config: Config, dataset: Dataset) -> Callable[[int], np.ndarray | None]:
-    """Step number -> row indices; None, for all rows in their order, if they are one batch."""
-    rows = dataset.train_rows
-    if dataset.batch_size == rows:
-        return lambda step: None
-    return data.row_batches(rows, dataset.batch_size, config.seed)
+def forward(params: dict[str, Any], x: Any, *, activation: str) -> jax.Array:
+    """Return the outputs (N, D_out) of transposed weights."""
+    return net.forward(transpose(params), x, activation=activation)
 
 
-def _on_validation(
-    spec: Spec, forward: Callable, x: Any, y: np.ndarray, placement: Placement
-) -> Callable:
-    """The sums over the validation rows, whose inputs to `forward` are x, as a pytree of them."""
-    size = placement.round_down(ROWS)
-    whole = len(y) // size * size
-    blocks = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), (x, y))
-    rest = jax.tree.map(lambda a: a[whole:], (x, y))
-    blocks, rest = placement.shard(blocks, axis=1), placement.replicate(rest)
-    return Partial(_evaluate(spec, forward, len(y), placement), blocks, rest)
+def sums(spec: Spec, forward: Callable, params: Any, x: Any, y: Any) -> dict[str, jax.Array]:
+    """Return the sums over rows that an evaluation is made of (`Trainer`).
 
-
-def _sums(spec: Spec, forward: Callable, params: Any, x: Any, y: Any) -> dict[str, jax.Array]:
-    """Over rows, whose inputs to `forward` are x: the sums of what `Trainer` says."""
+    forward(params, x, activation=...): the outputs (N, D_out). "loss" is a sum too.
+    """
     y_pred = forward(params, x, activation=spec.activation)
     total = {"loss": net.LOSSES[spec.loss](y_pred, y) * len(y)}
     if spec.loss == "cross_entropy":
@@ -268,27 +253,45 @@ def _sums(spec: Spec, forward: Callable, params: Any, x: Any, y: Any) -> dict[st
 
 
 @functools.cache
-def _jitted_sums(spec: Spec, forward: Callable, placement: Placement) -> Callable:
+def _block_sums(spec: Spec, placement: Placement) -> Callable:
     return jax.jit(
-        lambda params, x, y: placement.replicate_inside(_sums(spec, forward, params, x, y))
+        lambda params, x, y: placement.replicate_inside(sums(spec, forward, params, x, y))
     )
 
 
-@functools.cache
-def _evaluate(spec: Spec, forward: Callable, num_rows: int, placement: Placement) -> Callable:
-    sums = partial(_sums, spec, forward)
+def _on_validation(
+    spec: Spec, forward: Callable, x: Any, y: np.ndarray, placement: Placement
+) -> Callable:
+    """The evaluation on the validation rows, whose inputs to `forward` are x, a pytree."""
+    size = placement.round_down(EVALUATED)
+    whole = len(y) // size * size
+    blocks = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), (x, y))
+    rest = jax.tree.map(lambda a: a[whole:], (x, y))
+    blocks, rest = placement.shard(blocks, axis=1), placement.replicate(rest)
+    return Partial(_evaluation(spec, forward, len(y), placement), blocks, rest)
 
+
+@functools.cache
+def _evaluation(spec: Spec, forward: Callable, num_rows: int, placement: Placement) -> Callable:
     def evaluate(blocks, rest, params):
-        parts = []
+        found = []
         if len(blocks[1]):
-            each = lax.map(lambda block: sums(params, *block), blocks)
-            parts.append(jax.tree.map(lambda a: a.sum(axis=0), each))
+            each = lax.map(lambda block: sums(spec, forward, params, *block), blocks)
+            found.append(jax.tree.map(lambda a: a.sum(axis=0), each))
         if len(rest[1]):
-            parts.append(sums(params, *rest))
-        total = jax.tree.map(lambda *a: sum(a), *parts)
+            found.append(sums(spec, forward, params, *rest))
+        total = jax.tree.map(lambda *a: sum(a), *found)
         return placement.replicate_inside(total | {"loss": total["loss"] / num_rows})
 
     return evaluate
+
+
+def targets_of(dataset: Dataset) -> Metrics:
+    """Return the validation targets, ready for `Metrics.of_sums` of any outputs."""
+    metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
+    for batch in dataset.validation.blocks():
+        metrics.update(np.zeros((len(batch.y), dataset.spec.sizes[-1])), batch.y)
+    return metrics
 
 
 def evaluate(dataset: Dataset, params: dict[str, np.ndarray], rows: Rows) -> Metrics:

@@ -30,13 +30,13 @@ from jaxnet.runs import run as runs
 from jaxnet.runs.config import Config, ScaleOptions
 from jaxnet.runs.dataset import Dataset, prepare
 from jaxnet.runs.folder import discard, make
-from jaxnet.sweep.members import Member, Progress, train_members
+from jaxnet.sweep.members import Member, SweepProgress, train_members
 from jaxnet.sweep.settings import Key, Mapping, Plan, Setting
 from jaxnet.sweep.settings import mapping as mapping_of
 
 __all__ = [
-    "Key", "Mapping", "Member", "Plan", "Progress", "Row", "Setting", "Sweep", "mapping_of", "plan",
-    "run", "train",
+    "Key", "Mapping", "Member", "Plan", "Row", "Setting", "Sweep", "SweepProgress", "mapping_of",
+    "plan", "run", "train",
 ]  # fmt: skip
 
 CSV = "sweep.csv"
@@ -145,7 +145,7 @@ def run(
     seeds: int = 1,
     folds: int | None = None,
     dataset: Dataset | None = None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[SweepProgress], None] = lambda progress: None,
 ) -> Sweep:
     """Train a network for each combination of options, and the best of them as an ordinary run.
 
@@ -173,7 +173,7 @@ def run(
 def train(
     planned: Plan,
     *,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[SweepProgress], None] = lambda progress: None,
     on_best: Callable[[runs.Progress], None] = lambda progress: None,
 ) -> Sweep:
     """Make the sweep of a plan; on_best is called while the best setting is trained alone.
@@ -219,7 +219,7 @@ def _row(setting: Setting, members: list[Member]) -> Row:
 
 
 def _train_members(
-    planned: Plan, folder: Path, on_progress: Callable[[Progress], None]
+    planned: Plan, folder: Path, on_progress: Callable[[SweepProgress], None]
 ) -> list[Member]:
     """Train all, in the order of the plan; what has ended is written now and then."""
     members: list[Member] = []
@@ -252,9 +252,8 @@ def write_csv(path: Path, members: Sequence[Member]) -> None:
     names = ("hidden", "learning_rate", "weight_decay", "seed", "fold", "reason", "epochs", "epoch")
     writer.writerow([*names, "train_loss", *(f"val_{name}" for name in metrics)])
     for m in members:
-        train_loss = m.losses[m.epoch - 1, 0] if m.metrics else None
         sizes = ",".join(map(str, m.setting.hidden))
-        numbers = [train_loss, *(m.metrics.get(name) for name in metrics)]
+        numbers = [m.train_loss, *(m.metrics.get(name) for name in metrics)]
         writer.writerow([sizes, *m.setting[1:], *m.key, m.reason, m.epochs, m.epoch, *numbers])
     write(path, text.getvalue().encode())
 

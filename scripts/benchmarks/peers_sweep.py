@@ -172,7 +172,7 @@ class JaxnetSweep:
 
         self._workload = workload
         self._per_epoch = workload.rows // workload.step_rows
-        self._config, self._trainers = config_of(workload, workload.rows), {}
+        self._config, self._workers = config_of(workload, workload.rows), {}
         self._results: list = []
 
     def run(self, num_steps):
@@ -184,7 +184,7 @@ class JaxnetSweep:
         its networks within that time, and the others before.
         """
         num_steps = max(num_steps, SWEEP_EPOCHS * self._per_epoch)
-        self._trainer(num_steps)
+        self._workers_of(num_steps)
         began = time.perf_counter()
         self._train(num_steps)
         return time.perf_counter() - began, self._epochs(num_steps) * self._per_epoch
@@ -195,7 +195,7 @@ class JaxnetSweep:
     def own_results(self, num_steps):
         """Each member, and its steps as NumPy would make them."""
         self._train(num_steps)
-        plan, epochs = self._trainer(num_steps).plan, self._epochs(num_steps)
+        plan, epochs = self._workers_of(num_steps).plan, self._epochs(num_steps)
         results = []
         for member, params in self._results:
             dataset = plan.dataset_of(member.setting, member.key)
@@ -214,12 +214,12 @@ class JaxnetSweep:
     def _epochs(self, num_steps):
         return max(1, -(-num_steps // self._per_epoch))
 
-    def _trainer(self, num_steps):
+    def _workers_of(self, num_steps):
         from jaxnet import sweep
-        from jaxnet.sweep.members import Trainer
+        from jaxnet.sweep.members import Workers
 
         epochs = self._epochs(num_steps)
-        if epochs not in self._trainers:
+        if epochs not in self._workers:
             plan = sweep.plan(
                 replace(self._config, epochs=epochs),
                 learning_rate=[float(r) for r in dict.fromkeys(self._workload.learning_rates())],
@@ -227,11 +227,11 @@ class JaxnetSweep:
             )
             (hidden,) = plan.architectures
             mapping = sweep.mapping_of(plan, hidden)
-            self._trainers = {epochs: Trainer(plan, hidden, mapping)}
-        return self._trainers[epochs]
+            self._workers = {epochs: Workers(plan, hidden, mapping)}
+        return self._workers[epochs]
 
     def _train(self, num_steps):
-        self._results = list(self._trainer(num_steps).results(lambda share: None, lambda: None))
+        self._results = list(self._workers_of(num_steps).results(lambda share: None, lambda: None))
 
 
 def jaxnet_sweep(workload: Workload, table: Batch) -> JaxnetSweep:

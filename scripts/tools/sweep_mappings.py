@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxnet import sweep
 from jaxnet.runs.config import Config
-from jaxnet.sweep.members import Trainer
+from jaxnet.sweep.members import Workers
 from jaxnet.sweep.settings import Mapping
 
 # name -> rows, columns, classes, hidden sizes, batch size, epochs; None: the digits
@@ -48,11 +48,11 @@ def main() -> None:
     for name, (shape, hidden, batch_size, epochs) in NETWORKS.items():
         with tempfile.TemporaryDirectory() as folder:
             planned = plan(Path(folder), shape, hidden, batch_size, epochs)
-        trainers = [
-            Trainer(planned, hidden, Mapping(1, size, workers, ""))
+        programs = [
+            Workers(planned, hidden, Mapping(1, size, workers, ""))
             for size, workers in mappings.values()
         ]
-        seconds = [[timed(trainer) for trainer in trainers] for _ in range(rounds)]
+        seconds = [[timed(members) for members in programs] for _ in range(rounds)]
         medians = [statistics.median(column) for column in zip(*seconds, strict=True)]
         sizes = planned.dataset.spec.sizes[0], *hidden, planned.dataset.spec.sizes[-1]
         work = batch_size * sum(a * b for a, b in itertools.pairwise(sizes))
@@ -75,10 +75,10 @@ def plan(folder: Path, shape, hidden, batch_size: int, epochs: int) -> sweep.Pla
     return sweep.plan(config, learning_rate=np.geomspace(1e-4, 1e-2, MEMBERS).tolist())
 
 
-def timed(trainer: Trainer) -> float:
+def timed(members: Workers) -> float:
     """Seconds to train all members."""
     began = time.perf_counter()
-    assert len(list(trainer.results(lambda share: None, lambda: None))) == MEMBERS
+    assert len(list(members.results(lambda share: None, lambda: None))) == MEMBERS
     return time.perf_counter() - began
 
 

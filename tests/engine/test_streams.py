@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jaxnet import data, order, runs
-from jaxnet.engine import checkpoint, streams
-from jaxnet.runs import loop, session, trainer
+from jaxnet.engine import checkpoint, epochs, streams
+from jaxnet.runs import session, trainer
 from jaxnet.runs.config import Config
 from jaxnet.runs.folder import CHECKPOINTS, METRICS
 
@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "houses.csv").write_text("price,kind,a,b,c\n" + "".join(ROWS))
     monkeypatch.setattr(session, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # slow
     monkeypatch.setattr(streams, "BYTES", 3 * 8 * 3 * 4)  # slabs of 3 steps, of 7 to an epoch
-    monkeypatch.setattr(trainer, "ROWS", 10)  # three blocks of the 26 validation rows
+    monkeypatch.setattr(trainer, "EVALUATED", 10)  # three blocks of the 26 validation rows
     return tmp_path
 
 
@@ -62,7 +62,7 @@ def test_a_streamed_run_is_the_run_in_memory(target, optimizer):
 def test_how_calls_are_cut_changes_no_bit(monkeypatch):
     contents = []
     for most, slab in ((5000, 3), (2, 1), (9, 50)):
-        monkeypatch.setattr(loop, "MAX_CHUNK", most)
+        monkeypatch.setattr(epochs, "MAX_CHUNK", most)
         monkeypatch.setattr(streams, "BYTES", slab * 8 * 3 * 4)
         out = f"chunks-{most}"
         runs.train(config(on_disk="on", out=out))
@@ -73,7 +73,7 @@ def test_how_calls_are_cut_changes_no_bit(monkeypatch):
 
 @pytest.mark.parametrize("step", [5, 7, 16])
 def test_a_stopped_run_goes_on_to_the_same_bits(step, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_CHUNK", 3)
+    monkeypatch.setattr(epochs, "MAX_CHUNK", 3)
     options, sent = config(on_disk="on"), []
 
     def stop(progress):

@@ -84,7 +84,7 @@ PROGRAM = """
 import sys
 from jaxnet import cli
 from jaxnet.runs import trainer as forms
-forms.ROWS = 10
+forms.EVALUATED = 10
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -115,7 +115,7 @@ def test_validation_rows_that_do_not_divide_are_all_counted(folder, monkeypatch)
     """26 rows in blocks of 10: the last is of 6, whole on each of the devices."""
     dataset = runs.prepare(config(on_disk="on", dtype="float64"))
     mesh = trainer.resolve(config(devices=1), dataset)[1].mesh
-    monkeypatch.setattr(trainer, "ROWS", 10)
+    monkeypatch.setattr(trainer, "EVALUATED", 10)
     for where in (Placement(), Placement(mesh), Placement(mesh, shards=False)):
         index = range(3, 9)
         read = where.read(dataset.validation.batch, index)

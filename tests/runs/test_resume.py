@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from jaxnet import files, numpy_net, runs
-from jaxnet.engine import checkpoint
+from jaxnet.engine import checkpoint, epochs
 from jaxnet.runs import folder as run_folder
-from jaxnet.runs import loop, session
+from jaxnet.runs import session
 from jaxnet.runs.config import Config
 
 RANDOM = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "price.csv").write_text(TABLE)
     monkeypatch.setattr(session, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # slow
-    monkeypatch.setattr(loop, "MAX_CHUNK", 3)  # so that chunks end within an epoch of 4 steps too
+    monkeypatch.setattr(epochs, "MAX_CHUNK", 3)  # so that chunks end within an epoch of 4 steps too
     return tmp_path
 
 
@@ -89,7 +89,7 @@ def test_resume_is_bit_identical(folder, name, step):
 def test_metrics_do_not_depend_on_how_the_steps_are_cut_into_chunks(folder, monkeypatch):
     options = config(dtype="float64", batch_size=1, epochs=2)
     runs.train(replace(options, out="short"))
-    monkeypatch.setattr(loop, "MAX_CHUNK", 500)
+    monkeypatch.setattr(epochs, "MAX_CHUNK", 500)
     runs.train(replace(options, out="long"))
     assert contents(folder / "short") == contents(folder / "long")
 

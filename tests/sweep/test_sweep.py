@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from jaxnet.cli import run_text
 from jaxnet.runs.config import OPTIMIZERS, SCHEDULES, Config
 from jaxnet.sweep import members as sweep_members
 from jaxnet.sweep import settings, sweep
-from jaxnet.sweep.members import Trainer, train_members
+from jaxnet.sweep.members import Workers, train_members
 from jaxnet.sweep.settings import Mapping
 
 ROWS = 27
@@ -141,9 +142,9 @@ def test_a_member_that_diverges_ends_alone(mapped):
 
 def test_a_member_that_has_stopped_makes_no_more_steps():
     planned = plan(config(patience=1, epochs=500), learning_rate=(0.3, 0.2))
-    trainer = Trainer(planned, (5,), Mapping(1, 1, 1, ""))
+    workers = Workers(planned, (5,), Mapping(1, 1, 1, ""))
     shares = []
-    members = [member for member, _ in trainer.results(shares.append, lambda: None)]
+    members = [member for member, _ in workers.results(shares.append, lambda: None)]
     assert {member.reason for member in members} == {"patience"}
     assert all(member.epochs - member.epoch == 1 for member in members)
     assert shares[-1] == 1  # what was not made counts as done
@@ -239,7 +240,7 @@ def test_a_signal_ends_the_sweep_and_what_is_complete_stays(monkeypatch):
             sent.set()
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Trainer, "_train", slowly(Trainer._train, sent))
+    monkeypatch.setattr(Workers, "_train", slowly(Workers._train, sent))
     with pytest.raises(sweep.Stopped, match=r"SIGINT after \d of 9 networks: new/sweep"):
         sweep.train(planned, on_progress=interrupt)
     lines = Path("new/sweep.csv").read_text().splitlines()
@@ -306,14 +307,10 @@ def test_bad_input_is_told_before_any_work(folder, case):
     assert [path.name for path in folder.iterdir()] == ["t.csv"]
 
 
-def test_one_architecture_is_one_program(monkeypatch):
-    traced = []
-    make_step = sweep_members.program.train.make_step
-    monkeypatch.setattr(
-        sweep_members.program.train,
-        "make_step",
-        lambda *args: traced.append(1) or make_step(*args),
-    )
+def test_one_architecture_is_one_program(caplog):
     sizes = (5,), (4, 3)
-    list(train_members(plan(config(), learning_rate=(1e-3, 1e-2, 0.1), hidden=sizes, seeds=3)))
-    assert len(traced) == 2
+    planned = plan(config(), learning_rate=(1e-3, 1e-2, 0.1), hidden=sizes, seeds=3)
+    with jax.log_compiles(True):
+        list(train_members(planned))
+    compiled = [m for m in caplog.messages if m.startswith("Compiling") and "(_run)" in m]
+    assert len(compiled) == 2
