@@ -28,7 +28,7 @@ ROOMS = {
     "files": ("", "filelock", ""),
     "parity": (CORE, "numpy", "jax flax optax torch pytest"),
     "tables": ("spec data files numpy_net", "numpy", "pyarrow"),
-    "engine": ("spec net train files", "numpy jax jaxlib optax safetensors", ""),
+    "engine": ("spec net train files", "numpy jax optax safetensors", ""),
     "runs": (
         f"{CORE} tables engine",
         "numpy jax optax safetensors",

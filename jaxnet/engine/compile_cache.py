@@ -2,8 +2,7 @@
 
     compile_cache.enable()   # the command line does, without --no-cache
 
-A killed process, a damaged file or a full disk costs a compilation, never more. JAX's own cache in
-a folder writes in place and reads whatever it finds there, hence this one in its place.
+A killed process, a damaged file or a full disk costs a compilation, never more.
 """
 
 from __future__ import annotations
@@ -14,18 +13,14 @@ import itertools
 import logging
 import os
 import platform
-import sys
-import tempfile
 from pathlib import Path
 
 import jax
-import jaxlib
 
-MAX_BYTES = 2**26  # of all programs, of every version and machine; the longest unused go first
-DIGEST = 32  # bytes of SHA-256, before the program in its file
-
-PROCESSOR = ("vendor_id", "cpu family", "model", "flags")  # of /proc/cpuinfo, on x86
-PROCESSOR += ("CPU implementer", "CPU variant", "CPU part", "Features")  # and on ARM
+MAX_BYTES = 2**26  # of all programs; the least recently used are removed first
+DIGEST = 32  # bytes of SHA-256 in front of each program
+PROCESSOR = ("model", "flags", "CPU", "Features")  # lines of /proc/cpuinfo, on x86 and on ARM
+DISK_ERRORS = (OSError, RuntimeError, KeyError)  # KeyError: JAX 0.10, for a user without a name
 
 log = logging.getLogger("jaxnet.engine.compile_cache")
 
@@ -38,90 +33,61 @@ def enable() -> None:
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[missing-attribute]
         return
     try:
-        from jax._src import compilation_cache  # there is no public name for a cache of one's own
-
-        root = folder()
-    except (ImportError, RuntimeError) as error:  # another JAX, or a user without a home
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        programs = Programs(Path(base) / "jaxnet" / "compiled")
+        from jax._src import compilation_cache, lib  # no public name takes a cache of one's own
+    except (ImportError, RuntimeError, OSError) as error:  # another JAX; no home; a full disk
         log.debug("compiled programs are not kept: %s", error)
         return
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    compilation_cache._cache = Programs(root, root / _environment())  # type: ignore
-
-
-def folder() -> Path:
-    """The user's folder for compiled programs."""
-    if os.environ.get("XDG_CACHE_HOME"):
-        base = Path(os.environ["XDG_CACHE_HOME"])
-    elif sys.platform == "win32" and "LOCALAPPDATA" in os.environ:
-        base = Path(os.environ["LOCALAPPDATA"])
-    else:
-        base = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return base / "jaxnet" / "programs"
+    compilation_cache._cache = programs  # type: ignore[bad-assignment]
+    # JAX 0.10 prints pages of false errors for each program that it finds ("Target machine feature
+    # +prefer-no-gather is not supported"); 1 is JAX's own level, another one the user's choice
+    if jax.__version_info__ < (0, 11) and os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "1":
+        lib.utils.absl_set_min_log_level(3)
 
 
 class Programs:
-    """What JAX asks for compiled programs: a file for each, whole or not there, and checked.
+    """JAX's own cache in a folder, with a digest of each program.
 
-    root: bounded as a whole; path: the folder in it for programs that this process can run.
+    JAX writes in place; a program cut short stays, with a warning at every start, and in JAX 0.10
+    no other is written after it. Raises: OSError for a folder that others can write into.
     """
 
-    def __init__(self, root: Path, path: Path):
-        self._root, self._path = root, path
+    def __init__(self, path: Path):
+        from jax._src.lru_cache import LRUCache
+
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stat = path.stat()
+        if hasattr(os, "getuid") and (stat.st_uid != os.getuid() or stat.st_mode & 0o022):
+            log.warning("%s: not used, since other users can write into this folder", path)
+            raise PermissionError(path)
+        self._path, self._host = path, _host()
+        self._cache = LRUCache(str(path), max_size=MAX_BYTES)
 
     def get(self, key: str) -> bytes | None:
-        """The program, or None if it is not there whole."""
-        path = self._path / key
-        try:
-            content = path.read_bytes()
+        """Return a program, or None if there is none that is whole; a damaged one is removed."""
+        with contextlib.suppress(*DISK_ERRORS):
+            content = self._cache.get(key + self._host) or b""
             if hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]:
-                os.utime(path)  # used now
                 return content[DIGEST:]
-            path.unlink()
-        except OSError as error:
-            log.debug("not read: %s", error)
+            (self._path / f"{key}{self._host}-cache").unlink(missing_ok=True)
         return None
 
     def put(self, key: str, value: bytes) -> None:
-        """Write a program beside its name, then rename it; the longest unused make room."""
-        try:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._path)
-            try:
-                with open(handle, "wb") as file:
-                    file.write(hashlib.sha256(value).digest() + value)
-                os.replace(name, self._path / key)
-            except OSError:
-                os.unlink(name)
-                raise
-            self._make_room()
-        except OSError as error:
-            log.debug("not written: %s", error)
-
-    def _make_room(self) -> None:
-        files = [(path, path.stat()) for path in self._root.glob("*/*")]
-        size = sum(stat.st_size for _, stat in files)
-        for path, stat in sorted(files, key=lambda file: file[1].st_mtime):
-            if size <= MAX_BYTES:
-                break
-            path.unlink(missing_ok=True)
-            size -= stat.st_size
+        """Write a program, unless the disk refuses it."""
+        with contextlib.suppress(*DISK_ERRORS):
+            (self._path / f"{key}{self._host}-atime").touch()  # first: JAX 0.10 counts on it
+            self._cache.put(key + self._host, hashlib.sha256(value).digest() + value)
 
 
-def _environment() -> str:
-    """A folder's name for what programs are compiled for, as far as JAX's keys do not tell.
-
-    XLA compiles for the very processor, and may split loops for the number of its threads.
-    """
-    affinity = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))
-    threads = len(affinity(0)), os.environ.get("NPROC"), os.environ.get("XLA_FLAGS")
-    host = repr((platform.system(), platform.machine(), _processor(), threads)).encode()
-    return f"jax-{jax.__version__}-{jaxlib.__version__}-{hashlib.sha256(host).hexdigest()[:16]}"
-
-
-def _processor() -> list[str]:
-    """What tells one processor from another: its model and features, else the machine's name."""
-    lines: list[str] = []
+def _host() -> str:
+    """Return a suffix for what JAX's keys leave out: the processor, and the number of threads."""
+    lines = [platform.processor(), platform.node()]
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         first = itertools.takewhile(str.strip, file)  # an empty line ends the first core
-        lines = [line for line in first if line.startswith(PROCESSOR)]
-    return lines or [platform.processor(), platform.node()]
+        lines = [line for line in first if line.startswith(PROCESSOR)] or lines
+    linux = hasattr(os, "sched_getaffinity")
+    threads = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
+    host = repr((platform.machine(), lines, threads, os.environ.get("NPROC")))
+    return "-" + hashlib.sha256(host.encode()).hexdigest()[:16]

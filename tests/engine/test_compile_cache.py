@@ -17,22 +17,23 @@ from jaxnet.engine.compile_cache import Programs
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     """The folder of an empty cache, which the test may enable."""
     minimum = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
     monkeypatch.setattr(jax_cache, "_cache", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield compile_cache.folder()
+    yield tmp_path / "cache" / "jaxnet" / "compiled"
     jax.config.update("jax_persistent_cache_min_compile_time_secs", minimum)
 
 
 @pytest.fixture
 def programs(tmp_path):
-    return Programs(tmp_path / "root", tmp_path / "root" / "here")
+    return Programs(tmp_path / "programs")
 
 
-def files(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def kept(folder):
+    """The files of the programs in a folder."""
+    return sorted(folder.glob("*-cache"))
 
 
 def norms(x):
@@ -45,92 +46,125 @@ def compiled(x):
     return np.asarray(jax.jit(norms)(x))
 
 
-def test_a_program_is_found_again_and_gives_the_same_bits(root, monkeypatch):
+def test_a_program_is_found_again_and_gives_the_same_bits(folder, monkeypatch):
     x = np.random.default_rng(0).random((50, 30), np.float32)
     without = compiled(x)
-    assert files(root) == []
+    assert kept(folder) == []
     compile_cache.enable()
     assert compiled(x).tobytes() == without.tobytes()
-    kept = files(root)
-    assert [path.name.split("-")[0] for path in kept] == ["jit_norms"]
+    found = kept(folder)
+    assert [path.name.split("-")[0] for path in found] == ["jit_norms"]
     monkeypatch.setattr(Programs, "put", lambda *args: pytest.fail("compiled again"))
     assert compiled(x).tobytes() == without.tobytes()
-    assert files(root) == kept
+    assert kept(folder) == found
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"", lambda b: b[:-1] + b"!"])
-def test_a_damaged_program_is_compiled_anew(root, damage):
+def test_a_damaged_program_is_compiled_anew(folder, damage):
     x = np.random.default_rng(0).random((50, 30), np.float32)
     compile_cache.enable()
-    cache: Any = jax_cache._cache
     first = compiled(x)
-    (path,) = files(root)
-    path.write_bytes(damage(path.read_bytes()))
+    (path,) = kept(folder)
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
     assert compiled(x).tobytes() == first.tobytes()
-    assert cache.get(path.name) is not None  # written again
+    assert len(path.read_bytes()) == pytest.approx(len(whole), abs=99)  # written again
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"", lambda b: b[:-1] + b"!"])
+def test_a_damaged_program_is_never_returned_and_removed(programs, damage):
+    programs.put("a", b"program")
+    (path,) = kept(programs._path)
     path.write_bytes(damage(path.read_bytes()))
-    assert cache.get(path.name) is None
-    assert not path.exists()
+    assert programs.get("a") is None
+    assert kept(programs._path) == []
 
 
-def test_the_longest_unused_programs_make_room(programs, monkeypatch):
+def test_the_least_recently_used_programs_make_room(tmp_path, monkeypatch):
     monkeypatch.setattr(compile_cache, "MAX_BYTES", 4000)
-    other = Programs(programs._root, programs._root / "older")
-    other.put("a", bytes(1000))
-    for i, key in enumerate("bcd"):
+    programs = Programs(tmp_path / "programs")
+    for key in "abcd":
         programs.put(key, bytes(900))
-        os.utime(programs._path / key, (i, i))
-    os.utime(other._path / "a", (5, 5))
-    assert programs.get("b") == bytes(900)  # and is now the last used
+    assert programs.get("a") == bytes(900)  # and so it is the last used
     programs.put("e", bytes(900))
-    assert [path.name for path in files(programs._root)] == ["b", "d", "e", "a"]
+    assert [path.name[0] for path in kept(programs._path)] == ["a", "c", "d", "e"]
 
 
-def test_a_folder_that_cannot_be_written_is_no_matter(tmp_path, monkeypatch, caplog):
-    (tmp_path / "file").touch()
-    nowhere = Programs(tmp_path / "file", tmp_path / "file" / "here")
-    nowhere.put("a", b"program")
-    assert nowhere.get("a") is None
-    full = Programs(tmp_path / "root", tmp_path / "root" / "here")
-
-    def no_room(*args):
+def test_a_folder_that_cannot_be_written_is_no_matter(folder, programs, monkeypatch, caplog):
+    def no_room(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", no_room)
-    full.put("a", b"program")
-    assert files(tmp_path / "root") == []
+    monkeypatch.setattr(type(programs._cache.path), "write_bytes", no_room)
+    programs.put("a", b"program")
+    assert programs.get("a") is None
+    monkeypatch.setattr(compile_cache.Path, "mkdir", no_room)
+    compile_cache.enable()
+    assert jax_cache._cache is None
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_folder_that_others_can_write_into_is_not_used(folder, mode, caplog):
+    folder.mkdir(parents=True)
+    folder.chmod(mode)
+    compile_cache.enable()
+    assert jax_cache._cache is None
+    assert "compiled: not used, since other users can write into this folder" in caplog.text
+
+
+def test_a_folder_of_another_user_is_not_used(folder, monkeypatch, caplog):
+    uid = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    compile_cache.enable()
+    assert jax_cache._cache is None
+    assert "other users" in caplog.text
+
+
+def test_the_folder_is_made_for_this_user_alone(folder):
+    compile_cache.enable()
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 KILLED = """
 import sys
 from pathlib import Path
 from jaxnet.engine.compile_cache import Programs
-programs = Programs(Path(sys.argv[1]), Path(sys.argv[1], "here"))
+programs = Programs(Path(sys.argv[1]))
 for i in range(10**9):
-    programs.put(f"key{i % 20}", bytes([i % 256]) * 2**20)
+    programs.put(f"key{i}", bytes([i % 256]) * 2**20)
     print(i, flush=True)
 """
 
 
-def test_a_killed_process_leaves_whole_programs(programs):
-    for lines in (3, 5, 7, 9):
-        command = [sys.executable, "-c", KILLED, str(programs._root)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            lines_of = iter(process.stdout or ())
-            for _ in range(lines):
-                next(lines_of)
-            process.send_signal(signal.SIGKILL)
-    keys = [path.name for path in files(programs._path) if path.name.startswith("key")]
-    assert len(keys) >= 9
-    for key in keys:
-        value = programs.get(key)
-        assert len(value) == 2**20
-        assert len(set(value)) == 1
+def test_a_killed_process_leaves_programs_that_are_whole_or_not_found(programs, monkeypatch):
+    command = [sys.executable, "-c", KILLED, str(programs._path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        lines = iter(process.stdout or ())
+        for _ in range(9):
+            next(lines)
+        process.send_signal(signal.SIGKILL)
+    for number in range(9):
+        assert programs.get(f"key{number}") == bytes([number]) * 2**20
+    assert programs.get("key9") in (None, bytes([9]) * 2**20)
+
+
+def test_a_program_cut_short_by_a_kill_keeps_no_other_from_being_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(compile_cache, "MAX_BYTES", 4000)
+    programs = Programs(tmp_path / "programs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(programs._cache.path), "write_bytes", lambda path, content: 1 / 0)
+        with pytest.raises(ZeroDivisionError):  # as if killed there
+            programs.put("cut", bytes(900))
+    (tmp_path / "programs" / f"cut{programs._host}-cache").write_bytes(bytes(450))
+    programs.put("next", bytes(900))
+    assert programs.get("next") == bytes(900)
+    assert programs.get("cut") is None
+    programs.put("cut", bytes(900))
+    assert programs.get("cut") == bytes(900)
 
 
 def test_commands_print_and_write_the_same_with_without_and_with_damaged_programs(
-    root, tmp_path, monkeypatch, capfd
+    folder, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
     command = ["train", "--epochs", "2", "--out"]
@@ -138,10 +172,10 @@ def test_commands_print_and_write_the_same_with_without_and_with_damaged_program
     for name, *options in (["none", "--no-cache"], ["new"], ["found"], ["damaged"]):
         jax.clear_caches()
         if name == "damaged":
-            for path in files(root):
+            for path in kept(folder):
                 path.write_bytes(path.read_bytes()[:-7])
         assert cli.main([*command, name, *options]) == 0
-        assert bool(files(root)) == (name != "none")
+        assert bool(kept(folder)) == (name != "none")
         params = (tmp_path / name / "model" / "params.safetensors").read_bytes()
         results.append((params, (tmp_path / name / "metrics.jsonl").read_bytes()))
     assert results == results[:1] * 4
@@ -159,33 +193,38 @@ def test_only_enable_sets_anything():
 import importlib, jax, jaxnet
 from jax._src import compilation_cache
 before = dict(jax.config.values)
-for name in ("cli", "runs", "compile_cache", "train"):
+for name in ("cli", "runs", "engine.compile_cache", "train"):
     importlib.import_module(f"jaxnet.{name}")
 assert compilation_cache._cache is None
 assert jax.config.values == before
 jax.config.update("jax_compilation_cache_dir", "/of/the/user")
-jaxnet.compile_cache.enable()
+jaxnet.engine.compile_cache.enable()
 assert compilation_cache._cache is None
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_what_programs_are_compiled_for(monkeypatch):
+def test_a_program_is_not_found_by_another_processor_or_number_of_threads(programs, monkeypatch):
     monkeypatch.delenv("NPROC", raising=False)
-    here = compile_cache._environment()
-    assert here == compile_cache._environment()
-    assert here.startswith(f"jax-{jax.__version__}-")
+    here = compile_cache._host()
+    assert here == compile_cache._host()
     monkeypatch.setenv("NPROC", "7")
-    assert compile_cache._environment() != here
+    assert compile_cache._host() != here
     monkeypatch.delenv("NPROC")
-    monkeypatch.setattr(compile_cache, "_processor", lambda: ["flags : another"])
-    assert compile_cache._environment() != here
+    monkeypatch.setattr(compile_cache, "PROCESSOR", ("cpu family",))
+    assert compile_cache._host() != here
+    programs.put("a", b"program")
+    there = Programs(programs._path)
+    there._host = compile_cache._host()
+    assert (programs.get("a"), there.get("a")) == (b"program", None)
 
 
-def test_without_a_home_nothing_is_kept(root, monkeypatch):
+def test_without_a_home_nothing_is_kept(folder, monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(compile_cache, "folder", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(compile_cache.Path, "home", no_home)
     compile_cache.enable()
-    assert jax_cache._cache is None
+    cache: Any = jax_cache._cache
+    assert cache is None
