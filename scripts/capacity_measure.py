@@ -113,7 +113,7 @@ def spaces() -> list[list[Any]]:
     sizes, batch = MEMORY
     spec = spec_of(sizes)
     rows = data.random_problem(spec, num_rows=batch)
-    parts = partial(accumulate.accumulated, parts=4, reduction="mean")
+    parts = partial(accumulate.accumulated, microbatches=4, reduction="mean")
     ways: dict[str, tuple[dict, dict]] = {
         "float32": ({}, {}),
         "accumulate 4": ({"value_and_grad": parts}, {"parts": 4}),

@@ -52,7 +52,7 @@ def trajectories(meshes=MESHES):
             partial(parallel.shard_params, mesh, min_columns=WIDE),
             partial(parallel.data_parallel, mesh=mesh, min_columns=WIDE),
         )
-    parts = partial(accumulate.accumulated, parts=4, reduction="sum")
+    parts = partial(accumulate.accumulated, microbatches=4, reduction="sum")
     found = {}
     with jax.enable_x64(True):
         for axes, (place, over) in ways.items():
@@ -191,33 +191,30 @@ def talk():
     return {"x": got["x"], "n": got["n"], "empty": got["empty"], "said": said}
 
 
-NETWORKS = {
-    "7-5-3": (Spec((7, 5, 3), bias=True), 8),
-    "64-128-10": (Spec((64, 128, 10), bias=True, loss="cross_entropy"), 32),
-    "300-200-50-10": (Spec((300, 200, 50, 10), True, "gelu", "mean_squares"), 64),
+DETERMINISTIC = {  # network, rows of a batch, optimizer
+    "7-5-3": (Spec((7, 5, 3), bias=True), 8, "sgd"),
+    "64-128-10": (Spec((64, 128, 10), bias=True, loss="cross_entropy"), 32, "adam"),
+    "300-200-50-10": (Spec((300, 200, 50, 10), True, "gelu", "mean_squares"), 64, "adam"),
 }
 
 
 def same_bits():
-    """Runs in deterministic mode, on each number of devices if this is one process of 8."""
+    """Runs in deterministic mode, on each number of devices if this is one process."""
     count = len(jax.devices())
-    numbers = [1, 2, 4, 8] if (count, jax.process_count()) == (8, 1) else [count]
     found = {}
-    for number in numbers:
+    for number in [1, 2, 4, 8] if jax.process_count() == 1 else [count]:
         mesh = parallel.make_mesh(number)
-        for network, (spec, batch_size) in NETWORKS.items():
+        for name, (spec, batch_size, optimizer) in DETERMINISTIC.items():
             table = problem(spec, "float32", 3 * batch_size)
             loss = partial(net.loss, activation=spec.activation, loss=spec.loss)
             reduction = "sum" if spec.loss == "sum_squares" else "mean"
-            for name in ("sgd", "adam"):
-                rate = optimizers.schedule("warmup", 1e-3, STEPS)
-                optimizer = optimizers.make(name, rate)
-                step = deterministic.make_step(loss, optimizer, mesh, reduction=reduction)
-                step = train.on_rows(step, parallel.replicate(mesh, table))
-                state = parallel.replicate(mesh, train.init(spec.init(1), optimizer))
-                rows_at = data.row_batches(3 * batch_size, batch_size, seed=5)
-                run = train.fit_scan(step, state, rows_at, STEPS, chunk=7)
-                found |= flat(f"{number}: {network} {name}", *run)
+            optimizer = optimizers.make(optimizer, optimizers.schedule("warmup", 1e-3, STEPS))
+            step = deterministic.make_step(loss, optimizer, mesh, reduction=reduction)
+            step = train.on_rows(step, parallel.replicate(mesh, table))
+            state = parallel.replicate(mesh, train.init(spec.init(1), optimizer))
+            rows_at = data.row_batches(3 * batch_size, batch_size, seed=5)
+            run = train.fit_scan(step, state, rows_at, STEPS, chunk=7)
+            found |= flat(f"{number}: {name}", *run)
     return found
 
 
@@ -254,15 +251,15 @@ CASES = {
         "out_in": out_in,
         "own_data": own_data,
         "evaluated": evaluated,
-        "talk": talk,
+        "same_bits": same_bits,
     },
     "many processes": {
         "trajectories": partial(trajectories, ("all",)),
         "own_data": own_data,
         "evaluated": evaluated,
         "talk": talk,
+        "same_bits": same_bits,
     },
-    "same bits": {"same_bits": same_bits},
     "programs": {"programs": programs},
 }
 

@@ -91,7 +91,7 @@ def part(code: int, lost: bool = False) -> int:
 
         sys.stdout.flush()
         sys.stderr.flush()
-        if lost or not processes.leave():
+        if lost or not processes.disconnect():
             os._exit(code)
     return code
 

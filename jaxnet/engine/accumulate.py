@@ -1,6 +1,7 @@
-"""Loss and gradients of a batch, made part by part: the memory of one part is enough.
+"""Loss and gradients of a batch, one microbatch after the other, in the memory of one of them.
 
-step = train.make_step(loss, optimizer, value_and_grad=partial(accumulated, parts=4, ...))
+value_and_grad = partial(accumulated, microbatches=4, reduction="mean")
+step = train.make_step(loss, optimizer, value_and_grad=value_and_grad)
 """
 
 from __future__ import annotations
@@ -17,37 +18,37 @@ from jaxnet.engine.mesh import check_batch
 
 Loss = Callable[[Any, Any], jax.Array]
 ValueAndGrad = Callable[[Any, Any], tuple[jax.Array, Any]]
-REDUCTIONS = ("sum", "mean")  # how the loss of a batch follows from those of equal parts
+REDUCTIONS = ("sum", "mean")  # what a loss does over rows
 
 
-def accumulated(loss: Loss, *, parts: int, reduction: str) -> ValueAndGrad:
-    """Return the function as `jax.value_and_grad(loss)`, which computes one part after the other.
+def accumulated(loss: Loss, *, microbatches: int, reduction: str) -> ValueAndGrad:
+    """Return `jax.value_and_grad(loss)`, computed in microbatches; equal to rounding.
 
-    Equal to the whole batch to rounding. reduction: "sum" or "mean", what the loss does over rows.
-    Each array of the batch has the rows first, or no axis. A part is every `parts`-th row, so that
-    it lies on all devices on which the batch lies.
+    Each array of the batch has the rows first, or no axis. A microbatch is every
+    `microbatches`-th row, so that it lies on all devices on which the batch lies. reduction: "sum"
+    or "mean", what the loss does over rows.
 
-    Raises: ValueError for another reduction, fewer than 1 part, and, when called, for rows that do
-    not divide by `parts`.
+    Raises: ValueError for another reduction, fewer than 1 microbatch, and, when called, for rows
+    that do not divide.
     """
     check_reduction(reduction)
-    if parts < 1:
-        raise ValueError(f"`parts` must be at least 1, got {parts}")
+    if microbatches < 1:
+        raise ValueError(f"`microbatches` must be at least 1, got {microbatches}")
 
     def interleaved(leaf):
-        part = leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:])
-        return jnp.moveaxis(part, 1, 0)
+        rows = leaf.reshape(leaf.shape[0] // microbatches, microbatches, *leaf.shape[1:])
+        return jnp.moveaxis(rows, 1, 0)
 
     def value_and_grad(params, batch):
-        check_rows(batch, parts, "the `parts` of a batch")
-        batches = split(batch, parts, interleaved)
-        shapes = jax.eval_shape(jax.value_and_grad(loss), params, first(batches))
+        check_rows(batch, microbatches, "the microbatches")
+        stacked = split(batch, microbatches, interleaved)
+        shapes = jax.eval_shape(jax.value_and_grad(loss), params, first(stacked))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
         def add(total, batch):
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(params, batch)), None
 
-        return reduce(lax.scan(add, zeros, batches)[0], parts, reduction)
+        return reduce(lax.scan(add, zeros, stacked)[0], microbatches, reduction)
 
     return value_and_grad
 
@@ -58,27 +59,25 @@ def check_reduction(reduction: str) -> None:
         raise ValueError(f"`reduction` must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
 
 
-def check_rows(batch: Any, parts: int, what: str) -> None:
-    """Raise ValueError unless the rows of a batch divide by `parts`, which are `what`."""
+def check_rows(batch: Any, divisor: int, what: str) -> None:
+    """Raise ValueError unless the rows of each array divide by `divisor`, which is `what`."""
     for leaf in jax.tree.leaves(batch):
         if np.ndim(leaf):
-            check_batch(leaf.shape[0], parts, what)
+            check_batch(leaf.shape[0], divisor, what)
 
 
-def split(batch: Any, parts: int, rows: Callable[[Any], Any]) -> Any:
-    """The parts of a batch, stacked: rows(leaf) of arrays with rows; others belong to each part."""
-
-    def each(leaf):
-        return rows(leaf) if np.ndim(leaf) else jnp.broadcast_to(leaf, (parts,))
-
-    return jax.tree.map(each, batch)
+def split(batch: Any, number: int, rows: Callable[[Any], Any]) -> Any:
+    """Return a batch in `number` pieces, stacked: rows(leaf) of arrays; each has all scalars."""
+    return jax.tree.map(
+        lambda leaf: rows(leaf) if np.ndim(leaf) else jnp.broadcast_to(leaf, (number,)), batch
+    )
 
 
-def first(batches: Any) -> Any:
-    """The first of stacked batches."""
-    return jax.tree.map(lambda leaf: leaf[0], batches)
+def first(stacked: Any) -> Any:
+    """Return the first of stacked pytrees."""
+    return jax.tree.map(lambda leaf: leaf[0], stacked)
 
 
-def reduce(total: Any, parts: int, reduction: str) -> Any:
-    """Loss and gradients of a batch from their sum over its parts."""
-    return jax.tree.map(lambda leaf: leaf / parts, total) if reduction == "mean" else total
+def reduce(total: Any, number: int, reduction: str) -> Any:
+    """Return loss and gradients of a batch, from their sum over its `number` pieces."""
+    return jax.tree.map(lambda leaf: leaf / number, total) if reduction == "mean" else total

@@ -1,11 +1,11 @@
 """A data-parallel step with the same bits on any number of devices, in any number of processes.
 
-A batch is cut into a fixed number of shards. The gradients of each are computed by themselves, and
-summed in a fixed order, a binary tree over the shards: a device sums its own subtree, and each adds
-up the subtrees of all. What remains is to keep XLA from rounding by its surroundings:
+A batch is cut into a fixed number of shards. The gradients of each are computed by themselves and
+summed in a fixed order, a binary tree over the shards: a device sums its own subtree, and each sums
+the subtrees of all. XLA must not round otherwise in other surroundings:
 
-- It compiles a loop of one turn, or one whose turns are alike, as part of what is around it; so it
-  must not know the number of turns (`_one_by_one`).
+- It compiles a loop of one turn, or one whose turns are alike, as part of the program around it; so
+  it must not know the number of turns (`_one_by_one`).
 - It rewrites a division by a scalar where the scalar is used once, and shares equal scalars before
   that on several devices, but after it on one; so they are shared here (`_merged`).
 """
@@ -25,25 +25,12 @@ from jax.extend import core
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.engine.accumulate import (
-    Loss,
-    ValueAndGrad,
-    check_reduction,
-    check_rows,
-    first,
-    reduce,
-    split,
-)
-from jaxnet.train import Step, TrainState
+from jaxnet.engine import accumulate
+from jaxnet.engine.accumulate import Loss, ValueAndGrad, first
+from jaxnet.train import Step, TrainState, take
 
 SHARDS = 8
-# primitives that call a program, and the name of it among their parameters
-CALLS = {
-    "jit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
+CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call")  # primitives of a program
 
 
 def make_step(
@@ -54,17 +41,15 @@ def make_step(
     reduction: str,
     shards: int = SHARDS,
 ) -> Step:
-    """Return the jitted step, as `train.make_step` does, with the same bits on 1 to `shards`
-    devices.
+    """Return the jitted step, as `train.make_step`, with the same bits on 1 to `shards` devices.
 
-    State and data lie whole on every device (`parallel.replicate`), a batch from the host may be
-    divided (`parallel.rows`); its shards are neighbouring rows. reduction: "sum" or "mean", what
-    the loss does over rows. A device holds the gradients of all its shards until they are summed.
+    State and data lie whole on every device (`mesh.replicate`), a batch from the host may be
+    divided (`mesh.rows`); its shards are neighbouring rows. reduction: "sum" or "mean", what the
+    loss does over rows. A device holds the gradients of all its shards until they are summed.
 
-    The devices must be of one kind, and the JAX version one. On CPUs the number of threads changes
-    bits too: by default it is the number of cores, or of devices in the process if those are more.
-    Set NPROC in the environment to one number, at least the devices of any process, for all runs
-    that are to agree.
+    Runs that are to agree need devices of one kind and one version of JAX. On CPUs the number of
+    threads changes bits too: set NPROC in the environment to one number for all of them, at least
+    the devices of any process.
 
     Raises: ValueError for a number of shards that is no power of 2 or does not divide over the
     `data` axis, for a `model` axis, and, when first called, for a batch that does not divide.
@@ -78,7 +63,7 @@ def make_step(
 
     @functools.partial(jax.jit, donate_argnames="state")
     def step(state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
-        check_rows(batch, shards, "the `shards` of a batch")
+        accumulate.check_rows(batch, shards, "the shards")
         value, grads = value_and_grad(state.params, batch)
         return update(state, grads), value
 
@@ -87,27 +72,25 @@ def make_step(
 
 def check(mesh: Mesh, shards: int = SHARDS) -> None:
     """Raise ValueError for shards, or a mesh, that `make_step` does not take."""
-    devices = mesh.shape["data"]
+    data, model = mesh.shape["data"], mesh.shape["model"]
     if shards < 1 or shards & (shards - 1):
         raise ValueError(f"`shards` must be a power of 2, got {shards}")
-    if shards % devices:
-        raise ValueError(
-            f"`shards` must be a multiple of {devices}, the devices of the data axis; got {shards}"
-        )
-    if mesh.shape["model"] > 1:
-        raise ValueError(f"`mesh` must have a model axis of 1, got {mesh.shape['model']}")
+    if shards % data:
+        raise ValueError(f"`mesh` must have a data axis that divides {shards}, got {data}")
+    if model > 1:
+        raise ValueError(f"`mesh` must have a model axis of 1, got {model}")
 
 
 def _value_and_grad(loss: Loss, mesh: Mesh, reduction: str, shards: int) -> ValueAndGrad:
-    check_reduction(reduction)
+    accumulate.check_reduction(reduction)
     check(mesh, shards)
     own = shards // mesh.shape["data"]
     of_shard = _merged(jax.value_and_grad(loss))
 
     def on_device(params, batch):
-        batches = split(batch, own, lambda leaf: leaf.reshape(own, -1, *leaf.shape[1:]))
+        batches = accumulate.split(batch, own, lambda leaf: leaf.reshape(own, -1, *leaf.shape[1:]))
         subtree = tree_sum(_one_by_one(of_shard, params, batches))
-        total = reduce(tree_sum(lax.all_gather(subtree, "data")), shards, reduction)
+        total = accumulate.reduce(tree_sum(lax.all_gather(subtree, "data")), shards, reduction)
         # through a loop, so that the update is compiled apart from the sum
         total = jax.tree.map(lambda leaf: leaf[None], total)
         return first(_one_by_one(lambda _, leaf: leaf, params, total))
@@ -142,7 +125,7 @@ def _one_by_one(function: Callable, params: Any, batches: Any) -> Any:
     batches = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), batches)
 
     def turn(i, stacked):
-        values = function(params, jax.tree.map(lambda leaf: _at(leaf, i), batches))
+        values = function(params, take(batches, i))
         return jax.tree.map(
             lambda leaf, value: lax.dynamic_update_index_in_dim(leaf, value, i, 0), stacked, values
         )
@@ -150,12 +133,8 @@ def _one_by_one(function: Callable, params: Any, batches: Any) -> Any:
     return lax.fori_loop(0, number + _zero(params), turn, stacked)
 
 
-def _at(leaf: jax.Array, i: jax.Array) -> jax.Array:
-    return lax.dynamic_index_in_dim(leaf, i, keepdims=False)
-
-
 def _zero(params: Any) -> jax.Array:
-    """0, which the compiler cannot know: it is 1 if a certain parameter is NaN.
+    """0, which the compiler cannot know, or 1 if a certain parameter is NaN.
 
     Then the last turn is made once more, to the same result.
     """
@@ -186,7 +165,8 @@ def _interpret(program: core.ClosedJaxpr, args: list, known: dict) -> list:
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
         if eqn.primitive.name in CALLS:
-            results = _interpret(eqn.params[CALLS[eqn.primitive.name]], inputs, known)
+            inner = "jaxpr" if eqn.primitive.name == "jit" else "call_jaxpr"
+            results = _interpret(eqn.params[inner], inputs, known)
         else:
             key = _key(eqn, inputs)
             if key not in known:  # the inputs are kept, as their ids are part of the key

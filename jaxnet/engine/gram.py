@@ -1,15 +1,14 @@
 """The first layer in its dual form, for tables with more columns than rows: genes, spectra, text.
 
-The gradient with respect to w1 is x.T @ (that with respect to x @ w1), so that under SGD, with or
-without momentum, w1 never leaves
+The gradient of w1 is x.T @ (that of x @ w1), so that under SGD, with or without momentum, w1 stays
 
     w1 = scale * w1_0 + z.T @ dual          z: the rows of x, centred, and their mean below them
 
-and training `scale` and `dual` (N + 1, H) instead is the same trajectory. What a step needs of x is
-the kernel x @ z.T (N, N + 1) and the offset x @ w1_0 (N, H), made once: its cost does not depend on
-the number of columns. `scale` falls from 1 by weight decay alone. Not for Adam and its like, whose
-update is not linear in the gradient. The kernel trick of kernel machines (Aizerman et al., 1964),
-here with the layers above it trained as ever.
+and to train `scale` and `dual` (N + 1, H) is the same trajectory. A step needs two products of x,
+made once: the kernel x @ z.T (N, N + 1) and the offset x @ w1_0 (N, H); its cost does not depend on
+the number of columns. `scale` falls from 1 by weight decay alone. The update of Adam and its like
+is not linear in the gradient. It is the kernel trick (Aizerman et al., 1964) for one layer; the
+layers above are trained as ever.
 
 Both products are made in float64 of centred rows, since the mean of x, times itself, would leave no
 digits of float32 for the rest.
@@ -34,7 +33,7 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov")  # whose update is linear in gradie
 COLUMNS = 4096  # of x at a time in float64
 
 
-class Rows(NamedTuple):
+class Products(NamedTuple):
     """All that the first layer needs of N rows: kernel (N, rows of training + 1), offset (N, H)."""
 
     kernel: Any
@@ -55,25 +54,23 @@ class Gram(NamedTuple):
     mean: np.ndarray
     w1: np.ndarray
 
-    def rows(self, x: np.ndarray) -> Rows:
-        """The products of other rows x (M, D_in), or the same, with the training rows and w1."""
+    def products(self, x: np.ndarray) -> Products:
+        """Return the products of rows x (M, D_in) with the training rows and w1."""
         kernel = np.zeros((len(x), len(self.x) + 1))
         offset = np.zeros((len(x), self.w1.shape[1]))
         for columns, z in self._columns():
-            part = x[:, columns].astype(float)
-            kernel += part @ z.T
-            offset += part @ self.w1[columns]
-        return Rows(kernel.astype(self.w1.dtype), offset.astype(self.w1.dtype))
+            block = x[:, columns].astype(float)
+            kernel += block @ z.T
+            offset += block @ self.w1[columns]
+        return Products(kernel.astype(self.w1.dtype), offset.astype(self.w1.dtype))
 
     def params(self) -> dict[str, Dual]:
-        """The dual of the initial w1."""
-        dtype = self.w1.dtype
-        return {
-            "w1": Dual(np.ones((), dtype), np.zeros((len(self.x) + 1, self.w1.shape[1]), dtype))
-        }
+        """Return the dual of the initial w1."""
+        dual = np.zeros((len(self.x) + 1, self.w1.shape[1]), self.w1.dtype)
+        return {"w1": Dual(np.ones((), self.w1.dtype), dual)}
 
     def weights(self, params: dict[str, Any]) -> dict[str, np.ndarray]:
-        """The parameters in their usual form, w1 (D_in, H) among them."""
+        """Return the parameters in their usual form, w1 (D_in, H) among them."""
         w1 = np.empty_like(self.w1)
         scale, dual = (np.asarray(leaf, float) for leaf in params["w1"])
         for columns, z in self._columns():
@@ -88,7 +85,10 @@ class Gram(NamedTuple):
 
 
 def prepare(x: np.ndarray, w1: np.ndarray) -> Gram:
-    """The dual form of training on the rows x (N, D_in) from the weights w1 (D_in, H)."""
+    """Return the dual form of training on rows x (N, D_in) from weights w1 (D_in, H).
+
+    Raises: ValueError for shapes or dtypes that do not fit each other.
+    """
     if x.ndim != 2 or w1.ndim != 2 or x.shape[1] != w1.shape[0] or x.dtype != w1.dtype:
         raise ValueError(
             f"`x` must be (N, {w1.shape[0]}) {w1.dtype}, as `w1` is, got {x.shape} {x.dtype}"
@@ -99,7 +99,7 @@ def prepare(x: np.ndarray, w1: np.ndarray) -> Gram:
 def operations(
     rows: int, columns: int, hidden: int, batch_size: int, steps: int
 ) -> tuple[int, int]:
-    """The arithmetic of `steps` steps in the first layer: as it is, and in dual form.
+    """Return the arithmetic operations of `steps` steps in the first layer: as it is, in dual form.
 
     A step multiplies by the batch twice and updates each weight (counted as 8); the dual form makes
     its products before, and w1 after, in float64 (counted twice).
@@ -113,7 +113,7 @@ def operations(
 
 
 def make_step(
-    rows: Rows,
+    products: Products,
     y: Any,
     optimizer: optax.GradientTransformation,
     *,
@@ -123,13 +123,13 @@ def make_step(
 ) -> Step:
     """Return the step that takes row indices (B,) for a batch, or None for all training rows.
 
-    rows: those of the training rows, with their targets y. optimizer: one of `OPTIMIZERS`, or any
-    whose update is linear in the gradient and the parameters and the same for all of them; clipping
-    is not, hence clip_norm, which goes before it: the gradient's norm is that of the usual form.
+    products: those of the training rows, with their targets y. optimizer: one of `OPTIMIZERS`, or
+    any whose update is linear in gradient and parameters and the same for all of them. Clipping is
+    not: clip_norm, which goes before it, is that of the gradient's norm in the usual form.
     """
     check_choice("activation", activation, tuple(net.ACTIVATIONS))
     check_choice("loss", loss, tuple(net.LOSSES))
-    data = jax.device_put((rows, y))
+    data = jax.device_put((products, y))
     return Partial(_step(optimizer, activation, loss, clip_norm), *data)
 
 
@@ -139,15 +139,17 @@ def _step(optimizer, activation, loss, clip_norm):
         return net.LOSSES[loss](_above(pre, others, activation), y)
 
     @functools.partial(jax.jit, donate_argnames="state")
-    def step(rows, y, state, index):
+    def step(products, y, state, index):
         if index is not None:
-            rows, y = jax.tree.map(lambda a: a[index], (rows, y))
+            products, y = jax.tree.map(lambda a: a[index], (products, y))
         others = {name: leaf for name, leaf in state.params.items() if name != "w1"}
-        pre = _preactivation(rows, state.params["w1"])
+        pre = _preactivation(products, state.params["w1"])
         loss, (grad_pre, grads) = jax.value_and_grad(value, argnums=(0, 1))(pre, others, y)
         dual = _on_training_rows(grad_pre, index, state.params["w1"].coefficients)
         if clip_norm is not None:
-            squares = jnp.vdot(grad_pre, rows.kernel @ dual) + optax.tree.norm(grads, squared=True)
+            squares = jnp.vdot(grad_pre, products.kernel @ dual) + optax.tree.norm(
+                grads, squared=True
+            )
             factor = clip_norm / jnp.maximum(jnp.sqrt(squares), clip_norm)
             dual, grads = jax.tree.map(lambda g: g * factor, (dual, grads))
         grads = {"w1": Dual(jnp.zeros_like(state.params["w1"].scale), dual), **grads}
@@ -158,15 +160,15 @@ def _step(optimizer, activation, loss, clip_norm):
     return step
 
 
-def forward(params: dict[str, Any], rows: Rows, *, activation: str = "relu") -> jax.Array:
-    """Return y_pred (N, D_out) for rows whose products with the training rows are at hand."""
+def forward(params: dict[str, Any], x: Products, *, activation: str = "relu") -> jax.Array:
+    """Return y_pred (N, D_out) for rows of which only the products are given."""
     others = {name: leaf for name, leaf in params.items() if name != "w1"}
-    return _above(_preactivation(rows, params["w1"]), others, activation)
+    return _above(_preactivation(x, params["w1"]), others, activation)
 
 
-def _preactivation(rows: Rows, w1: Dual) -> jax.Array:
+def _preactivation(x: Products, w1: Dual) -> jax.Array:
     """x @ w1."""
-    return w1.scale * rows.offset + rows.kernel @ w1.coefficients
+    return w1.scale * x.offset + x.kernel @ w1.coefficients
 
 
 def _on_training_rows(grad_pre, index, coefficients):
@@ -178,7 +180,7 @@ def _on_training_rows(grad_pre, index, coefficients):
 
 
 def _above(pre: jax.Array, others: dict[str, jax.Array], activation: str) -> jax.Array:
-    """The network above x @ w1, which is a network itself, its layers counted from one."""
+    """The network above x @ w1: a network itself, its layers counted from one."""
     h = pre + others["b1"] if "b1" in others else pre
     names = {f"{name[0]}{int(name[1:]) - 1}": leaf for name, leaf in others.items() if name != "b1"}
     if not names:

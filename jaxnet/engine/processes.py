@@ -1,8 +1,8 @@
-"""The processes of one run: how they meet, what they tell each other, how a loss shows.
+"""The processes of one run: how they meet, what they tell each other, how a lost one is noticed.
 
-Each of them runs the same program (`parallel` divides its arrays), and JAX's own runtime connects
-them: gloo between CPUs, NCCL between GPUs. What is called here must be called by all, in the same
-order. In a run of one process it costs nothing.
+Each of them runs the same program (`mesh` divides its arrays), and JAX's own runtime connects them:
+gloo between CPUs, NCCL between GPUs. All of them must call these functions, in the same order. In a
+run of one process they cost nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jaxnet.engine.signals import ProcessLost, RemoteError
 
 HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT, START_TIMEOUT = 30, 30, 60  # seconds
-LEAVE_TIMEOUT = 2.0  # seconds, for processes that all leave at the same point of the program
+DISCONNECT_TIMEOUT = 2.0  # seconds, for processes that all end at the same point of the program
 
 
 def start(
@@ -33,7 +33,7 @@ def start(
     *,
     timeout: int = START_TIMEOUT,
 ) -> None:
-    """Join the processes of this run; to be called before anything is computed.
+    """Join the processes of this run, before anything is computed.
 
     coordinator: HOST:PORT of process 0, which listens on that host's address only. Without any
     argument JAX asks SLURM, Open MPI or Kubernetes. timeout: seconds to wait for the others; JAX
@@ -41,26 +41,10 @@ def start(
     lost. Python keeps its signal handlers.
 
     Raises: ValueError for some of the arguments without the others, or outside a cluster;
-    TimeoutError if the coordinator does not answer; RuntimeError if JAX has
-    computed before.
+    TimeoutError if the coordinator does not answer; RuntimeError if JAX has computed before.
     """
-    by_hand = {"coordinator": coordinator, "process_id": process_id, "num_processes": num_processes}
-    given = [name for name, value in by_hand.items() if value is not None]
-    if given and len(given) < len(by_hand):
-        missing = ", ".join(f"`{name}`" for name in by_hand if name not in given)
-        raise ValueError(f"{missing} must be given with `{given[0]}`, or none of the three")
-    options: dict[str, Any] = {}
-    if given:
-        _check_address(coordinator, process_id, num_processes)
-        options = {
-            "coordinator_address": coordinator,
-            "process_id": process_id,
-            "num_processes": num_processes,
-            "coordinator_bind_address": coordinator,
-            "cluster_detection_method": "deactivate",
-        }
-        if process_id:
-            _await(str(coordinator), timeout)
+    given = {"coordinator": coordinator, "process_id": process_id, "num_processes": num_processes}
+    options = _by_hand(given, timeout) if any(v is not None for v in given.values()) else {}
     # its handler would replace Python's of SIGTERM
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -78,34 +62,49 @@ def start(
         ) from None
 
 
-def _await(coordinator: str, timeout: int) -> None:
-    """Wait until process 0 listens: JAX ends a process that meets nobody there."""
-    host, _, port = coordinator.rpartition(":")
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-            return
-        except OSError:
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"{coordinator} did not answer within {timeout} s") from None
-            time.sleep(0.1)
-
-
-def _check_address(coordinator: Any, process_id: Any, num_processes: Any) -> None:
+def _by_hand(given: dict[str, Any], timeout: int) -> dict[str, Any]:
+    """The options of `jax.distributed.initialize`, once process 0 listens."""
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        other = next(name for name in given if name not in missing)
+        names = ", ".join(f"`{name}`" for name in missing)
+        raise ValueError(f"{names} must be given with `{other}`, or none of the three")
+    coordinator, process_id, num_processes = given.values()
     if not re.fullmatch(r"(\[[^\]]+\]|[^:\s]+):\d+", str(coordinator)):
         raise ValueError(f"`coordinator` must be HOST:PORT, got {coordinator!r}")
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise ValueError(
             f"`process_id` must be 0..{num_processes - 1}, below `num_processes`; got {process_id}"
         )
+    if process_id:
+        _await(coordinator, timeout)
+    return {
+        "coordinator_address": coordinator,
+        "process_id": process_id,
+        "num_processes": num_processes,
+        "coordinator_bind_address": coordinator,
+        "cluster_detection_method": "deactivate",
+    }
 
 
-def leave(timeout: float = LEAVE_TIMEOUT) -> bool:
-    """Part from the other processes; whether all did within `timeout` seconds.
+def _await(coordinator: str, timeout: int) -> None:
+    """Wait until process 0 listens: JAX ends a process that meets nobody there."""
+    host, _, port = coordinator.rpartition(":")
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        except OSError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{coordinator} did not answer within {timeout} s") from None
+            time.sleep(0.1)
 
-    After it nothing may be computed on a mesh. If it is false, end by `os._exit`: an ordinary exit
-    would wait for the others, and then abort.
+
+def disconnect(timeout: float = DISCONNECT_TIMEOUT) -> bool:
+    """Part from the other processes; return whether all did within `timeout` seconds.
+
+    Nothing may be computed on a mesh after it. If it returns False, end by `os._exit`: an ordinary
+    exit would wait for the others, and then abort.
     """
     thread = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     thread.start()
@@ -114,34 +113,31 @@ def leave(timeout: float = LEAVE_TIMEOUT) -> bool:
 
 
 def is_main() -> bool:
-    """Whether this is process 0, which alone writes files and speaks."""
+    """Return whether this is process 0, which alone writes files and prints."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def detect_loss() -> Iterator[None]:
-    """Raise ProcessLost for what JAX raises when another process has gone."""
+    """Raise ProcessLost for what JAX raises when another process has ended."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        # a ValueError is what the exchange of NumPy arrays makes of it
-        here = isinstance(error, ValueError) and "gloo" not in str(error).lower()
-        if jax.process_count() == 1 or here:
+        # the exchange of NumPy arrays makes a ValueError of it
+        own = isinstance(error, ValueError) and "gloo" not in str(error).lower()
+        if jax.process_count() == 1 or own:
             raise
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ProcessLost(
             f"another process of this run was lost, as process {jax.process_index()} of "
-            f"{jax.process_count()} noticed ({_first_line(error)})"
+            f"{jax.process_count()} noticed ({first_line})"
         ) from None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def gather_ints(values: Any) -> np.ndarray:
-    """Return what each process says, (processes, k) int32: integers (k,) of its own.
+    """Return the integers (k,) of every process, (processes, k) int32.
 
-    Once a chunk of steps is often enough: it takes 1 to 3 ms. Raises: ProcessLost.
+    It takes 1 to 3 ms: call it once a chunk of steps. Raises: ProcessLost.
     """
     own = np.array(values, np.int32)
     if jax.process_count() == 1:
@@ -177,15 +173,14 @@ def broadcast(tree: Any) -> Any:
     tree: a pytree of arrays, of the same shapes and dtypes in every process. Raises: ProcessLost.
     """
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
-    content = b"".join(leaf.tobytes() for leaf in leaves)
     # as bytes: it is a sum over processes, in which -0.0 would become 0.0
+    content = np.frombuffer(b"".join(leaf.tobytes() for leaf in leaves), np.uint8)
     with detect_loss():
-        content = multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8)).tobytes()
-    stops = np.cumsum([leaf.nbytes for leaf in leaves]).tolist()
-    parts = [content[stop - leaf.nbytes : stop] for leaf, stop in zip(leaves, stops, strict=True)]
+        content = multihost_utils.broadcast_one_to_all(content)
+    pieces = np.split(content, np.cumsum([leaf.nbytes for leaf in leaves[:-1]]).astype(int))
     return structure.unflatten(
-        np.frombuffer(part, leaf.dtype).reshape(leaf.shape)
-        for part, leaf in zip(parts, leaves, strict=True)
+        np.frombuffer(piece.tobytes(), leaf.dtype).reshape(leaf.shape)
+        for piece, leaf in zip(pieces, leaves, strict=True)
     )
 
 

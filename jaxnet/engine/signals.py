@@ -1,5 +1,5 @@
-"""How a run is stopped from outside: SIGTERM and Ctrl-C end the chunk of steps, not the process;
-other processes of the run fail, or are lost.
+"""How a run is stopped from outside: by SIGTERM or Ctrl-C, which end the chunk of steps and not the
+process, by an error of another process, or by the loss of one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class ProcessLost(RuntimeError):
 
 
 class RemoteError(RuntimeError):
-    """An error that another process of the run has met, and tells."""
+    """An error of another process of the run, which reports it."""
 
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[Callable[[], int | None]]:
     """Yield a function that returns the signal received, if any.
 
-    The first signal is only noted, and a second one acts as it did before. Handlers can be set in
-    the main thread alone: elsewhere no signal is noted.
+    The first signal is only noted; a second one acts as it did before. Handlers can be set in the
+    main thread alone: elsewhere no signal is noted.
     """
     received: list[int] = []
     before = {}

@@ -157,7 +157,7 @@ def _step(
         return deterministic.make_step(loss, optimizer, placement.mesh, reduction="mean")
     if config.accumulate is None:
         return placement.step(make_step(loss, optimizer))
-    accumulated = partial(accumulate.accumulated, parts=config.accumulate, reduction="mean")
+    accumulated = partial(accumulate.accumulated, microbatches=config.accumulate, reduction="mean")
     return placement.step(make_step(loss, optimizer, value_and_grad=accumulated))
 
 
@@ -218,14 +218,14 @@ def _dual(config, dataset, params, optimizer, placement) -> Trainer:
     (train,), (validation,) = dataset.train.blocks(), dataset.validation.blocks()
     spec, dual = dataset.spec, gram.prepare(train.x, params["w1"])
     step = gram.make_step(
-        placement.replicate(dual.rows(train.x)),
+        placement.replicate(dual.products(train.x)),
         placement.replicate(train.y),
         optimizer,
         activation=spec.activation,
         loss=spec.loss,
         clip_norm=config.clip_norm,
     )
-    x = dual.rows(validation.x)
+    x = dual.products(validation.x)
     evaluate = _on_validation(spec, gram.forward, x, validation.y, placement)
     run = _compiled(config, dataset, step, evaluate)
     return Trainer(params | dual.params(), optimizer, run, dual.weights, placement.params)

@@ -143,7 +143,7 @@ def gram(workload: Workload, table: Batch) -> FitScan:
     form = gram_form.prepare(table.x, params["w1"])
     optimizer = optimizers.make(workload.optimizer, workload.learning_rate)
     step = gram_form.make_step(
-        form.rows(table.x), table.y, optimizer,
+        form.products(table.x), table.y, optimizer,
         activation=workload.activation, loss=workload.loss,
     )  # fmt: skip
     state = train.init(params | form.params(), optimizer)

@@ -20,31 +20,31 @@ def assert_close(got, want, **tolerance):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("parts", [1, 3, 12])
+@pytest.mark.parametrize("number", [1, 3, 12])
 @pytest.mark.parametrize(
     ("loss", "reduction"),
     [("sum_squares", "sum"), ("mean_squares", "mean"), ("cross_entropy", "mean")],
 )
-def test_accumulated_gradients_are_those_of_the_whole_batch(loss, reduction, parts):
+def test_accumulated_gradients_are_those_of_the_whole_batch(loss, reduction, number):
     spec = Spec((7, 5, 3), bias=True, loss=loss)
     params = spec.init(1, "float64")
     batch = data.random_problem(spec, num_rows=12, seed=3, dtype="float64")
     function = partial(net.loss, loss=loss)
-    got = accumulate.accumulated(function, parts=parts, reduction=reduction)(params, batch)
+    got = accumulate.accumulated(function, microbatches=number, reduction=reduction)(params, batch)
     want = jax.value_and_grad(function)(params, batch)
     assert_close(got, want, rtol=1e-12, atol=1e-14)  # another order of summation
 
 
 @pytest.mark.usefixtures("x64")
-def test_the_depth_of_a_dynamic_network_belongs_to_every_part():
+def test_the_depth_of_a_dynamic_network_belongs_to_every_microbatch():
     spec = Spec((7, 5, 5, 3), bias=True)
     x, y, _ = data.random_problem(spec, num_rows=12, seed=3, dtype="float64")
     batch, params = Batch(x, y, np.int32(2)), spec.init(1, "float64")
-    got = accumulate.accumulated(net.loss, parts=4, reduction="sum")(params, batch)
+    got = accumulate.accumulated(net.loss, microbatches=4, reduction="sum")(params, batch)
     assert_close(got, jax.value_and_grad(net.loss)(params, batch), rtol=1e-12, atol=1e-14)
 
 
-def test_accumulation_takes_the_memory_of_one_part():
+def test_accumulation_takes_the_memory_of_one_microbatch():
     spec = Spec((64, 256, 256, 8))
     batch = data.random_problem(spec, num_rows=4096)
 
@@ -54,17 +54,17 @@ def test_accumulation_takes_the_memory_of_one_part():
         assert analysis
         return analysis.temp_size_in_bytes
 
-    parts = partial(accumulate.accumulated, parts=16, reduction="sum")
+    parts = partial(accumulate.accumulated, microbatches=16, reduction="sum")
     assert temporary(parts) < temporary(jax.value_and_grad) / 3
 
 
-def test_uneven_parts_are_refused():
+def test_rows_that_do_not_divide_are_refused():
     batch = data.random_problem(SPEC, num_rows=10)
-    value_and_grad = accumulate.accumulated(net.loss, parts=4, reduction="sum")
-    with pytest.raises(ValueError, match="must be a multiple of 4, the `parts` of a batch; got 10"):
+    value_and_grad = accumulate.accumulated(net.loss, microbatches=4, reduction="sum")
+    with pytest.raises(ValueError, match="must be a multiple of 4, the microbatches; got 10"):
         value_and_grad(SPEC.init(1), batch)
-    with pytest.raises(ValueError, match="`parts` must be at least 1, got 0"):
-        accumulate.accumulated(net.loss, parts=0, reduction="sum")
+    with pytest.raises(ValueError, match="`microbatches` must be at least 1, got 0"):
+        accumulate.accumulated(net.loss, microbatches=0, reduction="sum")
 
 
 @pytest.mark.usefixtures("x64")

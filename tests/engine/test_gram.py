@@ -38,7 +38,7 @@ def train_both(
 
     form = gram.prepare(batch.x, params["w1"])
     names = {"activation": spec.activation, "loss": spec.loss, "clip_norm": clip}
-    step = gram.make_step(form.rows(batch.x), batch.y, optimizer, **names)
+    step = gram.make_step(form.products(batch.x), batch.y, optimizer, **names)
     state = train.init(params | form.params(), optimizer)
     state, dual_losses = train.fit_scan(step, state, rows_at, steps)
     return (usual.params, losses), (form.weights(state.params), dual_losses)
@@ -114,10 +114,10 @@ def test_rows_that_were_not_trained_on_are_predicted_as_by_the_weights():
     other = data.random_problem(spec, num_rows=6, seed=8).x
     form = gram.prepare(batch.x, params["w1"])
     optimizer = optimizers.make("sgd", 1e-3)
-    step = gram.make_step(form.rows(batch.x), batch.y, optimizer)
+    step = gram.make_step(form.products(batch.x), batch.y, optimizer)
     state = train.init(params | form.params(), optimizer)
     state, _ = train.fit_scan(step, state, lambda t: None, 20)
-    got = gram.forward(state.params, form.rows(other))
+    got = gram.forward(state.params, form.products(other))
     want = net.forward(jax.device_put(form.weights(state.params)), other)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)  # float32 sums of 31 terms
 
@@ -126,9 +126,9 @@ def test_columns_are_taken_in_blocks(monkeypatch):
     spec = Spec((COLUMNS, 5, 3))
     batch, params = problem(spec, "float64"), spec.init(1, "float64")
     whole = gram.prepare(batch.x, params["w1"])
-    want = whole.rows(batch.x)
+    want = whole.products(batch.x)
     monkeypatch.setattr(gram, "COLUMNS", 7)
-    for got, expected in zip(whole.rows(batch.x), want, strict=True):
+    for got, expected in zip(whole.products(batch.x), want, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)  # float64 sums
 
 

@@ -161,19 +161,27 @@ def test_a_batch_that_does_not_divide_into_shards_is_refused():
     optimizer = optimizers.make("sgd", 0.01)
     step = deterministic.make_step(net.loss, optimizer, make_mesh(1), reduction="sum")
     table = jax.tree.map(lambda a: a[:6], cases.problem(dtype="float32"))
-    with pytest.raises(ValueError, match="must be a multiple of 8, the `shards` of a batch; got 6"):
+    with pytest.raises(ValueError, match="must be a multiple of 8, the shards; got 6"):
         step(train.init(cases.SPEC.init(1), optimizer), table)
 
 
-@pytest.mark.parametrize("run", ["7-5-3 adam", "64-128-10 adam", "300-200-50-10 adam"])
-def test_the_deterministic_step_is_the_usual_one_to_rounding(run_case, run):
+@pytest.mark.parametrize("name", cases.DETERMINISTIC)
+def test_the_deterministic_step_is_the_usual_one_to_rounding(found, name):
     """The first losses: later ones may differ by as much as Adam multiplies rounding."""
-    spec, batch_size = cases.NETWORKS[run.split()[0]]
+    spec, batch_size, _ = cases.DETERMINISTIC[name]
     table = cases.problem(spec, "float32", 3 * batch_size)
-    got = run_case("same bits", 1, 8)[f"same_bits/8: {run} loss"]
+    got = found[f"same_bits/8: {name} loss"]
     rows = cases.data.row_batches(3 * batch_size, batch_size, seed=5)(0)
     batch = jax.tree.map(lambda a: a[rows], table)
     params = jax.tree.map(jax.numpy.asarray, spec.init(1))
     want = net.loss(params, batch, activation=spec.activation, loss=spec.loss)
     np.testing.assert_allclose(got[0], want, rtol=1e-5)
     assert got[-1] < got[0]
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_the_deterministic_step_gives_the_same_bits_on_any_number_of_devices(found, devices):
+    want, got = (part(found, f"same_bits/{number}: ") for number in (1, devices))
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)

@@ -46,7 +46,7 @@ def test_weights_held_out_in_are_the_same_function(loss, optimizer):
 def dual_gradient(spec, params, batch):
     """Loss and gradients of the dual form: torch's first momentum buffer is the gradient."""
     form = gram.prepare(batch.x, params["w1"])
-    step = gram.make_step(form.rows(batch.x), batch.y, MOMENTUM, **names_of(spec))
+    step = gram.make_step(form.products(batch.x), batch.y, MOMENTUM, **names_of(spec))
     state, loss = step(train.init(params | form.params(), MOMENTUM), None)
     grads = state.opt_state[0].buf
     only_data = form._replace(w1=np.zeros_like(form.w1))
@@ -57,7 +57,7 @@ def dual_run(spec, params, batch_at, num_steps):
     """The losses of free training in the dual form."""
     batch = batch_at(0)
     form = gram.prepare(batch.x, params["w1"])
-    step = gram.make_step(form.rows(batch.x), batch.y, SGD, **names_of(spec))
+    step = gram.make_step(form.products(batch.x), batch.y, SGD, **names_of(spec))
     state = train.init(params | form.params(), SGD)
     return train.fit_scan(step, state, lambda i: None, num_steps)[1]
 

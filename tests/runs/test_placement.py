@@ -1,17 +1,19 @@
 """A run's options beyond one device and one memory: what they compute, and what they refuse."""
 
+import contextlib
 from pathlib import Path
 
 import jax
+import mesh_runs
 import numpy as np
 import pytest
 from mesh_processes import finish, start
+from mesh_runs import EVALUATED, MESHES, config
 
 from jaxnet import runs, sweep
 from jaxnet.engine import checkpoint, streams
 from jaxnet.engine.mesh import Placement
 from jaxnet.runs import session, trainer
-from jaxnet.runs.config import Config
 from jaxnet.runs.folder import CHECKPOINTS, read_metrics
 
 RANDOM = np.random.default_rng(0)
@@ -19,17 +21,16 @@ X = RANDOM.standard_normal((87, 3))
 ROWS = [f"{'yes' if r[0] > r[1] else 'no'},{r[0]},{r[1]},{r[2]}\n" for r in X]
 
 
+def write_table(path):
+    (path / "table.csv").write_text("y,a,b,c\n" + "".join(ROWS))
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "table.csv").write_text("y,a,b,c\n" + "".join(ROWS))
+    write_table(tmp_path)
     monkeypatch.setattr(session, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # slow
     return tmp_path
-
-
-def config(**options):
-    defaults: dict = {"epochs": 3, "hidden": (5,), "batch_size": 8, "validation": 0.3}
-    return Config(data="table.csv", target="y", **(defaults | options))
 
 
 def ends(out):
@@ -48,16 +49,30 @@ def assert_close(got, want, **tolerance):
 SAME = {"rtol": 1e-11, "atol": 1e-13}
 
 
-@pytest.mark.parametrize("mapped", ["off", "on"])
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Runs with no option of memory or devices, in memory and on disk."""
+    path = tmp_path_factory.mktemp("plain")
+    write_table(path)
+    with contextlib.chdir(path):
+        for where in ("off", "on"):
+            runs.train(config(out=where, dtype="float64", on_disk=where))
+    return path
+
+
 @pytest.mark.parametrize(
-    "options",
-    [{"accumulate": 4}, {"remat": True}, {"devices": 1}, {"deterministic": True}],
-    ids=lambda options: next(iter(options)),
+    ("where", "options"),
+    [
+        ("on", {"accumulate": 4}),
+        ("off", {"accumulate": 4, "remat": True}),
+        ("on", {"devices": 1}),
+        ("off", {"deterministic": True}),
+        ("on", {"deterministic": True}),
+    ],
 )
-def test_an_option_of_memory_or_devices_changes_no_more_than_rounding(options, mapped):
-    runs.train(config(out="plain", dtype="float64", on_disk=mapped))
-    runs.train(config(out="other", dtype="float64", on_disk=mapped, **options))
-    assert_close(ends("other"), ends("plain"), **SAME)
+def test_an_option_of_memory_or_devices_changes_no_more_than_rounding(plain, where, options):
+    runs.train(config(out="other", dtype="float64", on_disk=where, **options))
+    assert_close(ends("other"), ends(plain / where), **SAME)
 
 
 def test_bfloat16_is_of_the_products_alone():
@@ -70,61 +85,35 @@ def test_bfloat16_is_of_the_products_alone():
     assert runs.resume("half", epochs=4).epochs == 4
 
 
-MESHES = {
-    "data": ["--devices", "4"],
-    "data and model": ["--mesh", "data=2,model=2", "--hidden", "512"],
-    "mapped": ["--mesh", "data=4,model=1", "--on-disk", "on"],
-    "dual form": ["--devices", "4", "--optimizer", "momentum", "--gram", "on"],
-    "a batch part by part": ["--devices", "2", "--accumulate", "4", "--remat"],
-}
-
-
-# blocks of 10 validation rows, 8 on a mesh: of the 26, three that divide over it and a rest
-PROGRAM = """
-import sys
-from jaxnet import cli
-from jaxnet.runs import trainer as forms
-forms.EVALUATED = 10
-sys.exit(cli.main(sys.argv[1:]))
-"""
+@pytest.fixture(scope="module")
+def meshes(tmp_path_factory):
+    """The runs of `mesh_runs`, made by one process with 4 virtual devices."""
+    path = tmp_path_factory.mktemp("meshes")
+    write_table(path)
+    finish([start(4, mesh_runs.__file__, cwd=path)])
+    return path
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_a_run_on_a_mesh_is_the_run_on_one_device(name, folder):
-    """float64, as above; 4 virtual devices in a process of their own."""
-    options = ["--data", "table.csv", "--target", "y", "--epochs", "3", "--batch-size", "8"]
-    options += ["--dtype", "float64", "--validation", "0.3"]
-    alone = [
-        word
-        for i, word in enumerate(MESHES[name])
-        if not {word, MESHES[name][i - 1]} & {"--devices", "--mesh", "--accumulate", "--remat"}
-    ]
-    many = [*options, *MESHES[name], "--out", "many"]
-    one = [*options, *alone, "--out", "one"]
-    finish(
-        [
-            start(4, "-c", PROGRAM, "train", *many, cwd=folder),
-            start(1, "-c", PROGRAM, "train", *one, cwd=folder),
-        ]
-    )
-    # the dual form makes its products of the same columns in the same order
-    assert_close(ends("many"), ends("one"), **SAME)
+def test_a_run_on_a_mesh_is_the_run_on_one_device(meshes, name):
+    """float64, as above; the dual form makes its products of the same columns in the same order."""
+    assert_close(ends(meshes / f"{name} many"), ends(meshes / f"{name} one"), **SAME)
 
 
-def test_validation_rows_that_do_not_divide_are_all_counted(folder, monkeypatch):
+def test_validation_rows_that_do_not_divide_are_all_counted(plain, monkeypatch):
     """26 rows in blocks of 10: the last is of 6, whole on each of the devices."""
     dataset = runs.prepare(config(on_disk="on", dtype="float64"))
     mesh = trainer.resolve(config(devices=1), dataset)[1].mesh
-    monkeypatch.setattr(trainer, "EVALUATED", 10)
+    monkeypatch.setattr(trainer, "EVALUATED", EVALUATED)
     for where in (Placement(), Placement(mesh), Placement(mesh, shards=False)):
         index = range(3, 9)
         read = where.read(dataset.validation.batch, index)
         want = dataset.validation.batch(np.array(index))
         np.testing.assert_array_equal(read.x, want.x.astype(np.asarray(read.x).dtype))
         np.testing.assert_array_equal(read.y, want.y)
-    for mapped in ("on", "off"):
-        runs.train(config(out=mapped, on_disk=mapped, dtype="float64"))
-    assert_close(ends("on"), ends("off"), **SAME)
+    for where in ("on", "off"):
+        runs.train(config(out=where, on_disk=where, dtype="float64"))
+        assert_close(ends(where), ends(plain / "off"), **SAME)
 
 
 REFUSED = {
@@ -133,11 +122,11 @@ REFUSED = {
         "`mesh` must have at most 1 devices, those of the platform cpu, got data=99",
     ),
     "another axis": ({"devices": "rows=2"}, "`mesh` must have the axes data and model"),
-    "parts that do not divide": (
+    "microbatches that do not divide": (
         {"accumulate": 3},
         "`batch_size` must be a multiple of 3, `accumulate`; got 8",
     ),
-    "the dual form in parts": (
+    "the dual form in microbatches": (
         {"accumulate": 2, "gram": "on", "optimizer": "sgd"},
         "`gram` must be off for a run with `accumulate`; got on",
     ),

@@ -99,7 +99,9 @@ def test_the_constants_are_those_of_the_library():
 def test_the_memory_of_a_step_is_near_what_xla_sets_aside(optimizer, parts):
     """Within 15%: XLA lets some arrays share space, and keeps a copy of others."""
     sizes, batch = (130, 520, 510, 110), 2048
-    options = {"value_and_grad": partial(accumulate.accumulated, parts=parts, reduction="mean")}
+    options = {
+        "value_and_grad": partial(accumulate.accumulated, microbatches=parts, reduction="mean")
+    }
     step = lowered(sizes, batch, optimizer, **(options if parts > 1 else {}))
     got = step.compile().memory_analysis()
     plan = capacity.Plan(sizes, batch, optimizer=optimizer, parts=parts, rows=0)
