@@ -3,26 +3,14 @@
 import importlib
 from typing import Any
 
-_HOMES = {  # each public name and its module, imported on first use: options cost no framework
-    "Key": "sweep",
-    "Mapping": "sweep",
-    "Member": "sweep",
-    "Plan": "sweep",
-    "Row": "sweep",
-    "Setting": "sweep",
-    "Stopped": "sweep",
-    "Sweep": "sweep",
-    "SweepProgress": "sweep",
-    "mapping_of": "sweep",
-    "plan": "sweep",
-    "run": "sweep",
-    "train": "sweep",
-}
-
-__all__ = list(_HOMES)
+__all__ = [
+    "Key", "Mapping", "Member", "Plan", "Row", "Setting", "Stopped", "Sweep", "SweepProgress",
+    "mapping_of", "plan", "run", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    """Import a public name on first use: options cost no framework."""
+    if name not in __all__:
         raise AttributeError(f"module 'jaxnet.sweep' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"jaxnet.sweep.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module("jaxnet.sweep.sweep"), name)

@@ -1,22 +1,24 @@
-"""The members of a sweep: which they are, and how they are mapped onto the device.
+"""What a sweep trains, and how its members are mapped onto the device.
 
-A member is a setting (learning rate, weight decay, sizes) on a split of the table, which a seed and
-maybe a fold define.
+A member is a setting (sizes, learning rate, weight decay) on a split of the table, which a seed and,
+with folds, a fold define.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxnet import data
 from jaxnet.engine.mesh import own_device
-from jaxnet.runs.config import Config
-from jaxnet.runs.dataset import Dataset
+from jaxnet.runs.config import Config, ScaleOptions
+from jaxnet.runs.dataset import Dataset, prepare
 from jaxnet.tables.encoding import encode, fit_encoding
 from jaxnet.tables.rows import ArrayRows
 
@@ -78,7 +80,7 @@ class Plan:
         return replace(self.config, **setting._asdict(), seed=key.seed)
 
     def dataset_of(self, setting: Setting, key: Key) -> Dataset:
-        """The rows, the encoding fitted on those to train on, and the network of a member.
+        """Return the rows of a member, the encoding fitted on those to train on, and its network.
 
         With folds: the seed shuffles all rows into folds whose sizes differ by one at most. All
         train on equally many rows, so that a fold may leave one row out.
@@ -108,9 +110,87 @@ def _rows(
     if folds is None:
         rows, held_out = data.split(num_rows, config.validation, key.seed)
         return np.asarray(rows), np.asarray(held_out)
-    parts = np.array_split(np.random.default_rng(key.seed).permutation(num_rows), folds)
-    held_out = parts.pop(key.fold or 0)
-    return np.concatenate(parts)[: num_rows - -(-num_rows // folds)], held_out
+    several = np.array_split(np.random.default_rng(key.seed).permutation(num_rows), folds)
+    held_out = several.pop(key.fold or 0)
+    return np.concatenate(several)[: num_rows - -(-num_rows // folds)], held_out
+
+
+def plan(
+    config: Config,
+    *,
+    learning_rate: Sequence[float] = (),
+    weight_decay: Sequence[float] = (),
+    hidden: Sequence[Sequence[int]] = (),
+    seeds: int = 1,
+    folds: int | None = None,
+    dataset: Dataset | None = None,
+) -> Plan:
+    """Plan a training for each combination of options.
+
+    learning_rate, weight_decay, hidden: the values to try, by default that of `config`. seeds: how
+    many, from `config.seed` on; each has its own split, initial weights and order of rows. folds:
+    validate on each of so many folds of the rows in turn, rather than on a share of them. dataset:
+    `prepare(config, keep_table=True)` if at hand.
+
+    Raises: ValueError for bad input, before any work.
+    """
+    _check(config, seeds, folds)
+    settings = _settings(config, learning_rate, weight_decay, hidden)
+    on_disk = config.on_disk == "on" or bool(config.data and Path(config.data).is_dir())
+    if on_disk or (dataset is not None and dataset.on_disk):
+        raise ValueError("`on_disk` must be off for a sweep, which needs its table in memory")
+    config = replace(config, **settings[0]._asdict(), on_disk="off")
+    dataset = dataset or prepare(config, keep_table=True)
+    if not len(next(iter(dataset.table.columns.values()))):
+        raise ValueError(
+            "`dataset` must be prepared with `keep_table` for a sweep, got an empty table"
+        )
+    num_rows = dataset.train_rows + dataset.validation_rows
+    if folds is not None and folds > num_rows:
+        raise ValueError(f"`folds` must be 2..{num_rows}, the number of rows; got {folds}")
+    held_out = range(folds) if folds else (None,)
+    keys = itertools.product(range(config.seed, config.seed + seeds), held_out)
+    made = Plan(config, dataset, settings, tuple(itertools.starmap(Key, keys)), folds)
+    least = made.dataset_of(settings[0], made.keys[0]).train_rows
+    if (config.batch_size or 1) > least:
+        raise ValueError(
+            f"`batch_size` must be 1..{least}, the number of training rows; got {config.batch_size}"
+        )
+    return made
+
+
+def _check(config: Config, seeds: int, folds: int | None) -> None:
+    """Refuse options that a sweep does not have."""
+    if config.max_time is not None:
+        raise ValueError(f"`max_time` must not be given to a sweep, got {config.max_time}")
+    for scale in fields(ScaleOptions):
+        if getattr(config, scale.name) != scale.default:
+            raise ValueError(
+                f"`{scale.name}` must not be given to a sweep, which trains on one device"
+            )
+    if config.dtype == "bfloat16":
+        raise ValueError("`dtype` must be float32 or float64 for a sweep, got bfloat16")
+    for name, value, least in (("seeds", seeds, 1), ("folds", folds, 2)):
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"`{name}` must be an integer of at least {least}, got {value}")
+
+
+def _settings(config: Config, *tried: Sequence[Any]) -> tuple[Setting, ...]:
+    """All combinations of the learning rates, weight decays and sizes. Raises: ValueError."""
+    names = ("learning_rate", "weight_decay", "hidden")
+    values = {
+        name: tuple(several) or (getattr(config, name),)
+        for name, several in zip(names, tried, strict=True)
+    }
+    values["hidden"] = tuple(map(tuple, values["hidden"]))
+    for name, several in values.items():
+        if len(set(several)) < len(several):
+            raise ValueError(f"`{name}` must be different values, got {several}")
+    combined = itertools.product(*(values[name] for name in Setting._fields))
+    settings = tuple(itertools.starmap(Setting, combined))
+    for setting in settings:
+        replace(config, **setting._asdict())  # checks the values
+    return settings
 
 
 def mapping(plan: Plan, hidden: tuple[int, ...]) -> Mapping:
@@ -153,7 +233,7 @@ def _processors() -> int:
 
 
 def _even(number: int, most: int) -> int:
-    """The size, at most `most`, of the parts into which `number` falls with the least left over."""
+    """The size, at most `most`, of blocks of `number` members with the least left over."""
     return -(-number // -(-number // most))
 
 

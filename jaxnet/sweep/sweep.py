@@ -16,7 +16,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,11 +27,10 @@ from jaxnet.engine.signals import Stopped, catch_signals
 from jaxnet.files import lock, write, write_json
 from jaxnet.runs import record
 from jaxnet.runs import run as runs
-from jaxnet.runs.config import Config, ScaleOptions
-from jaxnet.runs.dataset import Dataset, prepare
+from jaxnet.runs.config import Config
 from jaxnet.runs.folder import discard, make
 from jaxnet.sweep.members import Member, SweepProgress, train_members
-from jaxnet.sweep.settings import Key, Mapping, Plan, Setting
+from jaxnet.sweep.settings import Key, Mapping, Plan, Setting, plan
 from jaxnet.sweep.settings import mapping as mapping_of
 
 __all__ = [
@@ -46,10 +45,10 @@ BEST = "best"
 
 
 class Row(NamedTuple):
-    """A setting over its members.
+    """A setting, over its members.
 
     diverged: how many of them did; then there is no mean. mean, std: by metric, loss and accuracy
-    or rmse and r2; the standard deviation with n - 1, None for a single member.
+    or rmse and r2; the standard deviation has n - 1, and is None for a single member.
     """
 
     setting: Setting
@@ -73,101 +72,21 @@ class Sweep:
     best: runs.Run | None
 
 
-def plan(
-    config: Config,
-    *,
-    learning_rate: Sequence[float] = (),
-    weight_decay: Sequence[float] = (),
-    hidden: Sequence[Sequence[int]] = (),
-    seeds: int = 1,
-    folds: int | None = None,
-    dataset: Dataset | None = None,
-) -> Plan:
-    """What `run` will do, with every fault of the input raised. The arguments are those of `run`.
-
-    Raises: ValueError for bad input.
-    """
-    if config.max_time is not None:
-        raise ValueError(f"`max_time` must not be given to a sweep, got {config.max_time}")
-    for scale in fields(ScaleOptions):
-        if getattr(config, scale.name) != scale.default:
-            raise ValueError(
-                f"`{scale.name}` must not be given to a sweep, which trains on one device"
-            )
-    if config.dtype == "bfloat16":
-        raise ValueError("`dtype` must be float32 or float64 for a sweep, got bfloat16")
-    for name, value in (("seeds", seeds), ("folds", folds)):
-        least = 1 + (name == "folds")
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise ValueError(f"`{name}` must be an integer of at least {least}, got {value}")
-    decays = tuple(weight_decay) or (config.weight_decay,)
-    sizes = tuple(map(tuple, hidden)) or (config.hidden,)
-    rates = tuple(learning_rate) or (config.learning_rate,)
-    for name, values in (("learning_rate", rates), ("weight_decay", decays), ("hidden", sizes)):
-        if len(set(values)) < len(values):
-            raise ValueError(f"`{name}` must be different values, got {values}")
-    settings = tuple(itertools.starmap(Setting, itertools.product(sizes, rates, decays)))
-    for setting in settings:
-        config = replace(config, **setting._asdict())  # which checks them
-    config = replace(config, **settings[0]._asdict())
-    folder = bool(config.data) and Path(config.data or "").is_dir()
-    if config.on_disk == "on" or folder or (dataset is not None and dataset.on_disk):
-        raise ValueError("`on_disk` must be off for a sweep, which needs its table in memory")
-    config = replace(config, on_disk="off")
-    dataset = dataset or prepare(config, keep_table=True)
-    if not len(next(iter(dataset.table.columns.values()))):
-        raise ValueError(
-            "`dataset` must be prepared with `keep_table` for a sweep, got an empty table"
-        )
-    num_rows = dataset.train_rows + dataset.validation_rows
-    if folds is not None and folds > num_rows:
-        raise ValueError(f"`folds` must be 2..{num_rows}, the number of rows; got {folds}")
-    keys = [
-        Key(seed, fold)
-        for seed in range(config.seed, config.seed + seeds)
-        for fold in (range(folds) if folds else (None,))
-    ]
-    made = Plan(config, dataset, settings, tuple(keys), folds)
-    least = len(made.dataset_of(settings[0], keys[0]).train)
-    if (config.batch_size or 1) > least:
-        raise ValueError(
-            f"`batch_size` must be 1..{least}, the number of training rows; got {config.batch_size}"
-        )
-    return made
-
-
 def run(
     config: Config,
     *,
-    learning_rate: Sequence[float] = (),
-    weight_decay: Sequence[float] = (),
-    hidden: Sequence[Sequence[int]] = (),
-    seeds: int = 1,
-    folds: int | None = None,
-    dataset: Dataset | None = None,
     on_progress: Callable[[SweepProgress], None] = lambda progress: None,
+    **options: Any,
 ) -> Sweep:
     """Train a network for each combination of options, and the best of them as an ordinary run.
 
-    learning_rate, weight_decay, hidden: the values to try, by default that of `config`. seeds: how
-    many, from `config.seed` on; each has its own split, initial weights and order of rows. folds:
-    validate on each of so many parts of the rows in turn, rather than on a share of them.
-
-    In a new folder (`config.out`, by default the next free runs/NAME-sweep-1): sweep.csv with all
-    members, sweep.json with the options, sweep.png, and `best/`, a run's folder.
+    options: those of `plan`. In a new folder (`config.out`, by default the next free
+    runs/NAME-sweep-1): sweep.csv with all members, sweep.json with the options, sweep.png, and
+    `best/`, a run's folder.
 
     Raises: as `runs.train`. A loss that becomes NaN or infinite ends its member, not the sweep.
     """
-    planned = plan(
-        config,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        hidden=hidden,
-        seeds=seeds,
-        folds=folds,
-        dataset=dataset,
-    )
-    return train(planned, on_progress=on_progress)
+    return train(plan(config, **options), on_progress=on_progress)
 
 
 def train(
@@ -176,7 +95,7 @@ def train(
     on_progress: Callable[[SweepProgress], None] = lambda progress: None,
     on_best: Callable[[runs.Progress], None] = lambda progress: None,
 ) -> Sweep:
-    """Make the sweep of a plan; on_best is called while the best setting is trained alone.
+    """Train a plan; on_best is called while the best setting is trained alone.
 
     Raises: as `run`.
     """
@@ -221,7 +140,7 @@ def _row(setting: Setting, members: list[Member]) -> Row:
 def _train_members(
     planned: Plan, folder: Path, on_progress: Callable[[SweepProgress], None]
 ) -> list[Member]:
-    """Train all, in the order of the plan; what has ended is written now and then."""
+    """Train all members, in the order of the plan; sweep.csv is written now and then."""
     members: list[Member] = []
     every, written = max(planned.config.checkpoint_every, 1.0), time.perf_counter()
     order = {setting: i for i, setting in enumerate(planned.settings)}
@@ -289,11 +208,9 @@ def picture(planned: Plan, table: Sequence[Row], path: Path) -> bool:
     """Draw the mean validation metric against the options that vary; False if none does."""
     from jaxnet.runs import plots  # matplotlib takes a second to import
 
-    axes = {}
-    for name in ("learning_rate", "weight_decay", "hidden"):
-        values = list(dict.fromkeys(getattr(setting, name) for setting in planned.settings))
-        if len(values) > 1:
-            axes[name] = values
+    names = ("learning_rate", "weight_decay", "hidden")
+    values = {n: list(dict.fromkeys(getattr(s, n) for s in planned.settings)) for n in names}
+    axes = {name: several for name, several in values.items() if len(several) > 1}
     if not axes:
         return False
     cells = {
