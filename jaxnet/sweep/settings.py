@@ -1,7 +1,7 @@
 """What a sweep trains, and how its members are mapped onto the device.
 
-A member is a setting (sizes, learning rate, weight decay) on a split of the table, which a seed and,
-with folds, a fold define.
+A member is a setting (sizes, learning rate, weight decay) on a split of the table. A seed defines a
+split, or a seed and a fold.
 """
 
 from __future__ import annotations
