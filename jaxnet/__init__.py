@@ -8,7 +8,7 @@ The modules are the API, and are imported on first use: `import jaxnet` alone br
 import importlib
 from types import ModuleType
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _CORE = [
     "spec",

@@ -61,9 +61,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(
-            f"{path.parent}: this is not the folder of a run, it has no {path.name}"
-        ) from None
+        raise FileNotFoundError(f"{path}: there is no such file") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error}); was it edited?") from None
     if not isinstance(value, dict):

@@ -1,12 +1,12 @@
 """A run's folder without the training: the weights are those before the first step."""
 
-import dataclasses
-
 import numpy as np
 
-from jaxnet.files import write_json
-from jaxnet.runs.folder import CONFIG, PARAMS, append_metrics
+import jaxnet
+from jaxnet.runs.config import Config
+from jaxnet.runs.folder import PARAMS, append_metrics
 from jaxnet.runs.model import Model, save_params
+from jaxnet.runs.record import Record
 from jaxnet.spec import Spec
 from jaxnet.tables.encoding import fit_encoding, infer_task
 from jaxnet.tables.table import read
@@ -32,19 +32,17 @@ def write_run(
     spec = Spec(sizes, True, activation, loss)
     model = Model(task=task, spec=spec, encoding=encoding, params=spec.init(seed, dtype))
     folder.mkdir(parents=True)
-    columns = {
-        "features": [column._asdict() for column in encoding.features],
-        "target": encoding.target._asdict(),
-    }
-    described = {
-        "config": {"data": str(data), "target": target, "epochs": 4, "optimizer": "adam"},
-        "task": task,
-        "spec": dataclasses.asdict(spec),
-        "rows": {"train": len(rows), "validation": 0},
-        "data": {"name": data.name, "path": str(data), "bytes": data.stat().st_size},
-        "encoding": columns,
-    }
-    write_json(folder / CONFIG, described)
+    record = Record(
+        config=Config(data=str(data), target=target, epochs=4),
+        task=task,
+        spec=spec,
+        rows={"train": len(rows), "validation": 0},
+        data={"name": data.name, "path": str(data), "bytes": data.stat().st_size, "sha256": "0"},
+        encoding=encoding,
+        device={"platform": "cpu", "kind": "cpu", "processors": 2},
+        versions={"jaxnet": jaxnet.__version__},
+    )
+    record.save(folder)
     metric = {"val_accuracy": 0.5} if task == "classification" else {"val_rmse": 1.5, "val_r2": 0.1}
     for epoch, loss in enumerate((3.0, 1.25, 1.5, 1.375), start=1):
         line = {

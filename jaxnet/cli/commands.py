@@ -295,9 +295,9 @@ def _with_run_options(argv: list[str]) -> dict[str, Callable[..., int]]:
 
 
 def _options_of(folder: Path) -> Config:
-    from jaxnet.runs.run import read_config
+    from jaxnet.runs import Record
 
-    return read_config(folder)
+    return Record.load(folder).config
 
 
 def _pick(group: type, values: dict[str, Any]) -> Any:

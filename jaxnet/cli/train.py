@@ -46,21 +46,23 @@ def train(config: Config) -> int:
 
 
 def resume(folder: Path, config: Config) -> int:
-    """Go on with a run, with the options of `config` where they differ from its own."""
+    """Resume a run, with the options of `config` where they differ from its own."""
     from jaxnet import runs
     from jaxnet.engine import processes
-    from jaxnet.runs import record
 
     _set_threads(config)
     with processes.raise_together():
         if config.out is not None:
             raise ValueError(f"`out` must not be given with `resume`, got {config.out}")
-        changed = record.changes(runs.read_config(folder), config)
-        runs.changed_config(folder, changed)
-        dataset = runs.prepare_again(folder, config, conversion_reporter())
+        record = runs.Record.load(folder)
+        changed = record.changes(config)
+        config = record.changed(folder, changed)
+        dataset = runs.prepare_again(folder, record, config, conversion_reporter())
         _print_dataset(dataset, config)
     with _reporter() as on_progress:
-        run = runs.resume(folder, dataset=dataset, on_progress=on_progress, **changed)
+        run = runs.resume(
+            folder, record=record, dataset=dataset, on_progress=on_progress, **changed
+        )
     _print_run(run)
     _print_next(run, dataset)
     return 0

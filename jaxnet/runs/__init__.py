@@ -4,21 +4,21 @@ import importlib
 from typing import Any
 
 _HOMES = {  # each public name and its module, imported on first use: options cost no framework
-    "Config": "config",
-    "RemoteError": "run",
-    "ProcessLost": "run",
-    "Progress": "run",
-    "Run": "run",
-    "Stopped": "run",
-    "changed_config": "run",
-    "create": "run",
-    "evaluate_validation": "run",
-    "load": "run",
-    "prepare": "run",
-    "prepare_again": "run",
-    "read_config": "run",
-    "resume": "run",
-    "train": "run",
+    "Config": "jaxnet.runs.config",
+    "Dataset": "jaxnet.runs.dataset",
+    "ProcessLost": "jaxnet.engine.signals",
+    "Progress": "jaxnet.runs.loop",
+    "Record": "jaxnet.runs.record",
+    "RemoteError": "jaxnet.engine.signals",
+    "Run": "jaxnet.runs.session",
+    "Stopped": "jaxnet.engine.signals",
+    "create": "jaxnet.runs.run",
+    "evaluate_validation": "jaxnet.runs.run",
+    "load": "jaxnet.runs.model",
+    "prepare": "jaxnet.runs.dataset",
+    "prepare_again": "jaxnet.runs.run",
+    "resume": "jaxnet.runs.run",
+    "train": "jaxnet.runs.run",
 }
 
 __all__ = list(_HOMES)
@@ -27,4 +27,4 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxnet.runs' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"jaxnet.runs.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

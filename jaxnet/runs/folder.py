@@ -1,7 +1,7 @@
 """The folder of a run: its files, the lock that keeps a second writer out, metrics line by line.
 
 Whatever is killed at any moment leaves each file whole: JSON is written beside and renamed, metrics
-are appended, and a torn last line is cut off when the run goes on.
+are appended, and a torn last line is cut off when the run is resumed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def check_free(folder: Path) -> None:
     """Raise FileExistsError if the folder holds a run, or a part of one."""
     if any((folder / file).exists() for file in FILES):
         raise FileExistsError(
-            f"`out` must not hold a run already: {folder}; go on with it by --resume {folder}, or "
+            f"`out` must not hold a run already: {folder}; resume it with --resume {folder}, or "
             "give another folder"
         )
 

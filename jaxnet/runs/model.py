@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxnet import net
-from jaxnet.files import read_json, write
-from jaxnet.runs.folder import CONFIG, PARAMS
+from jaxnet.files import write
+from jaxnet.runs.folder import PARAMS
+from jaxnet.runs.record import Record
 from jaxnet.spec import Spec, check_params
-from jaxnet.tables.encoding import Column, Encoding, decode, encode_features, from_columns
+from jaxnet.tables.encoding import Encoding, decode, encode_features, from_columns
 
 ROWS = 2048  # rows to one forward pass, which bounds its memory
 
@@ -97,20 +98,12 @@ def load(folder: str | Path) -> Model:
     Raises: FileNotFoundError for a folder that holds no run, or no weights yet; ValueError for
     files that are damaged or do not fit each other.
     """
-    folder = Path(folder)
-    described = read_json(folder / CONFIG)
-    path = folder / PARAMS
-    try:
-        task, spec, encoding = (
-            described["task"],
-            Spec(**described["spec"]),
-            encoding_from_json(described["encoding"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(
-            f"{folder / CONFIG}: not the description of a run ({reason}); was it edited?"
-        ) from None
+    return load_recorded(Path(folder), Record.load(folder))
+
+
+def load_recorded(folder: Path, record: Record) -> Model:
+    """As `load`, for a record that has been read."""
+    path, spec, encoding = folder / PARAMS, record.spec, record.encoding
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder}: the run has no weights yet; train it with --resume {folder}"
@@ -131,25 +124,7 @@ def load(folder: str | Path) -> Model:
     except (ValueError, TypeError, OSError, SafetensorError) as error:
         raise ValueError(f"{path}: damaged, or not of this run ({error})") from None
     params = {name: params[name] for name in spec.shapes()}
-    return Model(task=task, spec=spec, encoding=encoding, params=params)
-
-
-def encoding_from_json(value: Any) -> Encoding:
-    """The encoding that a run's config.json holds. Raises: ValueError, TypeError, KeyError."""
-    columns = [
-        Column(
-            str(column["name"]),
-            *(tuple(column[name]) for name in ("mean", "std", "categories")),
-            kind=str(column["kind"]),
-        )
-        for column in (*value["features"], value["target"])
-    ]
-    for column in columns:
-        scales = np.asarray([column.mean, column.std], float)
-        good = np.isfinite(scales).all() and (scales[1] > 0).all() and column.width > 0
-        if not good or not all(isinstance(text, str) for text in column.categories):
-            raise ValueError(f"the encoding of column {column.name!r}")
-    return Encoding(tuple(columns[:-1]), columns[-1])
+    return Model(task=record.task, spec=spec, encoding=encoding, params=params)
 
 
 def save_params(path: Path, params: dict[str, np.ndarray], line: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""config.json: what defines a run, written when it begins, and held against it when it goes on."""
+"""config.json: what defines a run, written when it begins and compared when it is resumed."""
 
 from __future__ import annotations
 
@@ -9,45 +9,185 @@ import logging
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
-
-import jax
-from jax.sharding import Mesh
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
 
 import jaxnet
-from jaxnet.files import read_json, write_json
+from jaxnet import files
 from jaxnet.runs.config import RESUMABLE, Config
 from jaxnet.runs.dataset import Dataset
 from jaxnet.runs.folder import CONFIG
+from jaxnet.spec import Spec
+from jaxnet.tables.encoding import Encoding, encoding_from_json, encoding_to_json
 
-PACKAGES = ("jax", "jaxlib", "optax", "numpy")
+FORMAT = 2  # of config.json; jaxnet 0.1 wrote none
+PACKAGES = ("jax", "jaxlib", "optax", "numpy")  # which decide the last bits of a run
 HERE = ("data", "out", "device")  # options that may differ from process to process
 
 log = logging.getLogger("jaxnet")
 
 
-def describe(
-    config: Config, dataset: Dataset, device: jax.Device, mesh: Mesh | None = None
-) -> dict[str, Any]:
-    """All that defines a run, as JSON; mesh: None for one device."""
-    return {
-        "config": asdict(config) | {"batch_size": dataset.batch_size},
-        "task": dataset.task,
-        "spec": asdict(dataset.spec),
-        "rows": {"train": dataset.train_rows, "validation": dataset.validation_rows},
-        "data": dataset.source,
-        "encoding": {
-            "features": [column._asdict() for column in dataset.encoding.features],
-            "target": dataset.encoding.target._asdict(),
-        },
-        **environment(device, mesh),
-    }
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What defines a run.
+
+    config: its options; `data` is where the file now is. rows: how many by split, "train" and
+    "validation". data: the file's name, path, bytes and sha256. device, versions: `environment` at
+    the last start. history: a dictionary for each resume that changed something.
+    """
+
+    config: Config
+    task: str
+    spec: Spec
+    rows: dict[str, int]
+    data: dict[str, Any]
+    encoding: Encoding
+    device: dict[str, Any]
+    versions: dict[str, str]
+    history: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, config: Config, dataset: Dataset, device: Any, mesh: Any = None) -> Record:
+        """Return the record of a run that begins. device, mesh: as `environment` takes them."""
+        return cls(
+            replace(config, batch_size=dataset.batch_size),
+            dataset.task,
+            dataset.spec,
+            {"train": dataset.train_rows, "validation": dataset.validation_rows},
+            dataset.source,
+            dataset.encoding,
+            **environment(device, mesh),
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Record:
+        """Read the record of the run in a folder, and check every field of it.
+
+        Raises: FileNotFoundError for a folder that holds no run; ValueError naming the field that
+        is missing or wrong, or the version of jaxnet that wrote another format.
+        """
+        path = Path(folder) / CONFIG
+        try:
+            found = files.read_json(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{folder}: this is not the folder of a run, it has no {CONFIG}"
+            ) from None
+        _check_format(Path(folder), found)
+        try:
+            return cls(
+                _options(found["config"], found["data"]),
+                _typed("task", found["task"], str),
+                Spec(**_arguments(Spec, "spec", found["spec"])),
+                {n: _typed(f"rows.{n}", found["rows"][n], int) for n in ("train", "validation")},
+                _data(found["data"]),
+                encoding_from_json(found["encoding"]),
+                _typed("device", found["device"], dict),
+                _typed("versions", found["versions"], dict),
+                tuple(_typed("history", found["history"], list)),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ValueError(
+                f"{path}: not the record of a run ({reason}); was it edited?"
+            ) from None
+
+    def save(self, folder: Path) -> None:
+        """Write config.json. Raises: OSError naming the file."""
+        files.write_json(folder / CONFIG, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON holds it."""
+        return {
+            "format": FORMAT,
+            "config": asdict(self.config),
+            "task": self.task,
+            "spec": asdict(self.spec),
+            "rows": self.rows,
+            "data": self.data,
+            "encoding": encoding_to_json(self.encoding),
+            "device": self.device,
+            "versions": self.versions,
+            "history": list(self.history),
+        }
+
+    def changed(self, folder: str | Path, options: Mapping[str, Any]) -> Config:
+        """Return the run's options with those that a resume changes.
+
+        Raises: ValueError for an option that must not change.
+        """
+        config = replace(self.config, **options)
+        for name, value in self.changes(config).items():
+            if name not in RESUMABLE | {"data"}:
+                raise ValueError(
+                    f"`{name}` must stay {getattr(self.config, name)!r} to resume {folder}, got "
+                    f"{value!r}; train a new run with it"
+                )
+        return config
+
+    def changes(self, config: Config) -> dict[str, Any]:
+        """Return the options of `config` that differ from the run's, `out` apart."""
+        old, new = asdict(self.config), asdict(config)
+        return {name: v for name, v in new.items() if v != old[name] and name != "out"}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must stay the same for a run to be resumed, name by name."""
+        fixed = RESUMABLE | {"data", "out"}
+        options = {name: v for name, v in asdict(self.config).items() if name not in fixed}
+        return json.loads(json.dumps(options)) | {
+            "task": self.task,
+            "sizes": list(self.spec.sizes),
+            "data": self.data["sha256"],
+            "encoding": _digest(encoding_to_json(self.encoding)),
+        }
+
+    def check(self, folder: Path, began: Mapping[str, Any], dataset: Dataset) -> None:
+        """Raise ValueError if this is not the record of a checkpoint, whose `identity` is `began`,
+        or not that of the dataset.
+        """
+        now = self.identity()
+        if found := _difference(began, now):
+            name, old, new = found
+            raise ValueError(
+                f"{folder / CONFIG}: says {name} {new!r}, and the checkpoint {old!r}; was it "
+                "edited? Set it back, or train a new run"
+            )
+        if list(dataset.spec.sizes) != now["sizes"] or dataset.source["sha256"] != now["data"]:
+            raise ValueError(f"`dataset` must be that of {folder}, got another")
+
+    def resumed(self, config: Config, step: int, environment: dict[str, Any]) -> Record:
+        """Return the record of the run as it is resumed at a step, and log what may change the
+        last bits of its losses.
+        """
+        now = {"device": self.device, "versions": self.versions}
+        for name, value in environment.items():
+            _warn(name, now[name], value, config.deterministic)
+        if config.epochs > self.config.epochs and config.schedule != "constant" and step > 0:
+            log.warning(
+                "the %s schedule of the learning rate now ends after epoch %d, so it rises again "
+                "from where the one over %d epochs had it",
+                config.schedule,
+                config.epochs,
+                self.config.epochs,
+            )
+        changed = self.changes(config)
+        if not changed and environment == now:
+            return self
+        data = self.data
+        if "data" in changed:
+            data = data | {"path": str(Path(changed["data"]).absolute())}
+        history = *self.history, {"step": step, "changed": changed, **environment}
+        return replace(self, config=config, data=data, history=history, **environment)
 
 
-def environment(device: jax.Device, mesh: Mesh | None = None) -> dict[str, Any]:
-    """What decides the last bits of a run beside its options: libraries, devices, threads."""
+def environment(device: Any, mesh: Any = None) -> dict[str, Any]:
+    """Return what decides the last bits of a run beside its options: libraries, devices, threads.
+
+    device: a jax.Device. mesh: a jax.sharding.Mesh, or None for one device.
+    """
+    axes = [] if mesh is None else [f"{name}={size}" for name, size in mesh.shape.items()]
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "device": {
@@ -55,131 +195,95 @@ def environment(device: jax.Device, mesh: Mesh | None = None) -> dict[str, Any]:
             "kind": device.device_kind,
             # XLA splits its sums over these, so that their number decides the last bits
             "processors": int(os.environ.get("NPROC") or os.cpu_count() or 1),
-            **({} if mesh is None else {"mesh": _axes(mesh)}),
+            **({"mesh": ",".join(axes)} if axes else {}),
         },
         "versions": {"jaxnet": jaxnet.__version__, "python": platform.python_version()} | versions,
     }
 
 
-def _axes(mesh: Mesh) -> str:
-    return ",".join(f"{name}={size}" for name, size in mesh.shape.items())
+def digest(config: Config, dataset: Dataset) -> int:
+    """Return a number below 2**31 of all that must be the same in each process of a run."""
+    options = {name: value for name, value in asdict(config).items() if name not in HERE}
+    same = [options, dataset.task, dataset.spec.sizes, dataset.source["sha256"]]
+    return int(_digest(same)[:8], 16) >> 1
 
 
-def read_config(folder: str | Path) -> Config:
-    """The options of the run in a folder, with its data file wherever that now is.
-
-    Raises: FileNotFoundError; ValueError for options that are missing or wrong.
-    """
-    path = Path(folder) / CONFIG
-    described = read_json(path)
-    try:
-        options: dict[str, Any] = dict(described["config"])
-        unknown = sorted(set(options) - {field.name for field in fields(Config)})
-        if unknown:
-            raise ValueError(f"unknown option {unknown[0]!r}")
-        if options["data"] is not None:
-            options["data"] = described["data"]["path"]
-        options |= {name: tuple(v) for name, v in options.items() if isinstance(v, list)}
-        return Config(**options | {"out": None})
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path}: not the options of a run ({reason}); was it edited?") from None
+def _warn(name: str, old: dict[str, Any], new: dict[str, Any], deterministic: bool) -> None:
+    """Log the first difference that changes the last bits of a run."""
+    ignored = {"python", "mesh"} if deterministic else {"python"}  # deterministic: on any mesh
+    one, other = ({k: v for k, v in d.items() if k not in ignored} for d in (old, new))
+    if found := _difference(one, other):
+        names = ("none" if text is None else text for text in found[1:])
+        log.warning(
+            "%s %s was %s and is %s: losses will agree to rounding, not to the bit",
+            name,
+            found[0],
+            *names,
+        )
 
 
-def changed_config(folder: str | Path, changed: dict[str, Any]) -> Config:
-    """The options of the run in a folder, as it goes on with those `changed`.
-
-    Raises: ValueError for an option that cannot change.
-    """
-    before = read_config(folder)
-    config = replace(before, **changed)
-    for name, value in changes(before, config).items():
-        if name not in RESUMABLE | {"data"}:
-            raise ValueError(
-                f"`{name}` must stay {getattr(before, name)!r} to go on with {folder}, got "
-                f"{value!r}; train a new run with it"
-            )
-    return config
-
-
-def identity(described: Mapping[str, Any]) -> dict[str, Any]:
-    """What must stay the same for a run to go on, name by name."""
-    options = {k: v for k, v in described["config"].items() if k not in RESUMABLE | {"data", "out"}}
-    encoding = json.dumps(described["encoding"], sort_keys=True).encode()
-    return json.loads(json.dumps(options)) | {
-        "task": described["task"],
-        "sizes": list(described["spec"]["sizes"]),
-        "data": described["data"]["sha256"],
-        "encoding": hashlib.sha256(encoding).hexdigest(),
-    }
-
-
-def difference(began: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first name, value and new value in which two identities differ."""
-    for name in {**began, **now}:
-        if began.get(name) != now.get(name):
-            return name, began.get(name), now.get(name)
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first name, value and new value in which two dictionaries differ."""
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name):
+            return name, old.get(name), new.get(name)
     return None
 
 
-def changes(before: Config, after: Config) -> dict[str, Any]:
-    """The options that differ, and the new values."""
-    old, new = asdict(before), asdict(after)
-    return {name: value for name, value in new.items() if value != old[name] and name != "out"}
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def digest(config: Config, dataset: Dataset) -> int:
-    """A number below 2**31 of all that must be the same in each process of a run."""
-    options = {name: value for name, value in asdict(config).items() if name not in HERE}
-    same = [options, dataset.task, dataset.spec.sizes, dataset.source["sha256"]]
-    content = json.dumps(same, sort_keys=True, default=str).encode()
-    return int.from_bytes(hashlib.sha256(content).digest()[:4]) >> 1
+def _check_format(folder: Path, found: dict[str, Any]) -> None:
+    if found.get("format") == FORMAT:
+        return
+    versions = found.get("versions")
+    writer = versions.get("jaxnet") if isinstance(versions, dict) else None
+    if writer is None:
+        raise ValueError(f"{folder / CONFIG}: not the record of a run; was it edited?")
+    raise ValueError(
+        f"{folder}: this run was made by jaxnet {writer}, and jaxnet {jaxnet.__version__} cannot "
+        f"read it; use jaxnet {writer}, or train a new run"
+    )
 
 
-def check_identity(folder: Path, began: Mapping, now: Mapping, dataset: Dataset) -> None:
-    """Refuse a config.json that is not the one of the checkpoint, and data that differ."""
-    if found := difference(began, now):
-        name, old, new = found
-        raise ValueError(
-            f"{folder / CONFIG}: says {name} {new!r}, and the checkpoint {old!r}; was "
-            "it edited? Set it back, or train a new run"
-        )
-    if list(dataset.spec.sizes) != now["sizes"] or dataset.source["sha256"] != now["data"]:
-        raise ValueError(f"`dataset` must be that of {folder}, got another")
+def _options(values: Any, data: Any) -> Config:
+    options = _arguments(Config, "config", values)
+    if options["data"] is not None:
+        options["data"] = _data(data)["path"]
+    return Config(**options | {"out": None})
 
 
-def note_resume(
-    folder: Path, before: Config, config: Config, step: int, now: dict[str, Any]
-) -> None:
-    """Write into config.json what changes from here on, and say what may change the last bits.
+def _data(values: Any) -> dict[str, Any]:
+    kinds = {"name": str, "path": str, "bytes": int, "sha256": str}
+    return {name: _typed(f"data.{name}", values[name], kind) for name, kind in kinds.items()}
 
-    now: the `environment`.
-    """
-    path = folder / CONFIG
-    described = read_json(path)
-    for name, value in now.items():
-        old, new = dict(described[name]), dict(value)
-        if config.deterministic:  # the same bits on any
-            old.pop("mesh", None), new.pop("mesh", None)
-        if (found := difference(old, new)) and found[0] != "python":
-            log.warning(
-                "%s %s was %s and is %s: losses will agree to rounding, not to the bit",
-                name,
-                found[0],
-                *("none" if text is None else text for text in found[1:]),
-            )
-    changed = changes(before, config)
-    longer = config.epochs > before.epochs and config.schedule != "constant"
-    if longer and step > 0:
-        log.warning(
-            "the %s schedule of the learning rate now ends after epoch %d, so it rises again from "
-            "where the one over %d epochs had it", config.schedule, config.epochs, before.epochs,
-        )  # fmt: skip
-    if changed or now != {name: described[name] for name in now}:
-        entry = {"step": step, "changed": changed, **now}
-        history = [*described.get("history", []), entry]
-        options = described["config"] | {k: v for k, v in changed.items() if k != "data"}
-        if "data" in changed:
-            described["data"]["path"] = str(Path(changed["data"]).absolute())
-        content = described | {"config": options, "history": history} | now
-        write_json(path, content)
+
+def _arguments(cls: Any, what: str, values: Any) -> dict[str, Any]:
+    """The values as arguments of a dataclass, each of the type that its field says."""
+    hints = get_type_hints(cls)
+    if unknown := sorted(set(_typed(what, values, dict)) - {field.name for field in fields(cls)}):
+        raise ValueError(f"`{what}` has an unknown field {unknown[0]!r}")
+    return {
+        field.name: _typed(f"{what}.{field.name}", values[field.name], hints[field.name])
+        for field in fields(cls)
+    }
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """The value, with a list as the tuple that a field wants. Raises: ValueError."""
+    value = tuple(value) if isinstance(value, list) and get_origin(hint) is tuple else value
+    if not _is_a(value, hint):
+        wanted = hint.__name__ if isinstance(hint, type) else hint
+        raise ValueError(f"`{name}` must be {wanted}, got {value!r}")
+    return value
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of an annotation; an integer is a float too, a bool is not."""
+    if isinstance(hint, UnionType):
+        return any(_is_a(value, one) for one in hint.__args__)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_a(one, hint.__args__[0]) for one in value)
+    kinds = (int, float) if hint is float else hint
+    return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))

@@ -1,4 +1,4 @@
-"""One session of a run: from its last checkpoint on, or from its first step, to where it ends.
+"""One start of a run to its end: from its first step, or from its newest checkpoint.
 
 All processes of the run call the same; process 0 alone reads and writes the run's folder.
 """
@@ -17,13 +17,13 @@ from typing import Any
 from jaxnet.engine import checkpoint, processes
 from jaxnet.engine.mesh import Placement, own_device
 from jaxnet.engine.signals import ProcessLost, Stopped, catch_signals
-from jaxnet.files import read_json
-from jaxnet.runs import loop, record, state, tensorboard
+from jaxnet.runs import loop, state, tensorboard
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
-from jaxnet.runs.folder import CHECKPOINTS, CONFIG, CURVES, append_metrics
+from jaxnet.runs.folder import CHECKPOINTS, CURVES, append_metrics
 from jaxnet.runs.loop import Progress
 from jaxnet.runs.model import Model
+from jaxnet.runs.record import Record, environment
 from jaxnet.runs.state import RunState
 from jaxnet.runs.trainer import Trainer, evaluate, make_trainer, on_device
 
@@ -48,36 +48,30 @@ class Run(Model):
 
 def train(
     folder: Path,
+    record: Record,
     config: Config,
     dataset: Dataset,
     placement: Placement,
-    before: Config | None,
     on_progress: Callable[[Progress], None],
 ) -> Run:
-    """Train in a folder that process 0 has locked; `before` are the options so far of a run that
-    goes on.
+    """Train in a folder that process 0 has locked, from the newest checkpoint if there is one.
+
+    record: the run's so far; config: its options from here on.
     """
     main = processes.is_main()
-    identity: dict[str, Any] = {}
+    identity = record.identity()
     writer: checkpoint.Writer | None = None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_noticing(folder))
+        stack.enter_context(_hint_at_resume(folder))
         stack.enter_context(on_device(config))
         received = stack.enter_context(catch_signals())
-        checkpoints = folder / CHECKPOINTS
-        trainer = make_trainer(
-            config, dataset, dataset.spec.init(config.seed, config.param_dtype), placement
-        )
+        params = dataset.spec.init(config.seed, config.param_dtype)
+        trainer = make_trainer(config, dataset, params, placement)
         now = state.begin(trainer)
         with processes.raise_together():
             if main:
-                identity = record.identity(read_json(folder / CONFIG))
-                now = _restore(folder, config, dataset, identity, now)
-                if before is not None:
-                    environment = record.environment(own_device(config.device), placement.mesh)
-                    step = int(now.state.step)
-                    record.note_resume(folder, before, config, step, environment)
-                writer = stack.enter_context(checkpoint.Writer(checkpoints, config.keep))
+                now = _restore(folder, record, config, dataset, placement, now)
+                writer = stack.enter_context(checkpoint.Writer(folder / CHECKPOINTS, config.keep))
                 state.write_model(folder, trainer, now)
         now = state.share(now, trainer)
         try:
@@ -97,61 +91,70 @@ def train(
             if writer is not None:
                 writer.wait()
             raise _stopped(folder, config, dataset, now, received())
-        # while the last checkpoint is written
+        # the last checkpoint is written meanwhile
         return _finish(folder, dataset, trainer, state.on_host(now), reason)
 
 
 @contextlib.contextmanager
-def _noticing(folder: Path) -> Iterator[None]:
-    """`processes.detect_loss`, and what to do when one is lost."""
+def _hint_at_resume(folder: Path) -> Iterator[None]:
+    """Add to the error for a lost process from which step the run can be resumed."""
     try:
         with processes.detect_loss():
             yield
     except ProcessLost as error:
         saved = checkpoint.steps(folder / CHECKPOINTS)[-1:]
-        hint = "".join(f"; --resume {folder} goes on from step {step}" for step in saved)
+        hint = "".join(f"; --resume {folder} continues from step {step}" for step in saved)
         raise ProcessLost(str(error) + hint) from None
 
 
 def _restore(
-    folder: Path, config: Config, dataset: Dataset, identity: dict[str, Any], like: RunState
+    folder: Path,
+    record: Record,
+    config: Config,
+    dataset: Dataset,
+    placement: Placement,
+    like: RunState,
 ) -> RunState:
-    """The snapshot at which the run in a folder goes on, or begins."""
-    began = checkpoint.metadata(folder / CHECKPOINTS).get("identity", identity)
-    record.check_identity(folder, began, identity, dataset)
+    """Return the newest state of a run, or `like` before its first step, and update its record."""
+    began = checkpoint.metadata(folder / CHECKPOINTS).get("identity", record.identity())
+    record.check(folder, began, dataset)
     now, damaged = state.restore(folder, like)
     step = int(now.state.step)
     if step > dataset.steps_per_epoch * config.epochs:
         made = -(-step // dataset.steps_per_epoch)
         raise ValueError(f"`epochs` must be at least {made}, those made, got {config.epochs}")
     for sentence in damaged:
-        log.warning("%s; going on from step %d", sentence, step)
+        log.warning("%s; resuming from step %d", sentence, step)
+    here = environment(own_device(config.device), placement.mesh)
+    resumed = record.resumed(config, step, here)
+    if resumed is not record:
+        resumed.save(folder)
     return now
 
 
 def _not_finite(
     folder: Path, trainer: Trainer, error: loop.NotFinite, writer: checkpoint.Writer | None
 ) -> FloatingPointError:
-    """What to raise, once the best model so far is written."""
+    """Write the best model so far, and return the error with a hint how to continue."""
     last, hint = state.on_host(error.snapshot), ""
     if writer is not None:
         state.write_model(folder, trainer, last)
         writer.wait()
         for saved in checkpoint.steps(folder / CHECKPOINTS)[-1:]:
-            hint = f"; --resume {folder} --learning-rate ... goes on from step {saved}"
+            hint = f"; --resume {folder} --learning-rate ... continues from step {saved}"
     return FloatingPointError(str(error) + hint)
 
 
 def _stopped(
     folder: Path, config: Config, dataset: Dataset, now: RunState, received: int | None
 ) -> Stopped:
-    """What to raise after a signal, which may have been to another process."""
+    """Return what to raise after a signal, which another process may have received."""
     number = int(processes.gather_ints([received or 0]).max())
     step, num_steps = int(now.state.step), dataset.steps_per_epoch * config.epochs
     return Stopped(
         number,
-        f"stopped by {signal.Signals(number).name} at step {step} of {num_steps}, and saved: go on "
-        f"with --resume {folder}",
+        f"stopped by {signal.Signals(number).name} at step {step} of {num_steps}, and saved: "
+        f"resume with --resume {folder}",
     )
 
 
@@ -177,7 +180,7 @@ def _finish(folder: Path, dataset: Dataset, trainer: Trainer, now: RunState, rea
 
 
 def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, step: int) -> Callable:
-    """What is done with the metrics of an evaluation: kept, and shown by TensorBoard if asked."""
+    """Return the function that keeps the metrics of an evaluation, for TensorBoard too if asked."""
     if not processes.is_main():
         return lambda line: None
     if not config.tensorboard:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnet.engine import checkpoint, mesh, processes
-from jaxnet.runs import model
+from jaxnet.engine import checkpoint, processes
+from jaxnet.engine.mesh import to_host
 from jaxnet.runs.folder import CHECKPOINTS, PARAMS, cut_metrics, read_metrics, sync_metrics
+from jaxnet.runs.model import save_params
 from jaxnet.runs.trainer import Trainer
 from jaxnet.train import TrainState, init
 
@@ -19,8 +20,9 @@ class RunState(NamedTuple):
     """All that a run must remember.
 
     best: the parameters at the evaluation of the lowest validation loss, whose metrics `best_line`
-    has; the initial ones, and None, before the first. They have the trainer of those in `state`.
-    epoch_loss: sum of the losses since the last evaluation. lines: of metrics.jsonl so far.
+    has; the initial ones, and None, before the first evaluation. They have the structure of those
+    in `state`. epoch_loss: the sum of the losses since the last evaluation. lines: those of
+    metrics.jsonl so far.
     """
 
     state: TrainState
@@ -31,7 +33,7 @@ class RunState(NamedTuple):
 
 
 def begin(trainer: Trainer) -> RunState:
-    """The snapshot before the first step."""
+    """Return the state of a run before its first step."""
     return RunState(init(trainer.params, trainer.optimizer), trainer.params, None, 0.0, [])
 
 
@@ -39,77 +41,75 @@ def save(
     writer: checkpoint.Writer | None,
     folder: Path,
     trainer: Trainer,
-    snapshot: RunState,
+    now: RunState,
     identity: dict[str, Any],
 ) -> None:
     """Write a checkpoint, and the best parameters so far as the run's model.
 
-    All processes of the run call it; writer: None where another one writes.
+    All processes of the run call it; only that with a `writer` writes.
 
     Raises: FloatingPointError for parameters that are not finite, OSError for a full disk.
     """
-    snapshot = on_host(snapshot)
-    step = int(snapshot.state.step)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(snapshot.state.params)):
+    now = on_host(now)
+    step = int(now.state.step)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(now.state.params)):
         raise FloatingPointError(
             f"the parameters became infinite or NaN at step {step}: "
             "try a smaller learning rate, scaled inputs, or float64"
         )
     if writer is None:
         return
-    write_model(folder, trainer, snapshot)
+    write_model(folder, trainer, now)
     sync_metrics(folder)
-    tree = {"state": snapshot.state, "best": snapshot.best}
-    kept = {"best": snapshot.best_line, "epoch_loss": snapshot.epoch_loss, "identity": identity}
-    writer.save(step, tree, kept | {"evaluations": len(snapshot.lines)})
+    metadata = {"best": now.best_line, "epoch_loss": now.epoch_loss, "identity": identity}
+    metadata["evaluations"] = len(now.lines)
+    writer.save(step, {"state": now.state, "best": now.best}, metadata)
 
 
-def on_host(snapshot: RunState) -> RunState:
-    """The snapshot with whole NumPy arrays; all processes of the run call it."""
-    state, best = mesh.to_host((snapshot.state, snapshot.best))
-    return snapshot._replace(state=state, best=best)
+def on_host(now: RunState) -> RunState:
+    """Return the state with whole NumPy arrays; all processes of the run call it."""
+    state, best = to_host((now.state, now.best))
+    return now._replace(state=state, best=best)
 
 
-def share(snapshot: RunState, trainer: Trainer) -> RunState:
-    """Process 0's snapshot in all processes, put where the trainer wants it.
+def share(now: RunState, trainer: Trainer) -> RunState:
+    """Return process 0's state in every process, placed as the trainer wants it.
 
-    In each of them it has arrays of the same shapes and dtypes.
+    Its arrays have the same shapes and dtypes in every process.
     """
-    state, best = snapshot.state, snapshot.best
+    state, best = now.state, now.best
     if jax.process_count() > 1:
         state, best = processes.broadcast((state, best))
-    known = processes.broadcast_json([snapshot.best_line, snapshot.epoch_loss, snapshot.lines])
+    known = processes.broadcast_json([now.best_line, now.epoch_loss, now.lines])
     return RunState(trainer.place(state), trainer.place(best), *known)
 
 
-def write_model(folder: Path, trainer: Trainer, snapshot: RunState) -> None:
+def write_model(folder: Path, trainer: Trainer, now: RunState) -> None:
     """Write the best parameters so far, if there has been an evaluation."""
-    if snapshot.best_line is not None:
-        params = trainer.weights(snapshot.best)
-        model.save_params(folder / PARAMS, params, snapshot.best_line)
+    if now.best_line is not None:
+        save_params(folder / PARAMS, trainer.weights(now.best), now.best_line)
 
 
 def restore(folder: Path, like: RunState) -> tuple[RunState, tuple[str, ...]]:
-    """The newest snapshot that is whole, and a sentence for each damaged one.
+    """Return the newest state that is whole, and a sentence for each damaged checkpoint.
 
-    metrics.jsonl and the checkpoints are cut back to it. Without a checkpoint: the first step.
+    metrics.jsonl and the checkpoints are cut back to it. Without a checkpoint it is `like`.
 
     Raises: ValueError if the checkpoints have been removed, or are all damaged.
     """
     checkpoints = folder / CHECKPOINTS
-    if not checkpoints.exists() and read_metrics(folder):
-        raise ValueError(
-            f"{checkpoints}: the run's checkpoints are gone, so that it cannot go on; put them "
-            "back, or train a new run"
-        )
     if not checkpoint.steps(checkpoints):
+        if not checkpoints.exists() and read_metrics(folder):
+            raise ValueError(
+                f"{checkpoints}: the run's checkpoints are gone, so it cannot be resumed; put them "
+                "back, or train a new run"
+            )
         cut_metrics(folder, 0, 0)
         return like, ()
     saved = checkpoint.restore(checkpoints, {"state": like.state, "best": like.best})
     kept = saved.metadata
     lines = cut_metrics(folder, saved.step, kept["evaluations"])
-    checkpoint.set_aside(checkpoints, saved.step)
-    snapshot = RunState(
-        saved.tree["state"], saved.tree["best"], kept["best"], kept["epoch_loss"], lines
-    )
-    return snapshot, saved.damaged
+    if saved.damaged:
+        checkpoint.set_aside(checkpoints, saved.step)
+    state, best = saved.tree["state"], saved.tree["best"]
+    return RunState(state, best, kept["best"], kept["epoch_loss"], lines), saved.damaged

@@ -25,10 +25,10 @@ import numpy as np
 from jaxnet.engine.mesh import own_device
 from jaxnet.engine.signals import Stopped, catch_signals
 from jaxnet.files import lock, write, write_json
-from jaxnet.runs import record
 from jaxnet.runs import run as runs
 from jaxnet.runs.config import Config
 from jaxnet.runs.folder import discard, make
+from jaxnet.runs.record import Record
 from jaxnet.sweep.members import Member, SweepProgress, train_members
 from jaxnet.sweep.settings import Key, Mapping, Plan, Setting, plan
 from jaxnet.sweep.settings import mapping as mapping_of
@@ -181,9 +181,8 @@ def write_csv(path: Path, members: Sequence[Member]) -> None:
 def _new_folder(planned: Plan) -> Iterator[Path]:
     """Make and lock the sweep's folder, which is removed again if nothing is written to it."""
     config, dataset = planned.config, planned.dataset
-    device = own_device(config.device)
-    described = record.describe(config, dataset, device)
-    del described["encoding"], described["spec"]  # which are a member's own
+    described = Record.of(config, dataset, own_device(config.device)).to_json()
+    del described["encoding"], described["spec"]  # each member has its own
     described["sweep"] = {
         "settings": [setting._asdict() for setting in planned.settings],
         "seeds": sorted({key.seed for key in planned.keys}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -417,3 +418,27 @@ def target_column(table: Table, target: str) -> np.ndarray:
             f"the columns are {list_names(table.columns)}"
         )
     return table.columns[target]
+
+
+def encoding_to_json(encoding: Encoding) -> dict[str, Any]:
+    """Return an encoding as JSON holds it: each column's name, mean, std, categories and kind."""
+    features = [column._asdict() for column in encoding.features]
+    return json.loads(json.dumps({"features": features, "target": encoding.target._asdict()}))
+
+
+def encoding_from_json(value: Any) -> Encoding:
+    """Return the encoding of which `value` is the JSON. Raises: ValueError, TypeError, KeyError."""
+    columns = [
+        Column(
+            str(column["name"]),
+            *(tuple(column[name]) for name in ("mean", "std", "categories")),
+            kind=str(column["kind"]),
+        )
+        for column in (*value["features"], value["target"])
+    ]
+    for column in columns:
+        scales = np.asarray([column.mean, column.std], float)
+        good = np.isfinite(scales).all() and (scales[1] > 0).all() and column.width > 0
+        if not good or not all(isinstance(text, str) for text in column.categories):
+            raise ValueError(f"the encoding of column {column.name!r}")
+    return Encoding(tuple(columns[:-1]), columns[-1])
