@@ -1,12 +1,11 @@
 """The network as Flax nnx modules, to and from the dictionary of parameters.
 
-A module is split once, and its state is then trained like any other parameters:
+Split a module once, and train its state like any other parameters, at the cost of pure functions:
 
     graphdef, params = nnx.split(module)
     step = train.make_step(flax_net.loss(graphdef), optimizer)
 
-so a step costs what the pure functions cost. `nnx.update(module, state.params)` writes the result
-back.
+Then `nnx.update(module, state.params)` writes the result back.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from jaxnet.spec import (
 
 
 def clamp(x: jax.Array) -> jax.Array:
-    """max(x, 0) with the derivative 1 at 0, as the tutorial's clamp(min=0): `my_relu`."""
+    """Return max(x, 0) with the derivative 1 at 0, as the tutorial's clamp(min=0): `my_relu`."""
     return jnp.where(x < 0, 0, x)
 
 
@@ -42,17 +41,13 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nnx.relu,
     "my_relu": clamp,
     "tanh": nnx.tanh,
-    "gelu": partial(
-        nnx.gelu, approximate=False
-    ),  # torch's default; nnx's is the tanh approximation
+    "gelu": partial(nnx.gelu, approximate=False),  # as torch; nnx's default is by tanh
     "silu": nnx.silu,
 }
 
 
 def _cross_entropy(y_pred, y):
-    # A class out of range makes the loss NaN: values cannot raise under jit. The number of
-    # classes would wrap in narrow integers.
-    y = y.astype(int)
+    y = y.astype(int)  # a narrow integer would wrap; a class out of range makes the loss NaN
     in_range = (y >= 0) & (y < y_pred.shape[1])
     losses = optax.softmax_cross_entropy_with_integer_labels(y_pred, jnp.where(in_range, y, 0))
     return jnp.where(in_range, losses, jnp.nan).mean()
@@ -66,7 +61,7 @@ LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 
 def linear(d_in: int, d_out: int, *, bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
-    """An nnx.Linear drawn as `Spec.init` draws (as torch, with a bias); nnx's own differs."""
+    """Return an nnx.Linear with the initial distribution of `Spec.init`, which is not nnx's."""
 
     def uniform(key, shape, dtype, out_sharding=None):
         return jax.random.uniform(key, shape, dtype, -(d_in**-0.5), d_in**-0.5)
@@ -78,7 +73,7 @@ def linear(d_in: int, d_out: int, *, bias: bool = True, rngs: nnx.Rngs) -> nnx.L
 
 
 def sequential(spec: Spec, *, rngs: nnx.Rngs) -> nnx.Sequential:
-    """The network of `spec` as an nnx.Sequential: Linear, activation, Linear, ..."""
+    """Return the network of `spec` as an nnx.Sequential: Linear, activation, Linear, ..."""
     layers: list[Callable] = []
     for d_in, d_out in pairwise(spec.sizes):
         layers += [linear(d_in, d_out, bias=spec.bias, rngs=rngs), ACTIVATIONS[spec.activation]]
@@ -105,7 +100,7 @@ class DynamicNet(nnx.Module):
         self.output_linear = linear(hidden, d_out, rngs=rngs)
 
     def __call__(self, x: jax.Array, repeats: Any) -> jax.Array:
-        """x (N, d_in); repeats: an integer (), 0..3, may be traced (out of range gives NaN)."""
+        """Return (N, d_out) for x (N, d_in); `repeats` may be traced: out of range it gives NaN."""
         h = clamp(self.input_linear(x))
         for i in range(MAX_REPEATS):
             h = lax.cond(i < repeats, lambda h: clamp(self.middle_linear(h)), lambda h: h, h)
@@ -129,14 +124,13 @@ def loss(graphdef: nnx.GraphDef, *, loss: str = "sum_squares") -> Callable[[Any,
 
 
 def _linears(module: nnx.Module) -> list[nnx.Linear]:
-    """The module's linear layers in the order of application, which is that of their making."""
-    if isinstance(module, nnx.Sequential):
-        return [layer for layer in module.layers if isinstance(layer, nnx.Linear)]
-    return [layer for layer in vars(module).values() if isinstance(layer, nnx.Linear)]
+    """Return the module's linear layers in the order of application, that of their making."""
+    layers = module.layers if isinstance(module, nnx.Sequential) else vars(module).values()
+    return [layer for layer in layers if isinstance(layer, nnx.Linear)]
 
 
 def to_params(module: nnx.Module) -> dict[str, jax.Array]:
-    """Return the dictionary `w1, b1, w2, ...` of a module of this file; arrays are shared."""
+    """Return the dictionary `w1, b1, w2, ...` of a module of this file, without copies."""
     params = {}
     for k, layer in enumerate(_linears(module), start=1):
         params[f"w{k}"] = layer.kernel[...]
@@ -146,14 +140,13 @@ def to_params(module: nnx.Module) -> dict[str, jax.Array]:
 
 
 def from_params(module: nnx.Module, params: dict[str, Any]) -> nnx.Module:
-    """Write the dictionary into the module, in place and in its own dtype, and return the module.
+    """Write the dictionary's values and dtypes into the module, and return the module.
 
     Raises: ValueError if a name or a shape differs from the module's.
     """
     check_params(params)
-    old = to_params(module)
     shapes = {name: tuple(value.shape) for name, value in params.items()}
-    wanted = {name: tuple(value.shape) for name, value in old.items()}
+    wanted = {name: tuple(value.shape) for name, value in to_params(module).items()}
     if shapes != wanted:
         raise ValueError(f"`params` must have the module's shapes {wanted}, got {shapes}")
     for k, layer in enumerate(_linears(module), start=1):

@@ -1,8 +1,8 @@
-"""The oracle: the network in NumPy with hand-derived gradients, and the optimizers.
+"""The oracle: the network in NumPy with gradients derived by hand, and the optimizers.
 
-Written independently of every framework, in the precision of its input (float64 for proofs). The
-gradient of a layer h = a @ w + b follows the tutorial: grad_w = a.T @ grad_h, grad_b = the sum of
-grad_h over rows, grad_a = grad_h @ w.T. A weight that is applied several times accumulates its
+Written independently of every framework; it computes in the dtype of its input (float64 for
+proofs). The gradient of a layer h = a @ w + b is the tutorial's: grad_w = a.T @ grad_h, grad_b =
+the sum of grad_h over rows, grad_a = grad_h @ w.T. A weight that is applied several times sums its
 gradients.
 """
 
@@ -24,7 +24,7 @@ def _relu(h):
     return np.maximum(h, 0)
 
 
-def _relu_backward(h, grad):  # where, not a product: a masked unit passes no NaN
+def _relu_backward(h, grad):  # `where` and no product: a masked unit must pass no NaN
     return np.where(h > 0, grad, 0)
 
 
@@ -100,7 +100,7 @@ LOSSES: dict[str, Callable] = {
 def run_layers(
     params: Params, x: np.ndarray, function: Callable, repeats: int | None, matmul: Callable
 ):
-    """Return the layers in order of application, their inputs, their outputs before activation."""
+    """Return the layers in order, the input of each, and its output before the activation."""
     order = layer_order(sum(name.startswith("w") for name in params), repeats)
     inputs, outputs = [], []
     for k in order:
@@ -153,10 +153,10 @@ def backpropagate(
     backward_params: Params | None = None,
     combine: Callable = np.add,
 ) -> tuple[float, Params]:
-    """The arithmetic of `value_and_grad`, unchecked, with what a replayed mistake may replace.
+    """Return what `value_and_grad` does, unchecked, with parts that a known mistake replaces.
 
-    matmul: the product. backward_params: the weights of the backward pass. combine: the gradients
-    of a weight that is applied several times, from the last application to the first.
+    matmul: the product. backward_params: the weights of the backward pass. combine(sum so far,
+    next): adds the gradients of a repeated weight, from its last application to its first.
     """
     function, backward = activation
     order, inputs, outputs = run_layers(params, batch.x, function, batch.repeats, matmul)
@@ -183,7 +183,7 @@ class Optimizer(NamedTuple):
 
 
 def make_rule(rule: Callable, learning_rate, moments: tuple[str, ...]) -> Optimizer:
-    """Apply rule(p, g, t, *moments) -> (direction, *moments) to each leaf; t counts from 1."""
+    """Return an optimizer of rule(p, g, t, *moments) -> (direction, *moments); t counts from 1."""
 
     def init(params):
         return {"step": 0} | {m: {k: np.zeros_like(p) for k, p in params.items()} for m in moments}
@@ -222,14 +222,7 @@ def sgd(
 
 
 def adam(
-    learning_rate,
-    *,
-    b1=0.9,
-    b2=0.999,
-    eps=1e-8,
-    weight_decay=0.0,
-    decoupled=False,
-    amsgrad=False,
+    learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, decoupled=False, amsgrad=False
 ) -> Optimizer:
     """Adam (Kingma and Ba, 2015, algorithm 1), with L2 weight decay, or AdamW's if `decoupled`.
 
@@ -281,6 +274,6 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def make_optimizer(name: str, learning_rate, **hyperparameters) -> Optimizer:
-    """Return an optimizer by name; the learning rate may be a function of the step, from 0."""
+    """Return an optimizer by name; the rate may be a function of the step, counted from 0."""
     check_choice("optimizer", name, tuple(OPTIMIZERS))
     return OPTIMIZERS[name](learning_rate, **hyperparameters)

@@ -1,9 +1,8 @@
-"""Optimizers by name: optax, with torch.optim's meaning of every hyperparameter and its defaults.
+"""Optimizers by name: optax, with torch.optim's meaning and default of every hyperparameter.
 
-optax and torch differ in details that a port does not forgive: the float32 accuracy of Adam's bias
-correction, Adagrad's epsilon and accumulator, amsgrad's order, the first step of dampening, and
-where weight decay enters. Each optimizer here equals its torch namesake to rounding (float64: 1e-12
-after 50 steps).
+optax and torch differ in the float32 accuracy of Adam's bias correction, in Adagrad's epsilon and
+accumulator, in amsgrad's order, in the first step of dampening, and in where weight decay enters.
+Each optimizer here equals torch's of that name to rounding (float64: 1e-12 after 50 steps).
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import optax
 
 from jaxnet.spec import check_choice
 
-Number = float | jax.Array  # an array () may be traced, and is then not checked
-LearningRate = Number | Callable[[Any], Any]  # a schedule maps the step, from 0 on, to a rate
+Number = float | jax.Array  # a traced array () is not checked
+LearningRate = Number | Callable[[Any], Any]  # a schedule maps the step, counted from 0, to a rate
 
 
 class MomentumState(NamedTuple):
@@ -31,7 +30,7 @@ class MomentumState(NamedTuple):
 
 
 class AdamState(NamedTuple):
-    """The step (int32), both moments, and amsgrad's maximum of the second, or None."""
+    """The step (int32), both moments, and the maximum of the second for amsgrad, else None."""
 
     count: jax.Array
     mu: Any
@@ -50,7 +49,7 @@ def _zeros(params):
 
 
 def trace(momentum: float, dampening: float, nesterov: bool) -> optax.GradientTransformation:
-    """buf = momentum * buf + (1 - dampening) * g, the first undamped, as torch.optim.SGD."""
+    """Return torch's momentum: buf = momentum * buf + (1 - dampening) * g, the first buf is g."""
 
     def init(params):
         return MomentumState(jnp.zeros((), jnp.int32), _zeros(params))
@@ -65,17 +64,17 @@ def trace(momentum: float, dampening: float, nesterov: bool) -> optax.GradientTr
 
 
 def _bias_correction(decay: float, count: jax.Array, dtype) -> jax.Array:
-    """1 - decay**count, within 4e-7 in float32, where the plain form is 1.3e-5 off at step 1."""
+    """Return 1 - decay**count to 4e-7 in float32; written so it is 1.3e-5 off at step 1."""
     return -jnp.expm1(count.astype(dtype) * math.log(decay)) if decay > 0 else jnp.ones((), dtype)
 
 
 def scale_by_adam(
     b1: float, b2: float, eps: float, amsgrad: bool = False
 ) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba, 2015, algorithm 1) as torch computes it.
+    """Return Adam (Kingma and Ba, 2015, algorithm 1) as torch computes it.
 
     amsgrad takes the maximum of the raw second moments, then corrects the bias, as torch.optim.Adam
-    does (optax and Reddi et al., 2018, differ from it in that order).
+    does; optax has the other order.
     """
 
     def init(params):
@@ -92,15 +91,14 @@ def scale_by_adam(
             m_hat = m / _bias_correction(b1, count, m.dtype)
             return m_hat / (jnp.sqrt(v / _bias_correction(b2, count, v.dtype)) + eps)
 
-        return jax.tree.map(direction, mu, nu_max if amsgrad else nu), AdamState(
-            count, mu, nu, nu_max
-        )
+        updates = jax.tree.map(direction, mu, nu_max if amsgrad else nu)
+        return updates, AdamState(count, mu, nu, nu_max)
 
     return optax.GradientTransformation(init, update)
 
 
 def scale_by_adagrad(eps: float) -> optax.GradientTransformation:
-    """Adagrad (Duchi et al., 2011) as torch: the sum starts at 0, eps outside the root."""
+    """Return torch's Adagrad (Duchi et al., 2011): the sum starts at 0, eps outside the root."""
 
     def init(params):
         return AdagradState(_zeros(params))
@@ -116,7 +114,7 @@ def scale_by_adagrad(eps: float) -> optax.GradientTransformation:
 def _chain(
     learning_rate: LearningRate, weight_decay: Number, *transforms
 ) -> optax.GradientTransformation:
-    """Chain L2 weight decay (torch adds it to the gradient), transforms, learning rate."""
+    """Chain L2 weight decay (which torch adds to the gradient), transforms and learning rate."""
     none = isinstance(weight_decay, (int, float)) and weight_decay == 0
     decay = [] if none else [optax.add_decayed_weights(weight_decay)]
     return optax.chain(*decay, *transforms, optax.scale_by_learning_rate(learning_rate))
@@ -130,7 +128,7 @@ def sgd(
     nesterov: bool = False,
     weight_decay: Number = 0.0,
 ) -> optax.GradientTransformation:
-    """torch.optim.SGD; the Nesterov form needs a momentum and no dampening."""
+    """Return torch.optim.SGD; the Nesterov form needs a momentum and no dampening."""
     if nesterov and (momentum <= 0 or dampening != 0):
         raise ValueError("`nesterov` must have a momentum above 0 and no dampening, as in torch")
     transforms = [trace(momentum, dampening, nesterov)] if momentum else []
@@ -146,7 +144,7 @@ def adam(
     weight_decay: Number = 0.0,
     amsgrad: bool = False,
 ) -> optax.GradientTransformation:
-    """torch.optim.Adam; weight decay is L2, added to the gradient."""
+    """Return torch.optim.Adam; weight decay is L2, added to the gradient."""
     return _chain(learning_rate, weight_decay, scale_by_adam(b1, b2, eps, amsgrad))
 
 
@@ -159,9 +157,7 @@ def adamw(
     weight_decay: Number = 1e-2,
     amsgrad: bool = False,
 ) -> optax.GradientTransformation:
-    """torch.optim.AdamW (Loshchilov and Hutter, 2019): decay is decoupled, 1e-2 by default (optax:
-    1e-4).
-    """
+    """Return torch.optim.AdamW (Loshchilov and Hutter, 2019), whose weight decay is decoupled."""
     decay = optax.add_decayed_weights(weight_decay)
     return _chain(learning_rate, 0.0, scale_by_adam(b1, b2, eps, amsgrad), decay)
 
@@ -175,7 +171,7 @@ def rmsprop(
     centered: bool = False,
     weight_decay: Number = 0.0,
 ) -> optax.GradientTransformation:
-    """torch.optim.RMSprop: eps outside the root; the learning rate comes after the momentum."""
+    """Return torch.optim.RMSprop: eps outside the root, the learning rate after the momentum."""
     scale = optax.scale_by_stddev if centered else optax.scale_by_rms
     transforms = [scale(decay=decay, eps=eps, eps_in_sqrt=False)]
     if momentum:
@@ -186,7 +182,7 @@ def rmsprop(
 def adagrad(
     learning_rate: LearningRate, *, eps: float = 1e-10, weight_decay: Number = 0.0
 ) -> optax.GradientTransformation:
-    """torch.optim.Adagrad without its lr_decay: pass a schedule for that."""
+    """Return torch.optim.Adagrad without its lr_decay: pass a schedule for that."""
     return _chain(learning_rate, weight_decay, scale_by_adagrad(eps))
 
 
@@ -213,15 +209,11 @@ def make(name: str, learning_rate: LearningRate, **hyperparameters) -> optax.Gra
 
 
 def check_learning_rate(learning_rate: Number) -> None:
-    """Raise ValueError unless the rate is a finite number above 0; a traced one may be any."""
+    """Raise ValueError unless the rate is a finite number above 0; a traced one is not checked."""
     if not isinstance(learning_rate, jax.core.Tracer) and not (
         math.isfinite(learning_rate) and learning_rate > 0
     ):
         raise ValueError(f"`learning_rate` must be a finite number above 0, got {learning_rate}")
-
-
-def _constant(t, num_steps):
-    return jnp.ones_like(t)
 
 
 def _cosine(t, num_steps):
@@ -229,16 +221,15 @@ def _cosine(t, num_steps):
 
 
 def _warmup(t, num_steps):
-    return jnp.minimum((t + 1) / max(1, round(WARMUP * num_steps)), 1)
+    rise = jnp.minimum((t + 1) / max(1, round(0.1 * num_steps)), 1)
+    return rise * _cosine(t, num_steps)
 
-
-WARMUP = 0.1  # the share of the steps over which the rate rises
 
 # name -> factor of the learning rate at step t (a float array) of num_steps
 SCHEDULES: dict[str, Callable] = {
-    "constant": _constant,
+    "constant": lambda t, num_steps: jnp.ones_like(t),
     "cosine": _cosine,
-    "warmup": lambda t, num_steps: _warmup(t, num_steps) * _cosine(t, num_steps),
+    "warmup": _warmup,
 }
 
 
@@ -246,8 +237,10 @@ def schedule(name: str, learning_rate: Number, num_steps: int) -> Callable[[Any]
     """Return the rate as a function of the step, counted from 0.
 
     constant: the same at every step. cosine: half a cosine from the rate to 0 over `num_steps`, as
-    torch.optim.lr_scheduler.CosineAnnealingLR(T_max=num_steps). warmup: the cosine, times a linear
-    rise over the first tenth of the steps. Computed in the default float dtype.
+    torch.optim.lr_scheduler.CosineAnnealingLR(T_max=num_steps). warmup: the cosine times a linear
+    rise over the first tenth of the steps. It is computed in the default float dtype.
+
+    Raises: ValueError for an unknown name, a learning rate as in `make`, or `num_steps` below 1.
     """
     check_choice("schedule", name, tuple(SCHEDULES))
     check_learning_rate(learning_rate)
@@ -265,9 +258,10 @@ def scheduled(
     weight_decay: Number | None = None,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Return the optimizer of a run of `num_steps`: a schedule, decay, and clipping before either.
+    """Return the optimizer of a run of `num_steps`, with schedule, weight decay and clipping.
 
-    weight_decay: None for torch's default. clip_norm: the gradient's greatest norm, or None.
+    weight_decay: None for torch's default. clip_norm: gradients of a larger norm are scaled to it,
+    before all else; None for no clipping.
     """
     decay = {} if weight_decay is None else {"weight_decay": weight_decay}
     optimizer = make(name, schedule(schedule_name, learning_rate, num_steps), **decay)

@@ -2,8 +2,7 @@
 
 A network is a dictionary of parameters in (in, out) layout: `w1` (D_in, H), `b1` (H,), `w2` (H,
 D_out), ... Every implementation (NumPy, JAX, Flax, PyTorch) takes that dictionary, and refuses bad
-input with the text written here. The checks read shapes and dtypes only, so they cost nothing under
-`jax.jit`.
+input with the messages written here. The checks of shapes and dtypes cost nothing under `jax.jit`.
 """
 
 from __future__ import annotations
@@ -21,12 +20,11 @@ MAX_REPEATS = 3  # the tutorial's dynamic network draws 0, 1, 2 or 3
 
 
 class Batch(NamedTuple):
-    """The rows that one step sees, as arrays of any one framework.
+    """The rows of one step, as arrays of any one framework.
 
     x: (N, D_in) floats, of the parameters' dtype.
     y: (N, D_out) floats of the same dtype, or (N,) integer classes for `cross_entropy`.
-    repeats: an integer 0..3, how often the hidden-to-hidden layers are applied; None applies them
-    once.
+    repeats: how often the hidden-to-hidden layers are applied, an integer 0..3; None means once.
     """
 
     x: Any
@@ -57,7 +55,7 @@ class Spec:
         object.__setattr__(self, "sizes", tuple(int(n) for n in sizes))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each parameter by name, in the order `w1, b1, w2, b2, ...`."""
+        """Return the shape of each parameter by name, in the order `w1, b1, w2, b2, ...`."""
         shapes: dict[str, tuple[int, ...]] = {}
         for k, (fan_in, fan_out) in enumerate(pairwise(self.sizes), start=1):
             shapes[f"w{k}"] = (fan_in, fan_out)
@@ -66,11 +64,11 @@ class Spec:
         return shapes
 
     def scale(self, name: str) -> float:
-        """The bound 1/sqrt(fan_in) of the uniform initialisation, as in `torch.nn.Linear`."""
+        """Return 1/sqrt(fan_in), the bound of the uniform initial values, as `torch.nn.Linear`."""
         return self.sizes[int(name[1:]) - 1] ** -0.5
 
     def init(self, seed: int, dtype: str = "float32") -> dict[str, np.ndarray]:
-        """Initial parameters drawn by NumPy; the same seed gives the same values in every dtype.
+        """Draw initial parameters by NumPy; the same seed gives the same values in every dtype.
 
         Without biases weights are N(0, 1), as in the tutorial's tensor stages; with biases weights
         and biases are U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as in `torch.nn.Linear`.
@@ -85,9 +83,7 @@ class Spec:
 
 
 def layer_order(num_layers: int, repeats: int | None) -> list[int]:
-    """The layers (1-based) in the order of application: the hidden-to-hidden block is run `repeats`
-    times.
-    """
+    """Return the layers, counted from 1, in order; the hidden-to-hidden ones `repeats` times."""
     hidden = list(range(2, num_layers)) * (1 if repeats is None else int(repeats))
     return [1, *hidden, num_layers] if num_layers > 1 else [1]
 
@@ -99,15 +95,14 @@ def check_choice(argument: str, value: object, known: Sequence[str]) -> None:
 
 
 def check_params(params: Mapping[str, Any]) -> int:
-    """Return the number of layers; raise ValueError naming the wrong leaf."""
+    """Return the number of layers. Raises: ValueError naming the wrong leaf."""
     if not isinstance(params, Mapping):
         raise ValueError(
             f"`params` must be a dictionary w1, b1, w2, ..., got {type(params).__name__}"
         )
     num_layers = sum(str(name).startswith("w") for name in params)
-    names = {f"{kind}{k}" for k in range(1, num_layers + 1) for kind in "wb"}
-    missing = sorted(names - set(params) - {f"b{k}" for k in range(1, num_layers + 1)})
-    if not num_layers or missing or set(params) - names:
+    weights, biases = ({f"{kind}{k}" for k in range(1, num_layers + 1)} for kind in "wb")
+    if not num_layers or not weights <= set(params) <= weights | biases:
         raise ValueError(
             "`params` must hold the weights w1, w2, ... without a gap, and for each at most its "
             f"bias b1, b2, ...; got {sorted(map(str, params))}"
@@ -129,7 +124,7 @@ def check_params(params: Mapping[str, Any]) -> int:
 
 
 def check_forward(params: Mapping[str, Any], x: Any, activation: str, repeats: Any = None) -> int:
-    """Check all that a forward pass takes, and return the number of layers.
+    """Check the arguments of a forward pass, and return the number of layers.
 
     Raises: ValueError for an unknown activation, a rank, width or dtype of `x` that does not fit
     the parameters, or `repeats` without square hidden-to-hidden layers to apply.
@@ -155,7 +150,7 @@ def check_module(dynamic: bool, repeats: Any) -> None:
 def check_loss(loss: str, y_pred: Any, y: Any) -> None:
     """Check a loss's name and the target's shape and dtype against the prediction's (N, D_out).
 
-    Raises: ValueError; in particular (N,) against (N, 1) is refused, never broadcast.
+    Raises: ValueError; (N,) against (N, 1) too is refused, never broadcast.
     """
     check_choice("loss", loss, LOSSES)
     n, d_out = _shape("y_pred", y_pred)
@@ -173,7 +168,7 @@ def check_loss(loss: str, y_pred: Any, y: Any) -> None:
 
 
 def check_values(loss: str, d_out: int, batch: Batch) -> None:
-    """Check what only values can tell, where they are at hand: classes and repeats in range."""
+    """Raise ValueError for classes or repeats out of range; not for traced arrays."""
     if loss == "cross_entropy" and len(batch.y):
         low, high = int(batch.y.min()), int(batch.y.max())
         if low < 0 or high >= d_out:

@@ -1,7 +1,6 @@
-"""The PyTorch twin (extra `torch`): tensors with autograd, a custom Function, modules.
+"""The network in PyTorch (extra `torch`): tensors with autograd, a custom Function, modules.
 
-It is what parity compares with and how weights travel: torch's Linear holds (out, in), the
-dictionary (in, out).
+Parity compares with it. A torch Linear holds its weight (out, in), the dictionary (in, out).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Params = dict[str, Tensor]
 
 
 class MyReLU(torch.autograd.Function):
-    """The tutorial's custom ReLU: the gradient is zeroed where x < 0; it passes at 0 and NaN."""
+    """The tutorial's custom ReLU: the gradient is zeroed where x < 0, so it passes at 0 and NaN."""
 
     @staticmethod
     def forward(ctx, x):
@@ -44,14 +43,9 @@ class MyReLU(torch.autograd.Function):
         return grad.masked_fill(x < 0, 0)
 
 
-def my_relu(x: Tensor) -> Tensor:
-    """max(x, 0) by `MyReLU`."""
-    return MyReLU.apply(x)
-
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
-    "my_relu": my_relu,
+    "my_relu": MyReLU.apply,
     "tanh": torch.tanh,
     "gelu": nn.functional.gelu,
     "silu": nn.functional.silu,
@@ -63,7 +57,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": lambda y_pred, y: nn.functional.cross_entropy(y_pred, y.long()),
 }
 
-# name -> torch.optim with the hyperparameters that jaxnet.optimizers and numpy_net give that name
+# name -> torch.optim's class, with the hyperparameters of that name in optimizers and numpy_net
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "momentum": partial(torch.optim.SGD, momentum=0.9),
@@ -103,12 +97,9 @@ def loss(
     return _loss(loss, y_pred, batch)
 
 
-def value_and_grad(
-    params: Params, batch: Batch, *, activation: str = "relu", loss: str = "sum_squares"
-) -> tuple[Tensor, Params]:
-    """Return the loss and its gradient by autograd, 0 for a parameter that was not used."""
-    y_pred = forward(params, batch.x, activation=activation, repeats=batch.repeats)
-    value = _loss(loss, y_pred, batch)
+def value_and_grad(params: Params, batch: Batch, **names: str) -> tuple[Tensor, Params]:
+    """Return what `loss` does and its gradient, 0 for a parameter that was not used."""
+    value = loss(params, batch, **names)
     grads = torch.autograd.grad(value, list(params.values()), materialize_grads=True)
     return value.detach(), dict(zip(params, grads, strict=True))
 
@@ -140,7 +131,7 @@ class Activation(nn.Module):
 
 
 def sequential(spec: Spec) -> nn.Sequential:
-    """The network of `spec` as an nn.Sequential, at torch's own initial values."""
+    """Return the network of `spec` as an nn.Sequential, at torch's own initial values."""
     layers: list[nn.Module] = []
     for d_in, d_out in pairwise(spec.sizes):
         layers += [nn.Linear(d_in, d_out, bias=spec.bias), Activation(spec.activation)]
@@ -176,8 +167,7 @@ class DynamicNet(nn.Module):
 
 
 def params_from_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return the dictionary `w1, b1, w2, ...` of a state_dict of Linear layers, in its order, as
-    NumPy copies.
+    """Return NumPy copies `w1, b1, w2, ...` of a state_dict of Linear layers, in its order.
 
     Raises: ValueError for an entry that is not the weight or the bias of a Linear layer.
     """
@@ -198,8 +188,7 @@ def params_from_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, np.nda
 def state_dict_from_params(
     params: Mapping[str, np.ndarray], like: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the dictionary under the names and in the layout of `like`, a state_dict of Linear
-    layers.
+    """Return the dictionary with the names and layout of `like`, a state_dict of Linear layers.
 
     Raises: ValueError if the layers or their shapes differ from those of `like`.
     """
@@ -213,7 +202,7 @@ def state_dict_from_params(
 
 
 def to_params(module: nn.Module) -> Params:
-    """Return a module's own tensors as the dictionary, weights as transposed views."""
+    """Return a module's own tensors as `w1, b1, w2, ...`, the weights as transposed views."""
     params = {}
     for k, layer in enumerate((m for m in module.modules() if isinstance(m, nn.Linear)), start=1):
         params[f"w{k}"] = layer.weight.T
