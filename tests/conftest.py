@@ -37,7 +37,7 @@ def user_cache(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def quick_compilation():
     """Compile without XLA's optimisations: they change no verdict, and take most of the time."""
     before = jax.config.read("jax_disable_most_optimizations")

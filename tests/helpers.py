@@ -1,6 +1,5 @@
 """What several test files share: networks, problems, bad inputs, and how results are compared."""
 
-import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -25,15 +24,21 @@ NETWORKS: dict[str, tuple[tuple[int, ...], int | None]] = {
     "7-5-5-3 x3": ((7, 5, 5, 3), 3),
 }
 
-CASES = {
-    f"{activation} {loss} {'bias' if bias else 'no bias'} {network}": (
-        Spec(sizes, bias=bias, activation=activation, loss=loss),
-        repeats,
-    )
-    for activation, loss, bias, (network, (sizes, repeats)) in itertools.product(
-        ACTIVATIONS, LOSSES, (False, True), NETWORKS.items()
-    )
-}
+
+def covering(activations=ACTIVATIONS, losses=LOSSES, networks=NETWORKS) -> dict[str, Any]:
+    """Return networks and repeats by name: each activation on each network, losses and biases in
+    turn. Of all activations every pair of options is in one case at least.
+    """
+    cases = {}
+    for i, activation in enumerate(activations):
+        for j, (name, (sizes, repeats)) in enumerate(networks.items()):
+            loss, bias = losses[(i + j) % len(losses)], (i + j // 3) % 2 == 0
+            label = f"{activation} {loss} {'bias' if bias else 'no bias'} {name}"
+            cases[label] = Spec(sizes, bias, activation, loss), repeats
+    return cases
+
+
+CASES = covering()
 every_case = pytest.mark.parametrize(("spec", "repeats"), CASES.values(), ids=CASES)
 
 # The optimizers with learning rates at which 50 steps on the 7-5-3 network make progress, and the

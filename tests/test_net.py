@@ -13,6 +13,7 @@ from helpers import (
     RULES,
     assert_close,
     assert_drawn_from,
+    covering,
     every_case,
     named,
     problem,
@@ -22,7 +23,7 @@ from helpers import (
 from jaxnet import data, net, numpy_net, spec
 from jaxnet.spec import Batch, Spec
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 ROUNDING = 1e-12  # of float64 sums of at most some hundred terms, in another order; 4e-15 seen
 EXACT = 0.0  # for sums of small integers, which do not round
@@ -50,13 +51,12 @@ def test_the_tables_hold_the_names_of_the_description():
 
 @every_case
 def test_loss_and_gradient_are_the_oracles(spec, repeats):
-    params, batch = problem(spec, repeats)
-    with jax.disable_jit():  # the same mathematics without a compilation for each of the cases
-        check(params, batch, named(spec))
+    compiled = jitted(partial(net.loss, **named(spec)))
+    check(*problem(spec, repeats), named(spec), transformed=lambda p, b, **_: compiled(p, b))
 
 
-@pytest.mark.parametrize("activation", spec.ACTIVATIONS)
-def test_the_forward_pass_is_the_oracles(activation):
+def test_the_forward_pass_is_the_oracles():
+    activation = "tanh"
     for bias, (sizes, repeats) in itertools.product((False, True), NETWORKS.values()):
         params, batch = problem(Spec(sizes, bias), repeats)
         with jax.disable_jit():
@@ -67,15 +67,15 @@ def test_the_forward_pass_is_the_oracles(activation):
         assert_close(y_pred, want, ROUNDING)
 
 
-@pytest.mark.parametrize("loss", spec.LOSSES)
-@pytest.mark.parametrize("activation", RULES)
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("sizes", "repeats"), NETWORKS.values(), ids=NETWORKS)
-def test_loss_and_gradient_are_the_oracles_at_planted_ties(sizes, repeats, bias, activation, loss):
-    network = Spec(sizes, bias, activation, loss)
+TIED = covering(activations=tuple(RULES))
+
+
+@pytest.mark.parametrize(("network", "repeats"), TIED.values(), ids=TIED)
+def test_loss_and_gradient_are_the_oracles_at_planted_ties(network, repeats):
     params, batch = tied_problem(network, repeats)
-    with jax.disable_jit():
-        check(params, batch, named(network), EXACT if loss == "sum_squares" else ROUNDING)
+    exact = network.loss == "sum_squares"
+    with jax.disable_jit():  # the same mathematics without a compilation for each of the cases
+        check(params, batch, named(network), EXACT if exact else ROUNDING)
 
 
 def jitted(loss):
@@ -115,14 +115,6 @@ def test_remat_keeps_about_the_square_root_of_the_layers(hidden, kept):
         leaves = {id(leaf): leaf for leaf in jax.tree.leaves(backward)}.values()
         found.append(sum(leaf.shape == (11, 5) for leaf in leaves))
     assert found[1] == kept <= hidden < found[0]
-
-
-@pytest.mark.parametrize("name", ["tanh", "gelu", "silu"])
-@pytest.mark.parametrize("loss", spec.LOSSES)
-def test_compiled_gradients_are_the_oracles(name, loss):
-    network = Spec((7, 5, 3), bias=True, activation=name, loss=loss)
-    compiled = jitted(partial(net.loss, **named(network)))
-    check(*problem(network), named(network), transformed=lambda p, b, **_: compiled(p, b))
 
 
 def test_one_trace_serves_every_depth():

@@ -1,11 +1,20 @@
 """The description of a network: shapes, initial values, and one text for each bad input."""
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import assert_drawn_from, changed, every_bad_input, problem, undrawn
+from helpers import (
+    CASES,
+    NETWORKS,
+    assert_drawn_from,
+    changed,
+    every_bad_input,
+    problem,
+    undrawn,
+)
 
 from jaxnet import flax_net, net, numpy_net, spec
 from jaxnet.spec import Batch, Spec
@@ -17,6 +26,13 @@ def error(function, *args, **options) -> str:
     with pytest.raises(ValueError, match="`") as caught:
         function(*args, **options)
     return str(caught.value)
+
+
+def test_every_pair_of_options_is_in_one_case_at_least():
+    rows = [(s.activation, s.loss, s.bias, (s.sizes, r)) for s, r in CASES.values()]
+    for a, b in itertools.combinations(zip(*rows, strict=True), 2):
+        assert set(zip(a, b, strict=True)) == set(itertools.product(a, b))
+    assert len(NETWORKS) == len({row[3] for row in rows})
 
 
 def test_the_default_is_the_tutorials_network():

@@ -36,11 +36,14 @@ def _explanations(reference: Participant, seen: list[tuple[Point, Outputs]]) -> 
     if reference.update is not None and (factor := _rate_factor(seen)) is not None:
         candidates.append(mistakes.scaled_rate(reference, factor))
     causes = [Cause(m.name, m.remedy, _distance(m.participant, seen)) for m in candidates]
-    return [c for c in causes if c.distance <= EXPLAINED]
+    return [c for c in causes if np.isfinite(c.distance)]
 
 
 def _distance(replay: Participant, seen: list[tuple[Point, Outputs]]) -> float:
-    """Return the largest share of any leaf's difference that the replay leaves unexplained."""
+    """Return the largest share of any leaf's difference that the replay leaves unexplained.
+
+    It is infinite as soon as it is more than `EXPLAINED`: such a replay is not looked at further.
+    """
     worst = 0.0
     for point, got in seen:
         try:
@@ -53,10 +56,10 @@ def _distance(replay: Participant, seen: list[tuple[Point, Outputs]]) -> float:
             limit = point.allowed * point.bar[key].max(initial=0)
             scale = max(_size(value - point.want[key]), limit)
             left = _size(value - found[key])
-            if not np.isfinite(left):
+            if not np.isfinite(left) or left > EXPLAINED * scale:
                 return np.inf
             if left > 0:
-                worst = max(worst, left / scale if scale > 0 else np.inf)
+                worst = max(worst, left / scale)
     return worst
 
 

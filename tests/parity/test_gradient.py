@@ -13,6 +13,8 @@ from jaxnet.parity.report import ParityError
 from jaxnet.parity.taylor import EPS, LADDER
 from jaxnet.spec import Batch, Spec
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TUTORIAL = Spec()
 SMOOTH = Spec((10, 8, 8, 4), bias=True, activation="tanh", loss="cross_entropy")
 
