@@ -41,7 +41,7 @@ ROOMS = {
 AT_TOP = {  # files that are imported only where they are used, and so may import more at their top
     "parity/adapter_torch.py": "torch",
     "parity/plugin.py": "pytest",
-    "parity/selftest.py": "jax optax",
+    "parity/plants.py": "jax optax",
     "runs/plots.py": "matplotlib",
     "export/onnx_graph.py": "onnx",
 }

@@ -184,6 +184,19 @@ def test_steps_in_a_scan_are_the_oracles_steps():
     assert_close(last, params, ROUNDING)
 
 
+def test_compute_dtype_rounds_the_operands_of_products_and_nothing_else():
+    network = Spec((7, 5, 3), bias=True, activation="tanh")
+    params, batch = problem(network)
+    half = partial(net.loss, activation="tanh", compute_dtype="bfloat16")
+    got, grads = jax.value_and_grad(half)(params, batch)
+    want, _ = numpy_net.value_and_grad(params, batch, activation="tanh")
+    assert 1e-5 < abs(got / want - 1) < 2**-6  # bfloat16 keeps 8 bits: 2**-9, in two layers
+    assert {g.dtype for g in (got, *grads.values())} == {jnp.dtype("float64")}
+    forward = partial(net.forward, x=batch.x, activation="tanh", compute_dtype="bfloat16")
+    bias = forward(params) - forward(params | {"b2": 0 * params["b2"]})
+    np.testing.assert_allclose(bias, np.broadcast_to(params["b2"], (4, 3)), rtol=ROUNDING)
+
+
 @pytest.mark.parametrize("activation", spec.ACTIVATIONS)
 def test_the_gradient_of_a_gradient_is_the_difference_of_the_oracles_gradients(activation):
     network = Spec((7, 5, 5, 3), bias=True, activation=activation)

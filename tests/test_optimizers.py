@@ -243,6 +243,22 @@ def test_the_schedules_begin_and_end_where_they_say():
     assert warmup[1:] == cosine[1:]
 
 
+def test_gradients_are_clipped_by_their_norm_before_all_else():
+    optimizer = optimizers.scheduled("sgd", 0.1, 10, clip_norm=1.0)
+    for gradient, want in (([3.0, 4.0], [-0.06, -0.08]), ([0.3, 0.4], [-0.03, -0.04])):
+        (after,) = updated(optimizer, np.zeros(2), [np.array(gradient)])
+        np.testing.assert_allclose(after, want, rtol=FORMULA)
+
+
+@pytest.mark.parametrize("decay", [None, 0.3])
+def test_the_optimizer_of_a_run_has_its_schedule_and_its_weight_decay(decay):
+    options = {} if decay is None else {"weight_decay": decay}
+    rate = optimizers.schedule("cosine", 0.1, 10)
+    made = optimizers.scheduled("adamw", 0.1, 10, schedule_name="cosine", weight_decay=decay)
+    want = updated(optimizers.make("adamw", rate, **options), P, GRADIENTS)
+    np.testing.assert_array_equal(updated(made, P, GRADIENTS), want)
+
+
 BAD_RATES = [0.0, -0.1, math.nan, math.inf]
 
 
