@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxnet import runs
-from jaxnet.runs import trainer
+from jaxnet.runs import evaluation
 from jaxnet.runs.config import Config
 
 # name -> options on a mesh, and those of the same run on one device
@@ -15,7 +15,7 @@ MESHES: dict[str, tuple[dict, dict]] = {
     "microbatches": ({"devices": 2, "accumulate": 4, "remat": True}, {}),
 }
 # blocks of 10 validation rows, 8 on a mesh: of the 26, three that divide over it and a rest
-EVALUATED: Any = 10
+BLOCK: Any = 10
 
 
 def config(**options):
@@ -25,7 +25,7 @@ def config(**options):
 
 
 def main():
-    trainer.EVALUATED = EVALUATED
+    evaluation.BLOCK = BLOCK
     for name, (on_mesh, options) in MESHES.items():
         runs.train(config(dtype="float64", out=f"{name} many", **options, **on_mesh))
         runs.train(config(dtype="float64", out=f"{name} one", **options))

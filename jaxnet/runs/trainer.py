@@ -5,17 +5,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jax.sharding import Mesh
 from jax.tree_util import Partial
 
@@ -23,6 +20,7 @@ from jaxnet import data, net, optimizers
 from jaxnet.engine import accumulate, deterministic, epochs, gram, streams
 from jaxnet.engine import mesh as parallel
 from jaxnet.engine.mesh import Placement
+from jaxnet.runs import evaluation
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
 from jaxnet.runs.model import outputs
@@ -32,7 +30,6 @@ from jaxnet.tables.rows import Rows
 from jaxnet.train import Step, make_step, on_rows, transpose, transposed
 
 UNUSUAL = ("deterministic", "accumulate", "remat")  # options of which the dual form has none
-EVALUATED = 8192  # validation rows to one forward pass, which bounds its memory
 
 MakeChunk = Callable[..., epochs.Chunk]
 
@@ -41,10 +38,9 @@ class Trainer(NamedTuple):
     """What depends on where a run's rows are, and on the form of its first layer.
 
     params: the initial parameters, in that form. run(state, best, segments, capacity, max_wait):
-    makes steps and evaluates, as `epochs.run`. An evaluation is "loss", the mean over the
-    validation rows, and "hits" (rows that are classified right) or "residual" (D_out,) (sums of
-    squares). weights(params): NumPy arrays as `Spec.init` makes them. place(tree): parameters or a
-    state, put where `run` wants them.
+    makes steps and evaluates, as `epochs.run`; the evaluations are those of `evaluation`.
+    weights(params): NumPy arrays as `Spec.init` makes them. place(tree): parameters or a state, put
+    where `run` wants them.
     """
 
     params: dict[str, Any]
@@ -164,7 +160,9 @@ def _step(
 def _in_memory(config: Config, dataset: Dataset, step: Step, placement: Placement) -> MakeChunk:
     (train,), (validation,) = dataset.train.blocks(), dataset.validation.blocks()
     step = on_rows(step, placement.replicate(train))
-    evaluate = _on_validation(dataset.spec, forward, validation.x, validation.y, placement)
+    evaluate = evaluation.on_rows(
+        dataset.spec, evaluation.forward, validation.x, validation.y, placement
+    )
     return _compiled(config, dataset, step, evaluate)
 
 
@@ -191,12 +189,12 @@ def _from_disk(config: Config, dataset: Dataset, step: Step, placement: Placemen
     def batches(start, stop):
         return train.batch(np.stack([rows_at(i)[local] for i in range(start, stop)]))
 
-    size = placement.round_down(EVALUATED)
+    size = placement.round_down(evaluation.BLOCK)
     starts = range(0, len(validation), size)
     blocks = [range(start, min(start + size, len(validation))) for start in starts]
     step_bytes = len(range(dataset.batch_size)[local]) * dataset.spec.sizes[0]
     step_bytes *= np.dtype(config.param_dtype).itemsize
-    block_sums = _block_sums(dataset.spec, placement)
+    block_sums = evaluation.block_sums(dataset.spec, placement)
     stream = streams.Stream(
         Partial(step),
         batches,
@@ -226,64 +224,13 @@ def _dual(config, dataset, params, optimizer, placement) -> Trainer:
         clip_norm=config.clip_norm,
     )
     x = dual.products(validation.x)
-    evaluate = _on_validation(spec, gram.forward, x, validation.y, placement)
+    evaluate = evaluation.on_rows(spec, gram.forward, x, validation.y, placement)
     run = _compiled(config, dataset, step, evaluate)
     return Trainer(params | dual.params(), optimizer, run, dual.weights, placement.params)
 
 
 def _to_numpy(params):
     return transpose(jax.tree.map(np.asarray, params))
-
-
-def forward(params: dict[str, Any], x: Any, *, activation: str) -> jax.Array:
-    """Return the outputs (N, D_out) of transposed weights."""
-    return net.forward(transpose(params), x, activation=activation)
-
-
-def sums(spec: Spec, forward: Callable, params: Any, x: Any, y: Any) -> dict[str, jax.Array]:
-    """Return the sums over rows that an evaluation is made of (`Trainer`).
-
-    forward(params, x, activation=...): the outputs (N, D_out). "loss" is a sum too.
-    """
-    y_pred = forward(params, x, activation=spec.activation)
-    total = {"loss": net.LOSSES[spec.loss](y_pred, y) * len(y)}
-    if spec.loss == "cross_entropy":
-        return total | {"hits": jnp.sum(y_pred.argmax(axis=1) == y)}
-    return total | {"residual": jnp.square(y_pred - y).sum(axis=0)}
-
-
-@functools.cache
-def _block_sums(spec: Spec, placement: Placement) -> Callable:
-    return jax.jit(
-        lambda params, x, y: placement.replicate_inside(sums(spec, forward, params, x, y))
-    )
-
-
-def _on_validation(
-    spec: Spec, forward: Callable, x: Any, y: np.ndarray, placement: Placement
-) -> Callable:
-    """The evaluation on the validation rows, whose inputs to `forward` are x, a pytree."""
-    size = placement.round_down(EVALUATED)
-    whole = len(y) // size * size
-    blocks = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), (x, y))
-    rest = jax.tree.map(lambda a: a[whole:], (x, y))
-    blocks, rest = placement.shard(blocks, axis=1), placement.replicate(rest)
-    return Partial(_evaluation(spec, forward, len(y), placement), blocks, rest)
-
-
-@functools.cache
-def _evaluation(spec: Spec, forward: Callable, num_rows: int, placement: Placement) -> Callable:
-    def evaluate(blocks, rest, params):
-        found = []
-        if len(blocks[1]):
-            each = lax.map(lambda block: sums(spec, forward, params, *block), blocks)
-            found.append(jax.tree.map(lambda a: a.sum(axis=0), each))
-        if len(rest[1]):
-            found.append(sums(spec, forward, params, *rest))
-        total = jax.tree.map(lambda *a: sum(a), *found)
-        return placement.replicate_inside(total | {"loss": total["loss"] / num_rows})
-
-    return evaluate
 
 
 def targets_of(dataset: Dataset) -> Metrics:

@@ -17,7 +17,7 @@ from jax.tree_util import Partial
 
 from jaxnet import data, optimizers
 from jaxnet.engine import epochs
-from jaxnet.runs import trainer
+from jaxnet.runs import evaluation, trainer
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
 from jaxnet.spec import Batch
@@ -116,10 +116,10 @@ class Program:
         )
 
     def _evaluate(self, split, params):
-        """The evaluation of one network, as `trainer.Trainer` describes it."""
+        """The evaluation of one network, as `evaluation` describes it."""
 
         def of_row(x, y):
-            return trainer.sums(self.spec, trainer.forward, params, x[None], y[None])
+            return evaluation.sums(self.spec, evaluation.forward, params, x[None], y[None])
 
         def total(leaf):
             return jnp.sum(jnp.moveaxis(leaf, 0, -1) * split.counts, axis=-1)

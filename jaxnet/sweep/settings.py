@@ -136,15 +136,8 @@ def plan(
     """
     _check(config, seeds, folds)
     settings = _settings(config, learning_rate, weight_decay, hidden)
-    on_disk = config.on_disk == "on" or bool(config.data and Path(config.data).is_dir())
-    if on_disk or (dataset is not None and dataset.on_disk):
-        raise ValueError("`on_disk` must be off for a sweep, which needs its table in memory")
-    config = replace(config, **settings[0]._asdict(), on_disk="off")
-    dataset = dataset or prepare(config, keep_table=True)
-    if not len(next(iter(dataset.table.columns.values()))):
-        raise ValueError(
-            "`dataset` must be prepared with `keep_table` for a sweep, got an empty table"
-        )
+    config = replace(config, **settings[0]._asdict())
+    config, dataset = _in_memory(config, dataset)
     num_rows = dataset.train_rows + dataset.validation_rows
     if folds is not None and folds > num_rows:
         raise ValueError(f"`folds` must be 2..{num_rows}, the number of rows; got {folds}")
@@ -173,6 +166,20 @@ def _check(config: Config, seeds: int, folds: int | None) -> None:
     for name, value, least in (("seeds", seeds, 1), ("folds", folds, 2)):
         if value is not None and (not isinstance(value, int) or value < least):
             raise ValueError(f"`{name}` must be an integer of at least {least}, got {value}")
+
+
+def _in_memory(config: Config, dataset: Dataset | None) -> tuple[Config, Dataset]:
+    """The options and the dataset, with its table. Raises: ValueError if it is not in memory."""
+    on_disk = config.on_disk == "on" or bool(config.data and Path(config.data).is_dir())
+    if on_disk or (dataset is not None and dataset.on_disk):
+        raise ValueError("`on_disk` must be off for a sweep, which needs its table in memory")
+    config = replace(config, on_disk="off")
+    dataset = dataset or prepare(config, keep_table=True)
+    if not len(next(iter(dataset.table.columns.values()))):
+        raise ValueError(
+            "`dataset` must be prepared with `keep_table` for a sweep, got an empty table"
+        )
+    return config, dataset
 
 
 def _settings(config: Config, *tried: Sequence[Any]) -> tuple[Setting, ...]:

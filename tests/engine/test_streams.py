@@ -11,7 +11,7 @@ import pytest
 
 from jaxnet import data, order, runs
 from jaxnet.engine import checkpoint, epochs, streams
-from jaxnet.runs import session, trainer
+from jaxnet.runs import evaluation, session
 from jaxnet.runs.config import Config
 from jaxnet.runs.folder import CHECKPOINTS, METRICS
 
@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "houses.csv").write_text("price,kind,a,b,c\n" + "".join(ROWS))
     monkeypatch.setattr(session, "_plot", lambda folder, *_: (folder / "loss.png").touch())  # slow
     monkeypatch.setattr(streams, "BYTES", 3 * 8 * 3 * 4)  # slabs of 3 steps, of 7 to an epoch
-    monkeypatch.setattr(trainer, "EVALUATED", 10)  # three blocks of the 26 validation rows
+    monkeypatch.setattr(evaluation, "BLOCK", 10)  # three blocks of the 26 validation rows
     return tmp_path
 
 

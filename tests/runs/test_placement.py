@@ -8,12 +8,12 @@ import mesh_runs
 import numpy as np
 import pytest
 from mesh_processes import finish, start
-from mesh_runs import EVALUATED, MESHES, config
+from mesh_runs import BLOCK, MESHES, config
 
 from jaxnet import runs, sweep
 from jaxnet.engine import checkpoint, streams
 from jaxnet.engine.mesh import Placement
-from jaxnet.runs import session, trainer
+from jaxnet.runs import evaluation, session, trainer
 from jaxnet.runs.folder import CHECKPOINTS, read_metrics
 
 RANDOM = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def test_validation_rows_that_do_not_divide_are_all_counted(plain, monkeypatch):
     """26 rows in blocks of 10: the last is of 6, whole on each of the devices."""
     dataset = runs.prepare(config(on_disk="on", dtype="float64"))
     mesh = trainer.resolve(config(devices=1), dataset)[1].mesh
-    monkeypatch.setattr(trainer, "EVALUATED", EVALUATED)
+    monkeypatch.setattr(evaluation, "BLOCK", BLOCK)
     for where in (Placement(), Placement(mesh), Placement(mesh, shards=False)):
         index = range(3, 9)
         read = where.read(dataset.validation.batch, index)

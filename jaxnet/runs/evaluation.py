@@ -1,0 +1,77 @@
+"""The evaluation of parameters inside a compiled program: sums over rows, for `Metrics`.
+
+They are "loss", in the end the mean over the rows, and "hits" (rows that are classified right) or
+"residual" (D_out,) (sums of squares), as `Metrics.of_sums` takes them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.tree_util import Partial
+
+from jaxnet import net
+from jaxnet.engine.mesh import Placement
+from jaxnet.spec import Spec
+from jaxnet.train import transpose
+
+BLOCK = 8192  # rows to one forward pass, which bounds its memory
+
+
+def forward(params: dict[str, Any], x: Any, *, activation: str) -> jax.Array:
+    """Return the outputs (N, D_out) of transposed weights."""
+    return net.forward(transpose(params), x, activation=activation)
+
+
+def sums(spec: Spec, forward: Callable, params: Any, x: Any, y: Any) -> dict[str, jax.Array]:
+    """Return the sums over rows x, y; "loss" is a sum too.
+
+    forward(params, x, activation=...): the outputs (N, D_out).
+    """
+    y_pred = forward(params, x, activation=spec.activation)
+    total = {"loss": net.LOSSES[spec.loss](y_pred, y) * len(y)}
+    if spec.loss == "cross_entropy":
+        return total | {"hits": jnp.sum(y_pred.argmax(axis=1) == y)}
+    return total | {"residual": jnp.square(y_pred - y).sum(axis=0)}
+
+
+@functools.cache
+def block_sums(spec: Spec, placement: Placement) -> Callable:
+    """Return the compiled function of (params, x, y) to their sums, whole on every device."""
+    return jax.jit(
+        lambda params, x, y: placement.replicate_inside(sums(spec, forward, params, x, y))
+    )
+
+
+def on_rows(spec: Spec, forward: Callable, x: Any, y: np.ndarray, placement: Placement) -> Callable:
+    """Return the evaluation of parameters on rows in memory, a pytree: evaluate(params).
+
+    x: the inputs to `forward`, a pytree whose arrays have the rows first.
+    """
+    size = placement.round_down(BLOCK)
+    whole = len(y) // size * size
+    blocks = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), (x, y))
+    rest = jax.tree.map(lambda a: a[whole:], (x, y))
+    blocks, rest = placement.shard(blocks, axis=1), placement.replicate(rest)
+    return Partial(_evaluation(spec, forward, len(y), placement), blocks, rest)
+
+
+@functools.cache
+def _evaluation(spec: Spec, forward: Callable, num_rows: int, placement: Placement) -> Callable:
+    def evaluate(blocks, rest, params):
+        found = []
+        if len(blocks[1]):
+            each = lax.map(lambda block: sums(spec, forward, params, *block), blocks)
+            found.append(jax.tree.map(lambda a: a.sum(axis=0), each))
+        if len(rest[1]):
+            found.append(sums(spec, forward, params, *rest))
+        total = jax.tree.map(lambda *a: sum(a), *found)
+        return placement.replicate_inside(total | {"loss": total["loss"] / num_rows})
+
+    return evaluate
