@@ -14,7 +14,7 @@ SCHEDULES = ("constant", "cosine", "warmup")
 DTYPES = ("float32", "float64", "bfloat16")
 GRAM = ("auto", "on", "off")
 ON_DISK = ("auto", "on", "off")
-# What a run may change when it goes on; the rest defines what it computes.
+# The options that a resumed run may change; the others define what it computes.
 RESUMABLE = frozenset(
     {"epochs", "learning_rate", "schedule", "patience", "max_time", "device", "on_disk"}
     | {"checkpoint_every", "keep", "tensorboard", "devices", "accumulate", "remat"}

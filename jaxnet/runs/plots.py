@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.legend import Legend
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from jaxnet import files
@@ -32,6 +32,7 @@ LABELS = {
     "val_rmse": "root mean squared error (target's units)",
 }
 METRICS = ("val_accuracy", "val_rmse")
+ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "frameon": False}
 MAX_COUNTS = 20  # classes up to which the counts are written into a confusion matrix
 MAX_LABELS = 40  # and up to which every class has a label
 
@@ -44,8 +45,7 @@ def learning_curves(
     metrics: the lines of `metrics.jsonl`, at least one. A loss that spans more than a factor of ten
     gets a log scale.
     """
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
-    _title(figure, title)
+    figure = _figure(10, 4, title)
     left, right = figure.subplots(1, 2)
     epochs = [line["epoch"] for line in metrics]
     train = [line["train_loss"] for line in metrics]
@@ -53,9 +53,8 @@ def learning_curves(
     _draw(left, epochs, train, color=TRAIN, label="train (mean over the epoch)")
     _draw(left, epochs, losses, color=VALIDATION, label="validation")
     best = losses.index(min(losses))
-    left.plot(
-        epochs[best], losses[best], "o", color=VALIDATION, label=f"best, epoch {epochs[best]}"
-    )
+    label = f"best, epoch {epochs[best]}"
+    left.plot(epochs[best], losses[best], "o", color=VALIDATION, label=label)
     _scale(left, [*train, *losses])
     left.set_ylabel(LABELS[loss])
     name = next(name for name in METRICS if name in metrics[0])
@@ -63,16 +62,7 @@ def learning_curves(
     _draw(right, epochs, values, color=VALIDATION, label=f"validation, last {values[-1]:.4g}")
     right.set_ylabel(LABELS[name])
     for axes in (left, right):  # above the axes, never over a curve
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            borderaxespad=0.2,
-            ncols=3,
-            handlelength=1.2,
-            columnspacing=1.2,
-            fontsize="small",
-            frameon=False,
-        )
+        axes.legend(**ABOVE, ncols=3, handlelength=1.2, columnspacing=1.2, fontsize="small")
     _save(figure, path)
 
 
@@ -86,7 +76,7 @@ def comparison(runs: Mapping[str, Sequence[dict[str, Any]]], path: str | Path) -
     columns = math.ceil(len(runs) / 24)
     widest = max((len(_shorten(name)) for name in runs), default=0)
     width = 5 * len(names) + columns * (0.7 + 0.085 * widest)  # inches
-    figure = Figure(figsize=(width, 5), dpi=120, layout="constrained")
+    figure = _figure(width, 5)
     all_axes = figure.subplots(1, len(names), squeeze=False)[0]
     styles = list(itertools.islice(itertools.cycle(itertools.product(STYLES, COLORS)), len(runs)))
     for axes, name in zip(all_axes, names, strict=True):
@@ -96,14 +86,12 @@ def comparison(runs: Mapping[str, Sequence[dict[str, Any]]], path: str | Path) -
             _draw(axes, x, y, color=color, linestyle=style)
         axes.set_ylabel(LABELS.get(name, "validation loss"))
     _scale(all_axes[0], [line["val_loss"] for line in lines])
-    legend = figure.legend(
-        all_axes[0].get_lines(),
-        [f"run {i}" for i in range(len(runs))],  # matplotlib leaves out names like _this
-        loc="outside right upper",
-        ncols=columns,
-        handlelength=3,
-    )
-    _name(legend, [_shorten(name) for name in runs])
+    numbers = [f"run {i}" for i in range(len(runs))]  # matplotlib leaves out names like _this
+    place = {"loc": "outside right upper", "ncols": columns, "handlelength": 3}
+    legend = figure.legend(all_axes[0].get_lines(), numbers, **place)
+    for text, name in zip(legend.get_texts(), runs, strict=True):
+        text.set_parse_math(False)
+        text.set_text(_shorten(name))
     _save(figure, path)
 
 
@@ -119,8 +107,7 @@ def confusion_matrix(
     rows = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(rows, 1)
     side = float(np.clip(2.5 + 0.5 * number, 4.5, 13))
-    figure = Figure(figsize=(side + 1, side), dpi=120, layout="constrained")
-    _title(figure, title)
+    figure = _figure(side + 1, side, title)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="fraction of the true class", shrink=0.8)
@@ -155,36 +142,16 @@ def sweep(
     a heatmap, a third one heatmap for each of its values.
     """
     label = f"validation {LABELS[loss]}"
-    (x, columns), *others = options.items()
-    if not others:
-        figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-        _title(figure, title)
-        _draw_means(figure.subplots(), x, columns, cells, label)
+    if len(options) > 1:
+        figure = _draw_grids(options, cells, label, title)
     else:
-        (y, rows), *panels = others
-        names = [(value,) for value in panels[0][1]] if panels else [()]
-        grids = [_grid(cells, columns, rows, last) for last in names]
-        width = max(4.5, 1.5 + 0.75 * len(columns)) * len(names) + 1
-        figure = Figure(
-            figsize=(width, max(4.2, 1.8 + 0.45 * len(rows))), dpi=120, layout="constrained"
-        )
-        _title(figure, title)
-        every = figure.subplots(1, len(names), squeeze=False)[0]
-        norm = _norm(grids)
-        for axes, last, grid in zip(every, names, grids, strict=True):
-            image = _draw_grid(axes, grid, norm)
-            axes.set_xticks(range(len(columns)), [_value(v) for v in columns], rotation=45)
-            axes.set_yticks(range(len(rows)), [_value(v) for v in rows])
-            axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
-            axes.set_title("".join(f"{panels[0][0]} {_value(v)}" for v in last), fontsize="medium")
-        bar = figure.colorbar(image, ax=list(every), label=label)
-        bar.ax.yaxis.set_major_formatter(_Plain())
-        bar.ax.yaxis.set_minor_formatter(_Plain(minor_thresholds=(3, 0.4)))
+        figure = _figure(7, 4, title)
+        _draw_means(figure.subplots(), *next(iter(options.items())), cells, label)
     _save(figure, path)
 
 
 def _draw_means(axes: Axes, name: str, values: Sequence[Any], cells: Mapping, label: str) -> None:
-    """A line with error bars; sizes, and values of which one is 0, at even distances."""
+    """Draw a line with error bars; sizes, and values of which one is 0, at even distances."""
     numbers = all(isinstance(value, float) and value > 0 for value in values)
     places = {value: value if numbers else i for i, value in enumerate(values)}
     found = [(places[value], *cells[value,]) for value in values if (value,) in cells]
@@ -201,13 +168,32 @@ def _draw_means(axes: Axes, name: str, values: Sequence[Any], cells: Mapping, la
         axes.set_xticks(range(len(values)), [_value(value) for value in values])
 
 
-def _grid(cells: Mapping, columns: Sequence, rows: Sequence, last: tuple) -> np.ndarray:
-    """The means (rows, columns), NaN where there is none."""
-    return np.array([[cells.get((c, r, *last), (np.nan,))[0] for c in columns] for r in rows])
+def _draw_grids(
+    options: Mapping[str, Sequence[Any]], cells: Mapping, label: str, title: str
+) -> Figure:
+    """Draw a heatmap of two options, or one for each value of a third."""
+    (x, columns), (y, rows), *panels = options.items()
+    names = [(value,) for value in panels[0][1]] if panels else [()]
+    grids = [  # the means (rows, columns), NaN where there is none
+        np.array([[cells.get((c, r, *last), (np.nan,))[0] for c in columns] for r in rows])
+        for last in names
+    ]
+    width = max(4.5, 1.5 + 0.75 * len(columns)) * len(names) + 1
+    figure = _figure(width, max(4.2, 1.8 + 0.45 * len(rows)), title)
+    every, norm = figure.subplots(1, len(names), squeeze=False)[0], _norm(grids)
+    for axes, last, grid in zip(every, names, grids, strict=True):
+        image = _draw_grid(axes, grid, norm)
+        axes.set_xticks(range(len(columns)), [_value(v) for v in columns], rotation=45)
+        axes.set_yticks(range(len(rows)), [_value(v) for v in rows])
+        axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+        axes.set_title("".join(f"{panels[0][0]} {_value(v)}" for v in last), fontsize="medium")
+    bar = figure.colorbar(image, ax=list(every), label=label)
+    _write_plain(bar.ax.yaxis, few=True)
+    return figure
 
 
 def _norm(grids: Sequence[np.ndarray]) -> Normalize:
-    """One scale of colours for all, logarithmic for a span of more than a factor of ten."""
+    """Return one scale of colours for all, a log scale for a span of more than a factor of ten."""
     values = np.concatenate([grid.ravel() for grid in grids])
     values = values[np.isfinite(values)]
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
@@ -215,7 +201,7 @@ def _norm(grids: Sequence[np.ndarray]) -> Normalize:
 
 
 def _draw_grid(axes: Axes, grid: np.ndarray, norm: Normalize) -> AxesImage:
-    """A heatmap with its numbers; what diverged stays grey."""
+    """Draw a heatmap with its numbers; what diverged stays grey."""
     axes.set_facecolor("#dddddd")
     image = axes.imshow(grid, cmap="viridis_r", norm=norm, aspect="auto", origin="lower")
     for (i, j), value in np.ndenumerate(grid):
@@ -224,14 +210,13 @@ def _draw_grid(axes: Axes, grid: np.ndarray, norm: Normalize) -> AxesImage:
         weight = "bold" if there and value == np.nanmin(grid) else "normal"
         text = f"{value:.3g}" if there else "diverged"
         size = 8 if there else 6
-        axes.text(
-            j, i, text, ha="center", va="center", color=color, fontsize=size, fontweight=weight
-        )
+        font = {"fontsize": size, "fontweight": weight, "color": color}
+        axes.text(j, i, text, ha="center", va="center", **font)
     return image
 
 
 def _value(value: Any) -> str:
-    """An option's value as text: a number, sizes, or None for torch's default."""
+    """Return an option's value as text: a number, sizes, or `default` for None."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return "default" if value is None else f"{value:.3g}"
@@ -251,9 +236,14 @@ def _scale(axes: Axes, losses: Sequence[float]) -> None:
     if not positive or max(positive) <= 10 * min(positive):
         return
     axes.set_yscale("log")
-    few = max(positive) < 1000 * min(positive)  # too few powers of ten to read by
-    axes.yaxis.set_major_formatter(_Plain())
-    axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(3, 0.4) if few else (0, 0)))
+    # else there are too few powers of ten to read by
+    _write_plain(axes.yaxis, few=max(positive) < 1000 * min(positive))
+
+
+def _write_plain(axis: Axis, *, few: bool) -> None:
+    """Write an axis's numbers as 0.02; few: those between the powers of ten too."""
+    axis.set_major_formatter(_Plain())
+    axis.set_minor_formatter(_Plain(minor_thresholds=(3, 0.4) if few else (0, 0)))
 
 
 class _Plain(LogFormatter):
@@ -263,19 +253,17 @@ class _Plain(LogFormatter):
         return f"{x:g}"
 
 
-def _title(figure: Figure, title: str) -> None:
-    text = "\n".join(textwrap.wrap(title, 95, max_lines=2, placeholder=" ..."))
-    figure.suptitle(text, parse_math=False)  # a column may be called $x$
+def _figure(width: float, height: float, title: str = "") -> Figure:
+    """Return a figure of that size in inches, with a title of at most two lines."""
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    if title:
+        text = "\n".join(textwrap.wrap(title, 95, max_lines=2, placeholder=" ..."))
+        figure.suptitle(text, parse_math=False)  # a column may be called $x$
+    return figure
 
 
 def _shorten(name: str) -> str:
     return name if len(name) <= 40 else f"{name[:18]}...{name[-19:]}"
-
-
-def _name(legend: Legend, names: Sequence[str]) -> None:
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_parse_math(False)
-        text.set_text(name)
 
 
 def _save(figure: Figure, path: str | Path) -> None:

@@ -34,8 +34,8 @@ def require() -> None:
 def writer(folder: Path, step: int = 0) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Yield a function that adds a line of metrics.jsonl to the events in FOLDER/tensorboard.
 
-    step: where the run goes on, 0 for a new one; TensorBoard drops the events after it. Each line
-    is on the disk when the function returns, and what is null in it is left out.
+    step: where the run resumes, 0 for a new one; TensorBoard drops the events after it. Each line
+    is on the disk when the function returns; values that are null or not finite are left out.
 
     Raises: ValueError without tensorboardX, OSError for a folder that cannot be written.
     """
@@ -44,14 +44,15 @@ def writer(folder: Path, step: int = 0) -> Iterator[Callable[[dict[str, Any]], N
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore
     from tensorboardX.proto.summary_pb2 import Summary  # pyrefly: ignore
 
-    # RecordWriter and not SummaryWriter: that one queues its events, so that its flush leaves some
-    # behind, and takes the name of the last file if a run goes on within the same second
+    # RecordWriter and not SummaryWriter, whose flush leaves events behind, and which reuses the name
+    # of the last file if a run is resumed within the same second
     events = folder / EVENTS
     events.mkdir(exist_ok=True)
     records = RecordWriter(str(_next_file(events)))
 
     def add(**event: Any) -> None:
         records.write(Event(wall_time=time.time(), **event).SerializeToString())
+        records.flush()
 
     def write(line: dict[str, Any]) -> None:
         values = [
@@ -60,22 +61,17 @@ def writer(folder: Path, step: int = 0) -> Iterator[Callable[[dict[str, Any]], N
             if line.get(name) is not None and math.isfinite(line[name])
         ]
         add(step=line["step"], summary=Summary(value=values))
-        records.flush()
 
     try:
         add(file_version="brain.Event:2")
         add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-        records.flush()
         yield write
     finally:
         records.close()
 
 
 def _next_file(events: Path) -> Path:
-    """A new name, after all others in the order in which TensorBoard reads them, by name."""
-    numbers = [int(path.suffix[1:]) for path in events.glob("*.tfevents.*") if _numbered(path)]
-    return events / f"events.out.tfevents.{max(numbers, default=0) + 1:010d}"
-
-
-def _numbered(path: Path) -> bool:
-    return path.suffix[1:].isdecimal()
+    """Return a new name, the last in the order in which TensorBoard reads them, by name."""
+    found = (path.suffix[1:] for path in events.glob("*.tfevents.*"))
+    last = max((int(number) for number in found if number.isdecimal()), default=0)
+    return events / f"events.out.tfevents.{last + 1:010d}"

@@ -55,18 +55,18 @@ NESTED += [("data", "sha256"), ("encoding", "target")]
 def test_a_field_that_is_missing_or_of_another_type_is_named(folder, field):
     *parents, name = field
 
-    def change(content, *value):
+    def delete(content):
         for parent in parents:
             content = content[parent]
         content.pop(name)
-        content.update({name: one for one in value})
+        return content
 
     content = (folder / "config.json").read_text()
-    rewrite(folder, change)
+    rewrite(folder, delete)
     with pytest.raises(ValueError, match=rf"config\.json: .*'{name}' is missing.*; was it edited"):
         Record.load(folder)
     (folder / "config.json").write_text(content)
-    rewrite(folder, lambda content: change(content, 1.5))
+    rewrite(folder, lambda content: delete(content).update({name: 1.5}))
     with pytest.raises(ValueError, match=r"config\.json: not the record of a run \(.*; was it ed"):
         Record.load(folder)
 

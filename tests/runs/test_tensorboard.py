@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_written_is_an_os_error(tmp_path):
 
 def test_the_import_warns_of_nothing_and_brings_neither_jax_nor_tensorboardx():
     code = (
-        "import sys; from jaxnet import tensorboard; assert 'tensorboardX' not in sys.modules;"
+        "import sys; from jaxnet.runs import tensorboard; assert 'tensorboardX' not in sys.modules;"
         "tensorboard.require(); assert 'jax' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True)
