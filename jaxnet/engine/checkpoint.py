@@ -12,10 +12,8 @@ itself; never a pickle.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,13 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from jaxnet import files
 
 FORMAT = 2  # of checkpoint.json; 1 was that of jaxnet 0.1
 JSON, ARRAYS = "checkpoint.json", "arrays.safetensors"
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 class Restored(NamedTuple):
@@ -160,32 +157,26 @@ def _write(folder: Path, step: int, leaves: dict[str, np.ndarray], content: dict
     part = folder / f"{step}.part"
     try:
         part.mkdir()
-        save_file({name: _plain(leaf) for name, leaf in leaves.items()}, part / ARRAYS)
-        files.sync(part / ARRAYS)
-        content["arrays"] = files.sha256(part / ARRAYS)
+        stored = save({name: _plain(leaf) for name, leaf in leaves.items()})
+        content["arrays"] = hashlib.sha256(stored).hexdigest()
+        files.write(part / ARRAYS, stored)
         files.write_json(part / JSON, content | {"sha256": _digest(content)})
         part.rename(folder / str(step))
         files.sync(folder)
         for old in steps(folder)[:-keep]:
             shutil.rmtree((folder / str(old)).rename(folder / f"{old}.part"))
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise _disk_error(folder, error) from None
+        reason = error.strerror or str(error)
+        raise OSError(
+            error.errno, f"{folder}: a checkpoint could not be written ({reason})"
+        ) from None
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
     """The array as NumPy's own dtypes have it: bfloat16 and its kind become unsigned integers."""
     array = np.ascontiguousarray(array).reshape(array.shape)
     return array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
-
-
-def _disk_error(folder: Path, error: Exception) -> Exception:
-    """An OSError in one line for what the file system refused, else the error itself."""
-    for code in DISK_ERRORS:
-        if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
-            reason = os.strerror(code)
-            return OSError(code, f"{folder}: a checkpoint could not be written ({reason})")
-    return error
 
 
 def _read(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:

@@ -105,7 +105,10 @@ BAD = {
     "epochs": (good("--epochs", "0"), "`epochs` must be at least 1, got 0"),
     "seed": (good("--seed", "-1"), "`seed` must be at least 0, got -1"),
     "decay": (good("--weight-decay", "-1"), "`weight_decay` must be a finite number of at least 0"),
-    "existing run": (good("--out", "old"), "`out` must not hold a run already: old; go on with"),
+    "existing run": (
+        good("--out", "old"),
+        "`out` must not hold a run already: old; resume",
+    ),
     "out is a file": (good("--out", "good.csv"), "`out` must be a folder that can be made"),
     "out below a file": (good("--out", "good.csv/x"), "`out` must be a folder that can be made"),
     "out without a name": (good("--out", ""), "`out` must name a folder"),

@@ -212,7 +212,7 @@ def test_a_disk_that_refuses_is_one_oserror_and_the_checkpoints_before_stay(fold
         raise OSError(28, "No space left on device")
 
     writer = checkpoint.Writer(folder)
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     writer.save(9, tree())
     with pytest.raises(OSError, match=r"could not be written \(No space left") as caught, writer:
         pass

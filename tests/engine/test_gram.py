@@ -228,6 +228,6 @@ def test_given_weights_are_trained_in_the_usual_form(table):
     dataset = runs.prepare(options)
     params = dataset.spec.init(9, "float64")
     folder = runs.create(options, params, dataset=dataset)
-    assert runs.read_config(folder).gram == "off"
+    assert runs.Record.load(folder).config.gram == "off"
     with pytest.raises(ValueError, match="`gram` must be off for a run that begins with given"):
         runs.create(config(table, gram="on"), params, dataset=dataset)

@@ -144,3 +144,16 @@ def test_a_folder_without_a_record_is_not_a_run(tmp_path):
     for folder in (tmp_path, tmp_path / "none", tmp_path / "file"):
         with pytest.raises(FileNotFoundError, match=r"this is not the folder of a run, it has no "):
             Record.load(folder)
+
+
+def test_a_resume_that_changes_something_is_in_the_history_and_warned_of(written, caplog):
+    record = Record.load(written)
+    here = {"device": record.device, "versions": record.versions}
+    assert record.resumed(record.config, 7, here) is record
+    config = record.changed(written, {"epochs": record.config.epochs + 5})
+    other = here | {"device": record.device | {"processors": 3}}
+    resumed = record.resumed(config, 7, other)
+    assert resumed.history == ({"step": 7, "changed": {"epochs": config.epochs}, **other},)
+    assert f"and is 3: losses will agree to rounding" in caplog.text
+    assert "cosine schedule of the learning rate now ends after epoch" in caplog.text
+    assert resumed.identity() == record.identity()

@@ -121,7 +121,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(fo
     (folder / "stopped/checkpoints/12/checkpoint.json").write_text("{")
     runs.resume("stopped")
     assert "12: the checkpoint is damaged" in caplog.text
-    assert "going on from step 8" in caplog.text
+    assert "resuming from step 8" in caplog.text
     assert contents(folder / "stopped") == contents(folder / "whole")
     assert (folder / "stopped/checkpoints/12.damaged").is_dir()
     for step in (4, 8, 12):
@@ -181,9 +181,9 @@ def test_a_run_that_has_ended_is_only_loaded(folder):
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "optimizer": (
         {"optimizer": "sgd"},
-        "`optimizer` must stay 'adam' to go on with run, got 'sgd'",
+        "`optimizer` must stay 'adam' to resume run, got 'sgd'",
     ),
-    "hidden": ({"hidden": (6,)}, r"`hidden` must stay \(5,\) to go on with run, got \(6,\)"),
+    "hidden": ({"hidden": (6,)}, r"`hidden` must stay \(5,\) to resume run, got \(6,\)"),
     "seed": ({"seed": 1}, "`seed` must stay 0"),
     "batch": ({"batch_size": 9}, "`batch_size` must stay 8"),
     "clip": ({"clip_norm": 1.0}, "`clip_norm` must stay None"),
@@ -231,19 +231,22 @@ def option(**changed):
 EDITS = {
     "optimizer": (option(optimizer="sgd"), r"says optimizer 'sgd', and the checkpoint 'adam'; was"),
     "sizes": (option(hidden=[6]), r"says hidden \[6\], and the checkpoint \[5\]"),
-    "no such": (option(optimizer="magic"), "not the options of a run .`optimizer` must be one of"),
-    "unknown": (option(magic=1), r"not the options of a run \(unknown option 'magic'\); was it ed"),
-    "type": (option(epochs="many"), "not the options of a run"),
-    "no options": (delete("config"), r"not the options of a run \('config' is missing\)"),
+    "no such": (option(optimizer="magic"), "not the record of a run .`optimizer` must be one of"),
+    "unknown": (
+        option(magic=1),
+        r"not the record of a run \(`config` has an unknown field 'magic'\); was it ed",
+    ),
+    "type": (option(epochs="many"), "not the record of a run"),
+    "no options": (delete("config"), r"not the record of a run \('config' is missing\)"),
     "no data": (delete("data"), "is missing"),
-    "no encoding": (delete("encoding"), "not the description of a run"),
+    "no encoding": (delete("encoding"), "not the record of a run"),
     "no std": (
         lambda d: d["encoding"]["features"][0].update(std=[0.0]),
-        "not the description of a run .the encoding of column 'a'",
+        "not the record of a run .the encoding of column 'a'",
     ),
     "no list": (
         lambda d: d["encoding"]["features"][0].update(mean=5),
-        "not the description of a run",
+        "not the record of a run",
     ),
     "encoding": (
         lambda d: d["encoding"]["features"][0].update(mean=[7.0]),
@@ -355,7 +358,7 @@ def test_checkpoints_are_kept_by_number_and_saved_every_epoch_if_asked(folder):
 
 def test_a_run_that_diverges_keeps_its_best_model_and_its_last_good_checkpoint(folder):
     options = config(epochs=60, optimizer="sgd", learning_rate=2.0, checkpoint_every=0)
-    message = r"became (nan|inf) at step \d+: try .*; --resume run --learning-rate ... goes on"
+    message = r"became (nan|inf) at step \d+: try .*; --resume run --learning-rate ... continues"
     with pytest.raises(FloatingPointError, match=message):
         runs.train(replace(options, out="run"))
     lines = run_folder.read_metrics(folder / "run")
@@ -426,7 +429,7 @@ def test_the_folder_of_a_run_that_began_meanwhile_is_not_taken(folder, monkeypat
         (folder / "run/config.json").write_text("{}")
         return made
 
-    monkeypatch.setattr(run_folder, "make", make_late)
+    monkeypatch.setattr("jaxnet.runs.run.make", make_late)
     with pytest.raises(FileExistsError, match="`out` must not hold a run already"):
         runs.train(config(out="run"))
     assert (folder / "run/config.json").read_text() == "{}"
