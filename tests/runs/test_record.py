@@ -154,6 +154,6 @@ def test_a_resume_that_changes_something_is_in_the_history_and_warned_of(written
     other = here | {"device": record.device | {"processors": 3}}
     resumed = record.resumed(config, 7, other)
     assert resumed.history == ({"step": 7, "changed": {"epochs": config.epochs}, **other},)
-    assert f"and is 3: losses will agree to rounding" in caplog.text
+    assert "and is 3: losses will agree to rounding" in caplog.text
     assert "cosine schedule of the learning rate now ends after epoch" in caplog.text
     assert resumed.identity() == record.identity()
