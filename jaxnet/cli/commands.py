@@ -1,179 +1,46 @@
-"""The command line: options in, messages out; only here does an error become an exit code."""
+"""The command line: finds the command, runs it, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
 import atexit
-import functools
+import difflib
 import gc
 import inspect
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_type_hints
 
 import tyro
 
 import jaxnet
-from jaxnet.cli import parity as cli_parity
-from jaxnet.cli import train as cli_train
-from jaxnet.cli.export import export
-from jaxnet.cli.parity import ParityOptions
-from jaxnet.cli.predict import evaluate, predict
-from jaxnet.cli.processes import ONE, ProcessOptions, check, is_silent, join, launch, part
-from jaxnet.cli.show import show
-from jaxnet.cli.sweep import sweep
+from jaxnet.cli.evaluate import Evaluate
+from jaxnet.cli.export import Export
+from jaxnet.cli.import_weights import Import
+from jaxnet.cli.options import TrainingCommand
+from jaxnet.cli.parity import Parity
+from jaxnet.cli.predict import Predict
+from jaxnet.cli.processes import is_silent, leave
+from jaxnet.cli.show import Show
+from jaxnet.cli.sweep import Sweep
+from jaxnet.cli.train import Train
 from jaxnet.engine.signals import ProcessLost, RemoteError
-from jaxnet.runs.config import (
-    Config,
-    DataOptions,
-    NetworkOptions,
-    RunOptions,
-    ScaleOptions,
-    TrainingOptions,
-)
 
-Programs = Annotated[
-    tuple[str, ...],
-    tyro.conf.Positional,
-    tyro.conf.arg(
-        metavar="[PROGRAM ...]",
-        help="tensors, sequential, module or dynamic; without one, all of them.",
-        help_behavior_hint="",
-    ),
-]
-Weights = Annotated[
-    Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help="A .safetensors file.")
-]
-NoCache = Annotated[
-    bool,
-    tyro.conf.FlagCreatePairsOff,
-    tyro.conf.arg(
-        help="Compile everything anew, and keep nothing of it in the user's cache folder."
-    ),
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale(ScaleOptions):
-    """Beyond one device, and one device's memory."""
-
-    devices: Annotated[
-        int | str | None, tyro.conf.arg(aliases=("--mesh",), metavar="N|all|data=N,model=M")
-    ] = None
-
-
-GROUPS = {
-    "data": DataOptions,
-    "network": NetworkOptions,
-    "training": TrainingOptions,
-    "run": RunOptions,
-    "scale": Scale,
+# name -> the dataclass of its options, whose call runs it and returns the exit code
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "sweep": Sweep,
+    "show": Show,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "export": Export,
+    "import": Import,
+    "parity": Parity,
 }
-arguments: list[str] = []  # of this process, for those that it starts
-
-
-def train(
-    data: DataOptions,
-    network: NetworkOptions,
-    training: TrainingOptions,
-    run: RunOptions,
-    scale: Scale,
-    processes: ProcessOptions = ONE,
-    *,
-    resume: Path | None = None,
-) -> int:
-    """Train a feed-forward network on a table, or on the handwritten digits if none is given.
-
-    Try:
-
-    jaxnet train
-
-    jaxnet train --data wine.csv --target class
-
-    jaxnet train --data houses.parquet --target price --hidden 256 64 --epochs 200 --patience 20
-
-    jaxnet train --data genes.npz --target y --optimizer adamw --weight-decay 0.1 --schedule warmup
-
-    jaxnet train --resume runs/wine-1 --epochs 100
-
-    jaxnet train --data parts/ --target price --batch-size 4096 --devices all
-
-    Args:
-        resume: The folder of a run to go on with, to the same bits as if it had never stopped. Its
-            options hold; epochs, learning rate, schedule, patience, devices and how it is saved
-            may be given anew.
-    """
-    config = _config(data, network, training, run, scale)
-    check(processes)
-    if processes.processes > 1:
-        return launch(arguments, processes.processes, config.device)
-    join(processes)
-    return cli_train.train(config) if resume is None else cli_train.resume(resume, config)
-
-
-def import_weights(
-    weights: Weights,
-    data: DataOptions,
-    network: NetworkOptions,
-    training: TrainingOptions,
-    run: RunOptions,
-    scale: Scale,
-    *,
-    like: Path | None = None,
-    layers: tuple[str, ...] = (),
-) -> int:
-    """Begin a run with weights from PyTorch, to be trained on with `jaxnet train --resume`.
-
-    In PyTorch: safetensors.torch.save_file(model.state_dict(), "model.safetensors"), for a model of
-    Linear layers with one activation between them. The sizes are those of the file.
-
-    Try:
-
-    jaxnet import model.safetensors --like runs/wine-1
-
-    jaxnet import model.safetensors --data wine.csv --target class --activation tanh
-
-    Args:
-        like: A run whose options hold where none are given, and whose encoding of the columns.
-        layers: The names of the Linear layers in order, if their names do not tell.
-    """
-    config = _config(data, network, training, run, scale)
-    hidden = NetworkOptions().hidden if like is None else _options_of(like).hidden
-    return cli_train.import_weights(weights, like, layers, config, hidden)
-
-
-def _config(*groups: Any) -> Config:
-    options: dict[str, Any] = {}
-    for group in groups:
-        options |= asdict(group)
-    return Config(**options)
-
-
-def parity(programs: Programs = (), *, comparison: ParityOptions) -> int:
-    """Compare every version of the tutorial's networks with NumPy's gradients by hand.
-
-    The exit code is 0 if all are equal, 1 for a mismatch, whose likely cause is named, 2 if they
-    could not be compared.
-    """
-    return cli_parity.run(programs, comparison)
-
-
-COMMANDS: dict[str, Callable[..., int]] = {
-    "train": train,
-    "sweep": sweep,
-    "show": show,
-    "evaluate": evaluate,
-    "predict": predict,
-    "export": export,
-    "import": import_weights,
-    "parity": parity,
-}
-DEFAULTS = {"train": "--resume", "import": "--like"}  # options that name the run to take others of
-COMPILE_NOTHING = {"show"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -184,121 +51,124 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv == ["--version"]:
         print(f"jaxnet {jaxnet.__version__}")
         return 0
-    arguments[:] = argv
-    _log_to_stderr()
-    return part(_run(argv))
+    if not argv or argv[0] not in COMMANDS:
+        return _help(argv)
+    command, options = COMMANDS[argv[0]], _options(COMMANDS[argv[0]])
+    _log_to_stderr(options)
+    return leave(_run(command, argv, options))
 
 
-def _run(argv: list[str]) -> int:
+def _help(argv: list[str]) -> int:
+    """Print the commands, if there is no other; name a command that does not exist."""
+    if argv and argv[0] not in ("-h", "--help"):
+        near = difflib.get_close_matches(argv[0], COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
+        return _fail(2, f"there is no command {argv[0]!r}; {hint}", {})
+    lines = [f"  {name:10}{_summary(command)}" for name, command in COMMANDS.items()]
+    print(
+        "usage: jaxnet COMMAND [OPTIONS]\n\n"
+        "Feed-forward networks in JAX, proven equal to NumPy and PyTorch.\n\n"
+        + "\n".join(lines)
+        + "\n\njaxnet COMMAND --help shows its options, with examples.",
+        file=sys.stdout if argv else sys.stderr,
+    )
+    return 0 if argv else 2
+
+
+def _summary(command: type) -> str:
+    return (command.__doc__ or "").partition("\n")[0]
+
+
+def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
     try:
-        return tyro.extras.subcommand_cli_from_dict(
-            {name: _cached(name, f) for name, f in (COMMANDS | _with_run_options(argv)).items()},
-            prog="jaxnet",
-            description="Feed-forward networks in JAX, proven equal to NumPy and PyTorch.",
-            args=argv,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
-        )
+        parsed = _parse(command, argv)
+        if getattr(parsed, "cache", False):
+            from jaxnet.engine import compile_cache
+
+            compile_cache.enable()
+        return parsed()
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
         text = error.strerror if error.errno and error.filename is None else None
-        return _fail(2, text or str(error))
+        return _fail(2, text or str(error), options)
     except ProcessLost as error:
-        return part(_fail(2, str(error)), lost=True)
+        return leave(_fail(2, str(error), options), lost=True)
     except (ValueError, FloatingPointError, MemoryError, RemoteError) as error:
-        return _fail(2, "" if is_silent(error) else str(error))
+        return _fail(2, "" if is_silent(error) else str(error), options)
     except SystemExit as stop:  # tyro has printed the help, or what it could not parse
         return int(stop.code or 0)
-    except KeyboardInterrupt as stop:  # or runs.Stopped, which is one
+    except KeyboardInterrupt as stop:  # or signals.Stopped, which is one
         number = getattr(stop, "signum", signal.SIGINT)
-        silent = is_silent(stop)
-        return _fail(128 + number, "" if silent else str(stop) or "interrupted")
+        text = "" if is_silent(stop) else str(stop) or "interrupted"
+        return _fail(128 + number, text, options)
+
+
+def _parse(command: type, argv: list[str]) -> Any:
+    """The command with its options; those of the run that it names are the defaults."""
+
+    def parse(**default: Any) -> Any:
+        return tyro.cli(
+            command,
+            prog=f"jaxnet {argv[0]}",
+            description=inspect.getdoc(command),
+            args=argv[1:],
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+            **default,
+        )
+
+    parsed = parse()
+    if not isinstance(parsed, TrainingCommand) or parsed.options_from is None:
+        return parsed
+    from jaxnet.runs import read_config
+
+    return parse(default=parsed.with_options(read_config(parsed.options_from)))
+
+
+def _options(command: type) -> dict[str, str]:
+    """What is typed on the command line for each argument of a command."""
+    found: dict[str, str] = {}
+    for name, kind in get_type_hints(command, include_extras=True).items():
+        marks = get_args(kind)[1:] if hasattr(kind, "__metadata__") else ()
+        if is_dataclass(kind):
+            found |= _options(kind)
+        elif tyro.conf.Positional in marks:
+            found[name] = next(mark.metavar for mark in marks if hasattr(mark, "metavar"))
+        else:
+            found[name] = "--" + name.replace("_", "-")
+    return found
+
+
+def _with_options(text: str, options: dict[str, str]) -> str:
+    """A message with options in place of the Python arguments that it names in backquotes."""
+    return re.sub("`(\\w+)`", lambda name: options.get(name[1], name[0]), text)
+
+
+def _fail(code: int, text: str, options: dict[str, str]) -> int:
+    if text:
+        print(f"jaxnet: {_with_options(text, options)}", file=sys.stderr)
+    return code
+
+
+def _log_to_stderr(options: dict[str, str]) -> None:
+    """Show what the library logs as lines of this program."""
+    log = logging.getLogger("jaxnet")
+    log.propagate = False
+    log.handlers = [_Lines(options)]
+
+
+class _Lines(logging.Handler):
+    def __init__(self, options: dict[str, str]):
+        super().__init__()
+        self.options = options
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # stderr as it is now: a test or a program may have replaced it
+        print(f"jaxnet: {_with_options(record.getMessage(), self.options)}", file=sys.stderr)
 
 
 def _collect_less_garbage() -> None:
     """Save half a second: imports make next to none, and the exit needs no search for it."""
     gc.set_threshold(50_000, 20, 100)
     atexit.register(gc.freeze)
-
-
-def _cached(name: str, command: Callable[..., int]) -> Callable[..., int]:
-    """The command with the option --no-cache, if it compiles anything."""
-    if name in COMPILE_NOTHING:
-        return command
-
-    def with_cache(*args: Any, no_cache: bool, **options: Any) -> int:
-        starts = (
-            getattr(options.get("processes"), "processes", 1) > 1
-        )  # others, and computes nothing
-        if not (no_cache or starts):
-            from jaxnet.engine import compile_cache  # brings JAX, which --help does without
-
-            compile_cache.enable()
-        return command(*args, **options)
-
-    option = inspect.Parameter("no_cache", inspect.Parameter.KEYWORD_ONLY, default=False)
-    _set_signature(with_cache, [*inspect.signature(command).parameters.values(), option])
-    with_cache.__annotations__ = get_type_hints(command, include_extras=True) | {
-        "no_cache": NoCache
-    }
-    with_cache.__doc__ = command.__doc__
-    return with_cache
-
-
-def _set_signature(function: Callable, parameters: list[inspect.Parameter]) -> None:
-    """Give a function the parameters, and so the defaults, that tyro reads."""
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr]
-
-
-def _log_to_stderr() -> None:
-    """Show what the library logs as lines of this program; the stream is that of each line."""
-    log = logging.getLogger("jaxnet")
-    log.propagate = False
-    log.handlers = [_Lines()]
-
-
-class _Lines(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"jaxnet: {record.getMessage()}", file=sys.stderr)
-
-
-def _fail(code: int, text: str) -> int:
-    if text:
-        print(f"jaxnet: {text}", file=sys.stderr)
-    return code
-
-
-def _with_run_options(argv: list[str]) -> dict[str, Callable[..., int]]:
-    """The command of `argv` with a run's options as its defaults, if it names a run for that."""
-    option = DEFAULTS.get(argv[0] if argv else "")
-    folder = None
-    for i, word in enumerate(argv):
-        if word == option and i + 1 < len(argv):
-            folder = argv[i + 1]
-        elif option and word.startswith(f"{option}="):
-            folder = word.partition("=")[2]
-    if folder is None:
-        return {}
-    command, values = COMMANDS[argv[0]], asdict(_options_of(Path(folder)))
-
-    @functools.wraps(command)
-    def with_options(*args: Any, **options: Any) -> int:
-        return command(*args, **options)
-
-    parameters = [
-        parameter.replace(default=_pick(GROUPS[name], values)) if name in GROUPS else parameter
-        for name, parameter in inspect.signature(command).parameters.items()
-    ]
-    _set_signature(with_options, parameters)
-    return {argv[0]: with_options}
-
-
-def _options_of(folder: Path) -> Config:
-    from jaxnet.runs import Record
-
-    return Record.load(folder).config
-
-
-def _pick(group: type, values: dict[str, Any]) -> Any:
-    return group(**{field.name: values[field.name] for field in fields(group)})

@@ -1,44 +1,45 @@
-"""`jaxnet export`: its options, and what it prints."""
+"""`jaxnet export`: a trained network as files that run without jaxnet."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
 
-import tyro
-
-Run = Annotated[
-    str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="The folder of a run.")
-]
+from jaxnet.cli.options import Cached, RunFolder
 
 
-def export(run: Run, *, format: tuple[str, ...] = (), out: str | None = None) -> int:
-    """Write a trained network as files that run without jaxnet, each with an example program.
+@dataclass(frozen=True, kw_only=True)
+class Export(Cached):
+    """Write the model of a run as files that run without jaxnet.
 
-    stablehlo: model.stablehlo, the network with its encoding, for JAX without jaxnet.
+    stablehlo: model.stablehlo, the network with its encoding, for JAX.
+
     pytorch: model.safetensors, the weights as the state_dict of an nn.Sequential.
-    onnx: model.onnx, the network with its encoding, for ONNX runtimes (pip install 'jaxnet[onnx]').
 
-    Try:
+    onnx: model.onnx, the network with its encoding (pip install 'jaxnet[onnx]').
 
-    jaxnet export runs/wine-1
-
-    jaxnet export runs/wine-1 --format onnx --out wine-onnx
-
-    Args:
-        format: stablehlo, pytorch, onnx; by default all, onnx where it is installed.
-        out: The folder to write, by default RUN/model. What was exported there is replaced.
+    Examples:
+      jaxnet export runs/wine-1
+      jaxnet export runs/wine-1 --format onnx --out wine-onnx
     """
-    from pathlib import Path
 
-    from jaxnet.export.formats import export as write  # brings JAX, which --help does without
-    from jaxnet.runs import model
-    from jaxnet.runs.folder import MODEL
+    run: RunFolder
+    format: tuple[str, ...] = ()
+    """Of stablehlo, pytorch and onnx; by default all, onnx only where it is installed."""
+    out: Path | None = None
+    """The folder to write, by default RUN/model. An earlier export there is replaced."""
 
-    folder = Path(run) / MODEL if out is None else Path(out)
-    exported = write(model.load(run), folder, format)
-    width = max(len(str(path)) for path in exported.files)
-    for path, what in exported.files.items():
-        print(f"{path!s:{width}}  {what}")
-    for note in exported.notes:
-        print(f"note: {note}")
-    return 0
+    def __call__(self) -> int:
+        """Write the files, and print their names."""
+        from jaxnet.export import export
+        from jaxnet.runs import model
+        from jaxnet.runs.folder import MODEL
+
+        folder = self.run / MODEL if self.out is None else self.out
+        exported = export(model.load(self.run), folder, self.format)
+        width = max(len(str(path)) for path in exported.files)
+        for path, what in exported.files.items():
+            print(f"{path!s:{width}}  {what}")
+        for note in exported.notes:
+            print(f"note: {note}")
+        return 0

@@ -1,127 +1,133 @@
-"""`jaxnet parity`: its options, what it prints, the files it writes."""
+"""`jaxnet parity`: compare the tutorial's networks, print the verdicts, write the reports."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxnet.cli.options import Cached, positional
+
 if TYPE_CHECKING:
     from jaxnet.parity import Report
 
-PROGRAMS = ("tensors", "sequential", "module", "dynamic")
+STAGES = ("tensors", "sequential", "module", "dynamic")
 DTYPES = {"float64": ("mathematics",), "float32": ("precision",)}
+Stages = positional(
+    tuple[str, ...], "[STAGE ...]", f"Of {', '.join(STAGES)}; all of them without one."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParityOptions:
-    """What is compared, and where the report goes."""
+class Parity(Cached):
+    """Compare the tutorial's networks with NumPy's hand-written gradients.
 
+    The exit code is 0 if all are equal, 1 for a mismatch, whose likely cause is named.
+
+    Examples:
+      jaxnet parity
+      jaxnet parity dynamic --sizes 8 13 11 5 --steps 10
+      jaxnet parity --self-test
+    """
+
+    stages: Stages = ()
     steps: int = 100
-    """Length of the free run; single steps are compared at 1, 2, 3, 10 and 100."""
+    """Steps of training after which the parameters are compared, at the most."""
     sizes: tuple[int, int, int, int] = (64, 1000, 100, 10)
-    """N, D_in, H and D_out."""
+    """The rows, the inputs, the hidden units and the outputs."""
     dtype: str = "both"
-    """both, float64 (the mathematics) or float32 (the precision)."""
+    """float64 (is it the same mathematics?), float32 (is it as precise?) or both."""
     self_test: bool = False
-    """Plant every known mistake and see whether it is caught and named."""
+    """Plant every known mistake instead, and see whether it is caught and named."""
     json: Path | None = None
-    """Write the reports as JSON."""
+    """Write the reports to this file as JSON."""
     junit: Path | None = None
-    """Write the reports as JUnit XML."""
+    """Write the reports to this file as JUnit XML."""
     markdown: Path | None = None
-    """Write the reports as Markdown."""
+    """Write the reports to this file as Markdown."""
 
-    def validate(self) -> None:
-        """Raise ValueError naming the wrong option; not at once, since tyro would reformat it."""
+    def __call__(self) -> int:
+        """Compare, print and write; 0 if all are equal, else 1."""
+        self._check()
+        if self.self_test:
+            return self._self_test()
+        from jaxnet.parity import tutorial
+
+        tiers = DTYPES.get(self.dtype, ("mathematics", "precision"))
+        start, reports = time.perf_counter(), []
+        for name in self.stages or STAGES:
+            found = list(tutorial.run_stage(name, self.sizes, self.steps, tiers))
+            self._print_stage(tutorial.STAGES[name], found)
+            reports += found
+        self._write(reports)
+        equal = sum(report.verdict == "equal" for report in reports)
+        count = sum(report.n_compared for report in reports)
+        seconds = time.perf_counter() - start
+        print(f"{equal} of {len(reports)} equal, {count:,} numbers, {seconds:.0f} s")
+        if not tutorial.has_torch():
+            print(
+                "PyTorch is not installed: its recorded runs were compared instead (pip install "
+                "'jaxnet[torch]')"
+            )
+        return 0 if equal == len(reports) else 1
+
+    def _check(self) -> None:
+        """Raise ValueError naming the wrong option."""
+        if self.stages and self.self_test:
+            raise ValueError(f"`stages` must not be given with `self_test`, got {self.stages[0]}")
+        for name in self.stages:
+            if name not in STAGES:
+                raise ValueError(f"`stages` must be of {', '.join(STAGES)}; got {name!r}")
         if self.steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {self.steps}")
         if min(self.sizes) < 1:
             raise ValueError(f"`sizes` must be at least 1 each, got {self.sizes}")
         if self.dtype not in ("both", *DTYPES):
             raise ValueError(f"`dtype` must be one of both, float64, float32; got {self.dtype!r}")
-        for path in (self.json, self.junit, self.markdown):
+        for name in ("json", "junit", "markdown"):
+            path = getattr(self, name)
             if path is not None and not path.parent.is_dir():
-                raise ValueError(f"the report's folder does not exist: {path.parent}")
+                raise ValueError(f"`{name}` must be in a folder that exists, got {path}")
 
+    def _print_stage(self, stage, reports: list[Report]) -> None:
+        from jaxnet.parity.report import drift_table, table
 
-def run(names: Iterable[str], options: ParityOptions) -> int:
-    """Compare every implementation of the named programs; 0 if all are equal, else 1."""
-    from jaxnet.parity import tutorial
+        rows, *sizes = self.sizes
+        print(
+            f"== {stage.name}: {rows} rows, {'-'.join(map(str, stage.spec(tuple(sizes)).sizes))}, "
+            f"{stage.optimizer} {stage.learning_rate:g}, against the NumPy oracle"
+        )
+        print(table(reports))
+        print()
+        print(drift_table(reports))
+        for report in reports:
+            if report.verdict != "equal":
+                print(f"\n{report}")
+        print(flush=True)
 
-    options.validate()
-    names = tuple(names)
-    if names and options.self_test:
-        raise ValueError(f"`programs` must be left out with --self-test, got {' '.join(names)}")
-    names = names or PROGRAMS
-    for name in names:
-        if name not in PROGRAMS:
-            raise ValueError(f"`programs` must be of {', '.join(PROGRAMS)}; got {name!r}")
-    if options.self_test:
-        return _self_test(options)
-    tiers = DTYPES.get(options.dtype, ("mathematics", "precision"))
-    start, reports = time.perf_counter(), []
-    for name in names:
-        found = list(tutorial.run(name, options.sizes, options.steps, tiers))
-        _print(tutorial.PROGRAMS[name], options, found)
-        reports += found
-    _write(options, reports)
-    wrong = [r for r in reports if r.verdict != "equal"]
-    count = sum(r.n_compared for r in reports)
-    seconds = time.perf_counter() - start
-    print(
-        f"{len(reports) - len(wrong)} of {len(reports)} equal, {count:,} numbers, {seconds:.0f} s"
-    )
-    if not tutorial.has_torch():
-        print("PyTorch is not installed: its recorded trajectories stood in (extra `torch`)")
-    return 1 if wrong else 0
+    def _self_test(self) -> int:
+        from jaxnet.parity import selftest
 
+        results = []
+        for result in selftest.run():
+            results.append(result)
+            verdict = "named" if result.named else ("caught" if result.caught else "MISSED")
+            sight = "" if result.seen_in_float32 else "  (float32 cannot see it)"
+            cause = "" if result.named else f"  diagnosed as: {result.cause}"
+            distance = result.report.causes[0].distance if result.report.causes else float("nan")
+            print(f"{verdict:6}  {distance:.0e}  {result.name}{sight}{cause}", flush=True)
+        self._write([result.report for result in results])
+        named = sum(result.named for result in results)
+        caught = sum(result.caught for result in results)
+        print(f"{len(results)} mistakes planted, {caught} caught, {named} named")
+        return 0 if named == len(results) else 1
 
-def _print(program, options: ParityOptions, reports: list[Report]) -> None:
-    from jaxnet.parity.report import drift_table, table
+    def _write(self, reports: list[Report]) -> None:
+        from jaxnet.parity.report import to_json, to_junit, to_markdown
 
-    sizes = "-".join(map(str, program.spec(options.sizes).sizes))
-    print(
-        f"== {program.name}: {options.sizes[0]} rows, {sizes}, "
-        f"{program.optimizer} {program.learning_rate:g}, against the NumPy oracle"
-    )
-    print(table(reports))
-    print()
-    print(drift_table(reports))
-    for report in reports:
-        if report.verdict != "equal":
-            print(f"\n{report}")
-    print(flush=True)
-
-
-def _self_test(options: ParityOptions) -> int:
-    from jaxnet.parity import selftest
-
-    results = []
-    for result in selftest.run():
-        results.append(result)
-        verdict = "named" if result.named else ("caught" if result.caught else "MISSED")
-        sight = "" if result.seen_in_float32 else "  (float32 cannot see it)"
-        cause = "" if result.named else f"  diagnosed as: {result.cause}"
-        distance = result.report.causes[0].distance if result.report.causes else float("nan")
-        print(f"{verdict:6}  {distance:.0e}  {result.name}{sight}{cause}", flush=True)
-    _write(options, [result.report for result in results])
-    named = sum(result.named for result in results)
-    caught = sum(result.caught for result in results)
-    print(f"{len(results)} mistakes planted, {caught} caught, {named} named")
-    return 0 if named == len(results) else 1
-
-
-def _write(options: ParityOptions, reports: list[Report]) -> None:
-    from jaxnet.parity.report import to_json, to_junit, to_markdown
-
-    for path, form in (
-        (options.json, to_json),
-        (options.junit, to_junit),
-        (options.markdown, to_markdown),
-    ):
-        if path is not None:
-            path.write_text(form(reports))
-            print(f"written: {path}")
+        forms = (self.json, to_json), (self.junit, to_junit), (self.markdown, to_markdown)
+        for path, form in forms:
+            if path is not None:
+                path.write_text(form(reports))
+                print(f"written: {path}")

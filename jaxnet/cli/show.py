@@ -6,91 +6,87 @@ import codecs
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import tyro
+from jaxnet.cli.options import positional
 
-from jaxnet.cli import run_text as texts
-from jaxnet.runs.folder import CURVES, METRICS
+if TYPE_CHECKING:
+    from jaxnet.cli.run_text import Run
 
-Runs = Annotated[
-    tuple[str, ...],
-    tyro.conf.Positional,
-    tyro.conf.arg(
-        metavar="RUN [RUN ...]", help="The folder of a run, or of several.", help_behavior_hint=""
-    ),
-]
-Picture = Annotated[
-    str | None,
-    tyro.conf.arg(
-        metavar="FILE",
-        help="Where the picture goes; by default loss.png in the run's folder, or comparison.png "
-        "here for several runs.",
-        help_behavior_hint="",
-    ),
-]
+Runs = positional(tuple[Path, ...], "RUN [RUN ...]", "The folder of a run, or of several.")
 
 
-def show(runs: Runs = (), *, png: Picture = None) -> int:
-    """Show a run, finished or not, with its curve; or compare several in a table and a picture.
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Show a run with its curve, finished or not; or compare several.
 
-    Try:
-
-    jaxnet show runs/digits-1
-
-    jaxnet show runs/digits-1 runs/digits-2 runs/digits-3
-
-    jaxnet show runs/* --png all.png
+    Examples:
+      jaxnet show runs/digits-1
+      jaxnet show runs/digits-1 runs/digits-2 runs/digits-3
+      jaxnet show runs/* --png all.png
     """
-    found = _read(runs)
-    if png is not None and (Path(png).suffix.lower() != ".png" or not Path(png).parent.is_dir()):
-        raise ValueError(f"`png` must be a file name.png in a folder that exists, got {png!r}")
-    if len(found) == 1:
-        return _show_one(found[0], png)
-    _print(texts.comparison(found, _width()))
-    for note in (texts.incomparable(found), texts.other_rows(found)):
-        if note:
-            _print(f"note: {note}")
-    if any(run.lines for run in found):
-        from jaxnet.runs import plots  # matplotlib takes a second to import
 
-        path = Path(png or "comparison.png")
-        lines = dict(zip(texts.names(found), (run.lines for run in found), strict=True))
-        _draw(path, lambda: plots.comparison(lines, path), must=png is not None)
-    else:
-        _print("no epoch finished yet")
-    return 0
+    runs: Runs = ()
+    png: Path | None = None
+    """The picture to draw; by default RUN/loss.png, or comparison.png here for several runs."""
 
+    def __call__(self) -> int:
+        """Print and draw."""
+        from jaxnet.cli import run_text
 
-def _read(folders: tuple[str, ...]) -> list[texts.Run]:
-    """Read every run before anything is shown."""
-    if not folders:
-        raise ValueError("`runs` must name the folder of at least one run, got none")
-    seen: set[Path] = set()
-    for folder in folders:
-        if Path(folder).resolve() in seen:
-            raise ValueError(f"`runs` must be different folders, got {folder} twice")
-        seen.add(Path(folder).resolve())
-    return [texts.read(folder) for folder in folders]
+        png = self.png
+        if png is not None and (png.suffix.lower() != ".png" or not png.parent.is_dir()):
+            raise ValueError(f"`png` must be a .png file in a folder that exists, got {png}")
+        found = [run_text.read(folder) for folder in self._folders()]
+        return _show_one(found[0], png) if len(found) == 1 else _compare(found, png)
+
+    def _folders(self) -> tuple[Path, ...]:
+        if not self.runs:
+            raise ValueError("`runs` must name the folder of at least one run, got none")
+        seen: set[Path] = set()
+        for folder in self.runs:
+            if folder.resolve() in seen:
+                raise ValueError(f"`runs` must be different folders, got {folder} twice")
+            seen.add(folder.resolve())
+        return self.runs
 
 
-def _show_one(run: texts.Run, png: str | None) -> int:
-    _print(texts.summary(run, _width()))
+def _show_one(run: Run, png: Path | None) -> int:
+    from jaxnet.cli import curve, run_text
+    from jaxnet.runs.folder import CURVES, METRICS
+
+    _print(run_text.summary(run, _width()))
     if not run.lines:
         return 0
-    _print("\n" + texts.curve(run.lines, _width(), unicode=_unicode()) + "\n")
-    path = Path(png) if png else run.folder / CURVES
+    _print("\n" + curve.draw(run.lines, _width(), unicode=_unicode()) + "\n")
+    path = png or run.folder / CURVES
     if png is None and not _older(path, run.folder / METRICS):
         _print(str(path))
         return 0
-    from jaxnet.runs import plots
+    from jaxnet.runs import plots  # brings matplotlib
 
-    described = run.described
-    target = described.get("encoding", {}).get("target", {}).get("name", run.option("target"))
-    title = f"{texts.names([run])[0]}: {described.get('task')} of {target!r}"
-    loss = described["spec"]["loss"]
-    _draw(path, lambda: plots.learning_curves(run.lines, loss, title, path), must=png is not None)
+    title, loss = f"{run_text.names([run])[0]}: {run.task}", run.spec.loss
+    _draw(path, lambda: plots.learning_curves(run.lines, loss, title, path), png)
+    return 0
+
+
+def _compare(runs: list[Run], png: Path | None) -> int:
+    from jaxnet.cli import run_text
+
+    _print(run_text.comparison(runs))
+    for note in (run_text.incomparable(runs), run_text.other_rows(runs)):
+        if note:
+            _print(f"note: {note}")
+    if not any(run.lines for run in runs):
+        _print("no epoch finished yet")
+        return 0
+    from jaxnet.runs import plots  # brings matplotlib
+
+    path = png or Path("comparison.png")
+    lines = dict(zip(run_text.names(runs), (run.lines for run in runs), strict=True))
+    _draw(path, lambda: plots.comparison(lines, path), png)
     return 0
 
 
@@ -98,12 +94,12 @@ def _older(path: Path, than: Path) -> bool:
     return not path.exists() or path.stat().st_mtime_ns < than.stat().st_mtime_ns
 
 
-def _draw(path: Path, draw: Callable[[], None], *, must: bool) -> None:
+def _draw(path: Path, draw: Callable[[], None], png: Path | None) -> None:
     """Draw and say where; a place that cannot be written is an error only if it was asked for."""
     try:
         draw()
     except OSError as error:
-        if must:
+        if png is not None:
             raise OSError(
                 f"`png` must be a file that can be written, got {path} ({error.strerror})"
             ) from None

@@ -6,8 +6,6 @@ import math
 import re
 from dataclasses import dataclass
 
-from jaxnet.spec import ACTIVATIONS, check_choice
-
 TASKS = ("auto", "classification", "regression")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "cosine", "warmup")
@@ -128,6 +126,8 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
         return "float32" if self.dtype == "bfloat16" else self.dtype
 
     def __post_init__(self):
+        from jaxnet.spec import ACTIVATIONS, check_choice  # brings NumPy, which --help does without
+
         if (self.data is None) != (self.target is None):
             raise ValueError(
                 "`data` and `target` must be given together, or neither for the digits"

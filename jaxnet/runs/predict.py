@@ -71,15 +71,17 @@ def predict(
     return count
 
 
-def evaluate(model: Model, data: str | Path) -> Metrics:
+def evaluate(model: Model, data: str | Path, *, unseen: str = "error") -> Metrics:
     """Return the metrics of a model on a data file, which has the target too.
 
-    Raises: ValueError for bad input, also a category or class that training did not have.
+    unseen: as in `predict`.
+
+    Raises: ValueError for bad input, also a class that training did not have.
     """
     features, target = model.encoding.features, model.encoding.target
     metrics = Metrics(model.spec.loss, target)
     for table in blocks.blocks(data, kinds_to_read((*features, target)), _rows(features)):
-        x = encode_features(table, model.encoding, model.dtype)
+        x = encode_features(table, model.encoding, model.dtype, unseen)
         metrics.update(model.outputs(x), encode_target(table, model.encoding, model.dtype))
     return metrics
 

@@ -1,0 +1,82 @@
+"""Options that several commands share, and how they become a `Config`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import tyro
+
+from jaxnet.runs.config import (
+    Config,
+    DataOptions,
+    NetworkOptions,
+    RunOptions,
+    ScaleOptions,
+    TrainingOptions,
+)
+
+
+def positional(kind: Any, metavar: str, help: str) -> Any:
+    """The type of an argument without a name; `help` says what happens without it."""
+    arg = tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint="")
+    return Annotated[kind, tyro.conf.Positional, arg]
+
+
+RunFolder = positional(Path, "RUN", "The folder of a run.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cached:
+    """A command that compiles programs."""
+
+    cache: bool = True
+    """Keep compiled programs in your cache folder, so that the next start is faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCommand(Cached):
+    """A command that applies the model of a run to data."""
+
+    run: RunFolder
+    unseen: str = "error"
+    """What to do with a category that training did not have: stop with an error, or zero: encode
+    it as zeros, as none of the known ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCommand(Cached):
+    """A command with all the options of a run; another run may provide their defaults."""
+
+    data: DataOptions = field(default_factory=DataOptions)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    scale: ScaleOptions = field(default_factory=ScaleOptions)
+
+    @property
+    def options_from(self) -> Path | None:
+        """The folder of the run whose options are the defaults."""
+        raise NotImplementedError
+
+    def config(self) -> Config:
+        """Raises: ValueError naming a wrong option."""
+        return make_config(self.data, self.network, self.training, self.run, self.scale)
+
+    def with_options(self, config: Config) -> Self:
+        """This command with the options of `config` in place of its own."""
+        groups = {}
+        for name in ("data", "network", "training", "run", "scale"):
+            kind = type(getattr(self, name))
+            options = {field.name: getattr(config, field.name) for field in fields(kind)}
+            groups[name] = kind(**options)
+        return replace(self, **groups)
+
+
+def make_config(*groups: Any, **changes: Any) -> Config:
+    """The `Config` of groups of options, with `changes` to them."""
+    options: dict[str, Any] = {}
+    for group in groups:
+        options |= asdict(group)
+    return Config(**options | changes)

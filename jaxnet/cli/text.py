@@ -1,0 +1,114 @@
+"""Text that several commands print: numbers, tables, paths, the next commands."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxnet.runs.config import Config
+    from jaxnet.runs.run import Dataset
+    from jaxnet.tables.records import Conversion
+
+REPORT_SECONDS = 2.0  # between two lines about a conversion
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """A metric as it is printed: an accuracy in percent, "-" for None."""
+    if value is None:
+        return "-"
+    return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4g}"
+
+
+def metric_texts(metrics: dict[str, float | None], names: Sequence[str]) -> list[str]:
+    """ "name value" for each of `names` among the metrics."""
+    return [f"{name} {metric_text(name, metrics[name])}" for name in names if name in metrics]
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 epoch", "2 epochs"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as a table: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        [row[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(row[1:], widths[1:], strict=True))]
+        for row in rows
+    )
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def short(path: Path) -> Path:
+    """The path relative to the current folder, if it is below it."""
+    absolute, here = path.absolute(), Path(os.getcwd())
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
+
+
+def quote(path: Path) -> str:
+    """The path as a shell takes it."""
+    return shlex.quote(str(path))
+
+
+def print_folder(folder: Path) -> None:
+    """Print the names in a folder, hidden ones left out."""
+    names = (path.name + "/" * path.is_dir() for path in folder.iterdir())
+    print(f"{folder}: " + ", ".join(sorted(name for name in names if name[0] != ".")))
+
+
+def print_commands(*commands: str) -> None:
+    """Print the commands to try next."""
+    print("next:")
+    for command in commands:
+        print(f"  {_program()} {command}")
+
+
+def _program() -> str:
+    """This program, as it can be typed again."""
+    path = Path(sys.argv[0])
+    if path.name == "__main__.py":
+        return f"{quote(short(Path(sys.executable)))} -m jaxnet"
+    found = shutil.which("jaxnet")
+    same = found is not None and path.exists() and Path(found).samefile(path)
+    return "jaxnet" if same else quote(short(path))
+
+
+def print_task(dataset: Dataset, config: Config) -> None:
+    """Print which task was chosen, why, and how to choose the other."""
+    other = "regression" if dataset.task == "classification" else "classification"
+    target = dataset.encoding.target.name
+    column = dataset.table.columns[target]
+    either = column.dtype != object and column.ndim == 1  # text or (N, D) leaves no choice
+    override = f" (--task {other} overrides)" if config.task == "auto" and either else ""
+    print(f"{dataset.task} of {target!r}, since {dataset.reason}{override}")
+
+
+def conversion_reporter() -> Callable[[Conversion], None]:
+    """Return a callback that says on stderr, every few seconds, how many rows of a table are
+    written as arrays, and at the end where these are.
+    """
+    began = reported = time.perf_counter()
+
+    def report(progress: Conversion) -> None:
+        nonlocal reported
+        now = time.perf_counter()
+        if progress.whole:
+            print(
+                f"jaxnet: {progress.rows:,} rows are read from the arrays in "
+                f"{short(progress.folder)} ({progress.written:,} bytes); the folder may be "
+                "deleted, and is then made again when it is needed",
+                file=sys.stderr,
+            )
+        elif now - reported >= REPORT_SECONDS:
+            reported = now
+            rate = progress.written / 1e6 / (now - began)
+            print(f"jaxnet: {progress.rows:,} rows converted, {rate:.0f} MB/s", file=sys.stderr)
+
+    return report
