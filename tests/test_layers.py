@@ -46,7 +46,8 @@ AT_TOP = {  # files that are imported only where they are used, and so may impor
     "export/onnx_graph.py": "onnx",
 }
 NO_JAX = "spec files numpy_net data tables.table tables.encoding tables.store parity runs.config"
-FILES = sorted(PACKAGE.rglob("*.py"))
+# the templates of export are programs without jaxnet
+FILES = sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("export/templates/*")))
 
 
 def name_of(path):

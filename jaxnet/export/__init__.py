@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 _HOMES = {  # each public name and its module, imported on first use: options cost no framework
-    "describe": "formats",
+    "describe": "description",
     "export": "formats",
     "onnx": "formats",
     "pytorch": "formats",

@@ -2,10 +2,11 @@
 
 model.stablehlo and model.onnx take raw values and hold the encoding: `numbers` (N, n), the numeric
 columns in order, flattened, in the dtype of the run; `codes` (N, m) int32, for each categorical
-column the index of its value among the sorted categories, -1 for one never seen. An input without
-columns is left out. They return the probabilities (N, classes), or the prediction (N, D) in the
-target's units. model.safetensors holds the weights alone, so that it takes x encoded. model.json
-describes all three, and load_jax.py, load_torch.py and load_onnx.py show how they are used.
+column the index of its value among the sorted categories, -1 for one that is not among them. An
+input without columns is left out. They return the probabilities (N, classes), or the prediction
+(N, D) in the target's units. model.safetensors holds the weights alone, so that it takes encoded x.
+model.json describes all three. load_jax.py, load_torch.py and load_onnx.py show how to use them;
+they read every name and number from model.json, and are the same for every model.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,39 +22,23 @@ import jax
 import jax.export
 import numpy as np
 
-import jaxnet
 from jaxnet import net
-from jaxnet.export import programs, torch_weights
+from jaxnet.export import torch_weights
+from jaxnet.export.description import describe, inputs_of, precision_notes
 from jaxnet.files import write
 from jaxnet.runs.model import Model
 from jaxnet.spec import check_choice
-from jaxnet.tables.encoding import Column, Encoding, classes
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-LOST = 1e4  # |mean| / std from which float32 is warned of: it has 7 digits, and 4 are lost
 DESCRIPTION = "model.json"
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 class Exported(NamedTuple):
-    """The files written, each with what it is, and what there is to know: warnings, omissions."""
+    """The files written, each with what it holds, and notes: warnings, and what was left out."""
 
     files: dict[Path, str]
     notes: tuple[str, ...]
-
-
-class Inputs(NamedTuple):
-    """How `numbers` and `codes` become x (N, D_in).
-
-    mean, std: (n,) of the numbers, float64. column, code: for each one-hot input, its column of
-    `codes` and the code that sets it. order: where in x stand the numbers, and then the one-hot
-    inputs; it permutes the rows of w1.
-    """
-
-    mean: np.ndarray
-    std: np.ndarray
-    column: np.ndarray
-    code: np.ndarray
-    order: np.ndarray
 
 
 def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exported:
@@ -72,10 +56,10 @@ def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exp
     chosen, notes = _choose(formats)
     contents = {}
     for name in chosen:
-        form = FORMATS[name]
-        contents[folder / form.file] = form.build(model), f"{form.what}; see {form.program}"
-        program = programs.PROGRAMS[name](model.spec, model.encoding, model.dtype)
-        contents[folder / form.program] = program.encode(), f"an example: python {form.program}"
+        made = FORMATS[name]
+        contents[folder / made.file] = made.build(model), f"{made.what}; see {made.program}"
+        program = (TEMPLATES / made.program).read_bytes()
+        contents[folder / made.program] = program, f"an example: python {made.program}"
     described = json.dumps(describe(model), indent=1, ensure_ascii=False).encode() + b"\n"
     contents[folder / DESCRIPTION] = described, "columns, categories, scales, classes; versions"
     _write(folder, {path: content for path, (content, _) in contents.items()})
@@ -87,35 +71,7 @@ def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exp
         if (folder / file).exists()
     ]
     files = {path: what for path, (_, what) in contents.items()}
-    return Exported(files, (*notes, *_precision_notes(model, chosen)))
-
-
-def describe(model: Model) -> dict[str, Any]:
-    """What model.json holds: what the files take and return, and all that encodes a row."""
-    features, target = model.encoding
-    columns = [_describe(c) for c in features]
-    means = [v for c in features for v in (c.mean or (0.0,) * c.width)]
-    stds = [v for c in features for v in (c.std or (1.0,) * c.width)]
-    if target.categories:
-        output: dict[str, Any] = {"name": "probabilities", "classes": target.categories}
-    else:
-        output = {"name": "prediction", "mean": target.mean, "std": target.std}
-    return {
-        "task": model.task,
-        "target": target.name,
-        "inputs": {
-            "numbers": [c for c in columns if "width" in c],
-            "codes": [c for c in columns if "categories" in c],
-        },
-        "output": output,
-        "x": {"columns": columns, "mean": means, "std": stds},
-        "sizes": model.spec.sizes,
-        "bias": model.spec.bias,
-        "activation": model.spec.activation,
-        "dtype": model.dtype,
-        "example": {c.name: _example(c) for c in features},
-        "versions": {"jaxnet": jaxnet.__version__, "jax": jax.__version__},
-    }
+    return Exported(files, (*notes, *_dtype_notes(model, chosen)))
 
 
 def stablehlo(model: Model) -> bytes:
@@ -206,37 +162,6 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def inputs_of(encoding: Encoding) -> Inputs:
-    """How the two inputs of the files become the network's x."""
-    numeric = [c for c in encoding.features if not c.categories]
-    categorical = [c for c in encoding.features if c.categories]
-    one_hot = np.repeat([bool(c.categories) for c in encoding.features], _widths(encoding.features))
-    return Inputs(
-        mean=np.array([v for c in numeric for v in c.mean]),
-        std=np.array([v for c in numeric for v in c.std]),
-        column=np.repeat(np.arange(len(categorical)), _widths(categorical)),
-        code=np.array([k for c in categorical for k in range(c.width)], np.int32),
-        order=np.argsort(one_hot, kind="stable"),
-    )
-
-
-def _widths(columns: Sequence[Column]) -> np.ndarray:
-    return np.array([c.width for c in columns], int)
-
-
-def _describe(column: Column) -> dict[str, Any]:
-    if column.categories:
-        return {"name": column.name, "categories": column.categories}
-    return {"name": column.name, "width": column.width}
-
-
-def _example(column: Column) -> Any:
-    """A value to try: the training mean, or the first category."""
-    if column.categories:
-        return classes(column).tolist()[0]
-    return column.mean[0] if column.width == 1 else column.mean
-
-
 def _cast(values: Any, dtype: np.dtype) -> np.ndarray:
     with np.errstate(over="ignore"):  # a note says so
         return np.asarray(values).astype(dtype)
@@ -265,37 +190,18 @@ def _write(folder: Path, contents: dict[Path, bytes]) -> None:
         ) from None
 
 
-def _precision_notes(model: Model, formats: Sequence[str]) -> list[str]:
-    """What float32 loses, or the reader of float64 has to know."""
-    if model.dtype == "float64":
-        notes = {
-            "stablehlo": "model.stablehlo is in float64: its reader must set jax_enable_x64, as "
-            "load_jax.py does",
-        }
-        if model.spec.activation == "gelu":
-            notes["onnx"] = (
-                "model.onnx computes gelu to float32's precision: onnxruntime has no other erf"
-            )
-        return [notes[name] for name in formats if name in notes]
-    files = " and ".join(FORMATS[name].file for name in formats if name != "pytorch")
-    columns = (*model.encoding.features, model.encoding.target) if files else ()
-    return [f"in {files} {note}" for note in map(_loss_note, columns) if note]
-
-
-def _loss_note(column: Column) -> str:
-    """What float32 loses where it scales a column; nothing is worth no note."""
-    limits = np.finfo(np.float32)
-    scales = list(zip(column.mean, column.std, strict=True))
-    if any(max(abs(mean), std) > limits.max or std < limits.tiny for mean, std in scales):
-        return (
-            f"column {column.name!r} is beyond the range of float32, so the result is wrong: "
-            "train with --dtype float64, or rescale it in the data"
+def _dtype_notes(model: Model, formats: Sequence[str]) -> list[str]:
+    """What float32 loses, or what the reader of a float64 file has to know."""
+    if model.dtype == "float32":
+        files = " and ".join(FORMATS[name].file for name in formats if name != "pytorch")
+        columns = (*model.encoding.features, model.encoding.target) if files else ()
+        return [f"in {files} {note}" for note in precision_notes(columns)]
+    notes = {
+        "stablehlo": "model.stablehlo is in float64: its reader must set jax_enable_x64, as "
+        "load_jax.py does",
+    }
+    if model.spec.activation == "gelu":
+        notes["onnx"] = (
+            "model.onnx computes gelu to float32's precision: onnxruntime has no other erf"
         )
-    ratio = max((abs(mean) / std for mean, std in scales), default=0)
-    if ratio < LOST:
-        return ""
-    return (
-        f"column {column.name!r} loses about {min(7, round(math.log10(ratio)))} of the 7 digits "
-        f"of float32 (its |mean| / std is {ratio:.1g}): train with --dtype float64, or subtract "
-        "an offset in the data"
-    )
+    return [notes[name] for name in formats if name in notes]

@@ -1,6 +1,7 @@
 """The exported weights in PyTorch: the state_dict of a Sequential, and its example program."""
 
 import ast
+import dataclasses
 import json
 
 import numpy as np
@@ -31,8 +32,10 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("activation", "dtype"),
+    [*((activation, "float32") for activation in ACTIVATIONS), ("tanh", "float64")],
+)
 def test_the_weights_load_strictly_into_a_sequential(tmp_path, activation, dtype):
     run, made, table = make_run(tmp_path, "flowers", dtype, activation)
     export.export(made, run / "model", ["pytorch"])
@@ -70,6 +73,18 @@ def test_the_example_program_runs_as_it_is(tmp_path, table, dtype, activation):
         example = ast.literal_eval(lines[0].removeprefix("y "))
         want = oracle(made, np.zeros((1, made.spec.sizes[0])))[0]
         np.testing.assert_allclose(example, want, rtol=TOLERANCE[dtype])
+
+
+def test_the_example_program_takes_a_network_without_biases(tmp_path):
+    _, made, columns = make_run(tmp_path)
+    spec = dataclasses.replace(made.spec, bias=False)
+    made = dataclasses.replace(made, spec=spec, params=spec.init(0))
+    export.export(made, tmp_path / "out", ["pytorch"])
+    rows = json.dumps(rows_of(made, columns))
+    lines = without_jaxnet(PROGRAM, rows, tmp_path / "out/load_torch.py").splitlines()
+    x = encode_features(columns, made.encoding, "float64")
+    got = np.array(ast.literal_eval(lines[-1]), "float32")
+    assert_equals_the_oracle(got, made, x, TOLERANCE["float32"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
