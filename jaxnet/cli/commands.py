@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not argv or argv[0] not in COMMANDS:
         return _help(argv)
-    command, options = COMMANDS[argv[0]], _options(COMMANDS[argv[0]])
+    command, options = COMMANDS[argv[0]], options_of(COMMANDS[argv[0]])
     _log_to_stderr(options)
     return leave(_run(command, argv, options))
 
@@ -126,28 +126,29 @@ def _parse(command: type, argv: list[str]) -> Any:
     return parse(default=parsed.with_options(read_config(parsed.options_from)))
 
 
-def _options(command: type) -> dict[str, str]:
+def options_of(command: type) -> dict[str, str]:
     """What is typed on the command line for each argument of a command."""
     found: dict[str, str] = {}
     for name, kind in get_type_hints(command, include_extras=True).items():
         marks = get_args(kind)[1:] if hasattr(kind, "__metadata__") else ()
         if is_dataclass(kind):
-            found |= _options(kind)
+            found |= options_of(kind)
         elif tyro.conf.Positional in marks:
-            found[name] = next(mark.metavar for mark in marks if hasattr(mark, "metavar"))
+            metavar = next(mark.metavar for mark in marks if hasattr(mark, "metavar"))
+            found[name] = metavar.strip("[").split()[0]  # [STAGE ...]
         else:
             found[name] = "--" + name.replace("_", "-")
     return found
 
 
-def _with_options(text: str, options: dict[str, str]) -> str:
+def with_options(text: str, options: dict[str, str]) -> str:
     """A message with options in place of the Python arguments that it names in backquotes."""
     return re.sub("`(\\w+)`", lambda name: options.get(name[1], name[0]), text)
 
 
 def _fail(code: int, text: str, options: dict[str, str]) -> int:
     if text:
-        print(f"jaxnet: {_with_options(text, options)}", file=sys.stderr)
+        print(f"jaxnet: {with_options(text, options)}", file=sys.stderr)
     return code
 
 
@@ -165,7 +166,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # stderr as it is now: a test or a program may have replaced it
-        print(f"jaxnet: {_with_options(record.getMessage(), self.options)}", file=sys.stderr)
+        print(f"jaxnet: {with_options(record.getMessage(), self.options)}", file=sys.stderr)
 
 
 def _collect_less_garbage() -> None:

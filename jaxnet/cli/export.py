@@ -14,7 +14,7 @@ class Export(Cached):
 
     stablehlo: model.stablehlo, the network with its encoding, for JAX.
 
-    pytorch: model.safetensors, the weights as the state_dict of an nn.Sequential.
+    pytorch: model.safetensors, the weights as a state_dict of nn.Sequential.
 
     onnx: model.onnx, the network with its encoding (pip install 'jaxnet[onnx]').
 

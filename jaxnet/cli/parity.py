@@ -12,10 +12,10 @@ from jaxnet.cli.options import Cached, positional
 if TYPE_CHECKING:
     from jaxnet.parity import Report
 
-STAGES = ("tensors", "sequential", "module", "dynamic")
+PROGRAMS = ("tensors", "sequential", "module", "dynamic")
 DTYPES = {"float64": ("mathematics",), "float32": ("precision",)}
-Stages = positional(
-    tuple[str, ...], "[STAGE ...]", f"Of {', '.join(STAGES)}; all of them without one."
+Programs = positional(
+    tuple[str, ...], "[PROGRAM ...]", f"Of {', '.join(PROGRAMS)}; all of them without one."
 )
 
 
@@ -23,7 +23,7 @@ Stages = positional(
 class Parity(Cached):
     """Compare the tutorial's networks with NumPy's hand-written gradients.
 
-    The exit code is 0 if all are equal, 1 for a mismatch, whose likely cause is named.
+    The exit code is 0 if all are equal, else 1; the likely cause is named.
 
     Examples:
       jaxnet parity
@@ -31,7 +31,7 @@ class Parity(Cached):
       jaxnet parity --self-test
     """
 
-    stages: Stages = ()
+    programs: Programs = ()
     steps: int = 100
     """Steps of training after which the parameters are compared, at the most."""
     sizes: tuple[int, int, int, int] = (64, 1000, 100, 10)
@@ -56,9 +56,9 @@ class Parity(Cached):
 
         tiers = DTYPES.get(self.dtype, ("mathematics", "precision"))
         start, reports = time.perf_counter(), []
-        for name in self.stages or STAGES:
-            found = list(tutorial.run_stage(name, self.sizes, self.steps, tiers))
-            self._print_stage(tutorial.STAGES[name], found)
+        for name in self.programs or PROGRAMS:
+            found = list(tutorial.run(name, self.sizes, self.steps, tiers))
+            self._print(tutorial.PROGRAMS[name], found)
             reports += found
         self._write(reports)
         equal = sum(report.verdict == "equal" for report in reports)
@@ -74,11 +74,12 @@ class Parity(Cached):
 
     def _check(self) -> None:
         """Raise ValueError naming the wrong option."""
-        if self.stages and self.self_test:
-            raise ValueError(f"`stages` must not be given with `self_test`, got {self.stages[0]}")
-        for name in self.stages:
-            if name not in STAGES:
-                raise ValueError(f"`stages` must be of {', '.join(STAGES)}; got {name!r}")
+        if self.programs and self.self_test:
+            got = self.programs[0]
+            raise ValueError(f"`programs` must not be given with `self_test`, got {got}")
+        for name in self.programs:
+            if name not in PROGRAMS:
+                raise ValueError(f"`programs` must be of {', '.join(PROGRAMS)}; got {name!r}")
         if self.steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {self.steps}")
         if min(self.sizes) < 1:
@@ -90,13 +91,13 @@ class Parity(Cached):
             if path is not None and not path.parent.is_dir():
                 raise ValueError(f"`{name}` must be in a folder that exists, got {path}")
 
-    def _print_stage(self, stage, reports: list[Report]) -> None:
+    def _print(self, program, reports: list[Report]) -> None:
         from jaxnet.parity.report import drift_table, table
 
-        rows, *sizes = self.sizes
+        sizes = "-".join(map(str, program.spec(self.sizes).sizes))
         print(
-            f"== {stage.name}: {rows} rows, {'-'.join(map(str, stage.spec(tuple(sizes)).sizes))}, "
-            f"{stage.optimizer} {stage.learning_rate:g}, against the NumPy oracle"
+            f"== {program.name}: {self.sizes[0]} rows, {sizes}, {program.optimizer} "
+            f"{program.learning_rate:g}, against the NumPy oracle"
         )
         print(table(reports))
         print()

@@ -10,42 +10,47 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxnet import files
 from jaxnet.cli.text import aligned, metric_text
 from jaxnet.runs import folder as run_folder
 from jaxnet.runs.config import Config
+from jaxnet.spec import Spec
 
 METRICS = {"val_loss": min, "val_accuracy": max, "val_rmse": min}  # and which one is the best
+NAME = 14  # characters of a name in a line of a table
 SHOWN_APART = {"data", "target", "seed", "out"}  # options that `facts` shows under another topic
 
 
 class Record(NamedTuple):
-    config: Any
-    task: Any
-    spec: Any
-    encoding: Any
-    rows: Any
-    data: Any
-    environment: Any
-    history: Any
+    """What config.json says of a run."""
+
+    config: Config
+    task: str
+    spec: Spec
+    target: str
+    rows: dict[str, int]
+    data: dict[str, Any]
+    device: dict[str, Any]
+    versions: dict[str, str]
+    history: list[dict[str, Any]]
 
     @classmethod
-    def load(cls, folder):
-        from types import SimpleNamespace as N
-
-        import jaxnet.runs.record as r
-        from jaxnet.files import read_json
-
-        d = read_json(folder / "config.json")
-        return cls(
-            r.read_config(folder),
-            d["task"],
-            N(**d["spec"]),
-            N(target=N(name=d["encoding"]["target"]["name"])),
-            d["rows"],
-            d["data"],
-            d,
-            d.get("history", []),
-        )
+    def load(cls, folder: Path) -> Record:
+        """Raises: ValueError for a file that is not a run's."""
+        described = files.read_json(folder / run_folder.CONFIG)
+        try:
+            options = described["config"]
+            options |= {name: tuple(v) for name, v in options.items() if isinstance(v, list)}
+            spec = Spec(**described["spec"])
+            target = described["encoding"]["target"]["name"]
+            found = [described[name] for name in ("rows", "data", "device", "versions")]
+            history = described.get("history", [])
+            return cls(Config(**options), described["task"], spec, target, *found, history)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{folder / run_folder.CONFIG}: is not that of a run of this version of jaxnet "
+                f"({error}); was it edited?"
+            ) from None
 
 
 class Run(NamedTuple):
@@ -63,7 +68,7 @@ class Run(NamedTuple):
     @property
     def task(self) -> str:
         """The task and the target: classification of 'class'."""
-        return f"{self.record.task} of {self.record.encoding.target.name!r}"
+        return f"{self.record.task} of {self.record.target!r}"
 
     @property
     def network(self) -> str:
@@ -124,7 +129,7 @@ def facts(run: Run) -> dict[str, str]:
     record, config, spec = run.record, run.record.config, run.record.spec
     parameters = sum(a * b for a, b in itertools.pairwise(spec.sizes))
     parameters += sum(spec.sizes[1:]) if spec.bias else 0
-    rows, device = record.rows, record.environment["device"]
+    rows, device = record.rows, record.device
     found = {
         "data": f"{record.data['name']}: {rows['train']} rows to train on, {rows['validation']} to "
         "validate on",
@@ -139,7 +144,7 @@ def facts(run: Run) -> dict[str, str]:
             for name, value in device.items()
             if name != "kind" or value != device["platform"]
         ),
-        "versions": ", ".join(f"{k} {v}" for k, v in record.environment["versions"].items()),
+        "versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
         "epochs": f"{run.epochs} of {config.epochs}{_patience(run)}",
         "changed": "; ".join(
             f"from step {entry['step']} on "
@@ -184,11 +189,15 @@ def comparison(runs: Sequence[Run]) -> str:
     lines = [best(run.lines) if run.lines else {} for run in runs]
     metrics = [name for name in METRICS if any(name in line for line in lines)]
     mark = incomparable(runs) is None
+    activations = len({run.record.spec.activation for run in runs}) > 1
     chosen = {name: METRICS[name](line[name] for line in lines if name in line) for name in metrics}
-    rows = [["run", "network", "optimizer", "rate", "epochs", "best", *(f"{m}  " for m in metrics)]]
+    rows = [["run", "network", "optimizer", "rate", "epochs", "best", *metrics]]
     for name, run, line in zip(names(runs), runs, lines, strict=True):
         config, epoch = run.record.config, str(line.get("epoch", "-"))
-        row = [name, run.network, config.optimizer, f"{config.learning_rate:g}"]
+        shape = run.network if activations else run.network.split()[0]
+        *folded, name = textwrap.wrap(name, NAME)
+        rows += [[piece] + [""] * (len(rows[0]) - 1) for piece in folded]
+        row = [name, shape, config.optimizer, f"{config.learning_rate:g}"]
         row += [f"{run.epochs}/{config.epochs}", epoch]
         for metric in metrics:
             here = mark and line.get(metric) == chosen[metric]
@@ -202,7 +211,7 @@ def incomparable(runs: Iterable[Run]) -> str | None:
     questions: dict[str, Callable[[Record], Any]] = {
         "task": lambda record: record.task,
         "data": lambda record: record.data["sha256"],
-        "target": lambda record: record.encoding.target.name,
+        "target": lambda record: record.target,
         "loss": lambda record: record.spec.loss,
     }
     records = [run.record for run in runs]

@@ -67,7 +67,7 @@ def _show_one(run: Run, png: Path | None) -> int:
         return 0
     from jaxnet.runs import plots  # brings matplotlib
 
-    title, loss = f"{run_text.names([run])[0]}: {run.task}", run.spec.loss
+    title, loss = f"{run_text.names([run])[0]}: {run.task}", run.record.spec.loss
     _draw(path, lambda: plots.learning_curves(run.lines, loss, title, path), png)
     return 0
 

@@ -44,7 +44,7 @@ class Sweep(Cached):
       jaxnet sweep
       jaxnet sweep --data wine.csv --target class --hidden 32 64,64
       jaxnet sweep --data wine.csv --target class --learning-rate 1e-4:1e-1:8
-      jaxnet sweep --data houses.parquet --target price --weight-decay 0 0.01 --folds 5
+      jaxnet sweep --data houses.csv --target price --weight-decay 0 0.01 --folds 5
     """
 
     data: DataOptions = field(default_factory=DataOptions)

@@ -103,13 +103,13 @@ def _precision_note(column: Column) -> str:
     if any(max(abs(mean), std) > limits.max or std < limits.tiny for mean, std in scales):
         return (
             f"column {column.name!r} is beyond the range of float32, so the result is wrong: "
-            "train with --dtype float64, or rescale it in the data"
+            "use jaxnet train --dtype float64, or rescale it in the data"
         )
     ratio = max((abs(mean) / std for mean, std in scales), default=0)
     if ratio < FAR:
         return ""
     return (
         f"column {column.name!r} loses about {min(7, round(math.log10(ratio)))} of the 7 digits "
-        f"of float32 (its |mean| / std is {ratio:.1g}): train with --dtype float64, or subtract "
-        "an offset in the data"
+        f"of float32 (its |mean| / std is {ratio:.1g}): use jaxnet train --dtype float64, or "
+        "subtract an offset in the data"
     )

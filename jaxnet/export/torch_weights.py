@@ -60,7 +60,7 @@ def save(params: Mapping[str, np.ndarray]) -> bytes:
 def _tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """The dtype, shape and bytes of each entry by name."""
     if not path.is_file():
-        raise FileNotFoundError(f"`path` must name a .safetensors file, got {path}")
+        raise FileNotFoundError(f"{path}: there is no such file")
     content = path.read_bytes()
     try:
         entries = deserialize(content)

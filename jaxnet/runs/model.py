@@ -106,7 +106,7 @@ def load_recorded(folder: Path, record: Record) -> Model:
     path, spec, encoding = folder / PARAMS, record.spec, record.encoding
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder}: the run has no weights yet; train it with --resume {folder}"
+            f"{folder}: the run has no weights yet; jaxnet train --resume {folder} makes them"
         )
     try:
         with safe_open(path, "np") as file:

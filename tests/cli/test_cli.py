@@ -8,7 +8,8 @@ import pytest
 
 import jaxnet
 from jaxnet import runs
-from jaxnet.cli import commands as cli
+from jaxnet.cli import main
+from jaxnet.cli.commands import COMMANDS, options_of, with_options
 from jaxnet.runs import config
 from jaxnet.spec import ACTIVATIONS
 
@@ -43,7 +44,7 @@ def folder(tmp_path, monkeypatch):
 
 def call(capsys, *argv):
     """The exit code, standard output and standard error of the command line in this process."""
-    return cli.main(argv), *capsys.readouterr()
+    return main(argv), *capsys.readouterr()
 
 
 def run(*argv):
@@ -64,7 +65,7 @@ def good(*more):
 
 
 def known(option, names):
-    return good(f"--{option}", "nonsense"), rf"`{option}` must be one of {', '.join(names)}; got 'n"
+    return good(f"--{option}", "nonsense"), rf"--{option} must be one of {', '.join(names)}; got 'n"
 
 
 DIVERGE = ("--optimizer", "sgd", "--learning-rate", "1e30", "--batch-size")
@@ -74,10 +75,10 @@ BAD = {
     "schedule": known("schedule", config.SCHEDULES),
     "task": known("task", config.TASKS),
     "dtype": known("dtype", config.DTYPES),
-    "device": (good("--device", "abacus"), r"`device` must be one of auto, cpu.*; got 'abacus'"),
-    "no file": (data("none.csv"), r"`data` names no file: none\.csv"),
-    "kind of file": (data("notes.txt"), r"`data` must be a file ending in .*\.csv.*notes\.txt"),
-    "data without a name": (data(""), "`data` must be a file ending in"),
+    "device": (good("--device", "abacus"), r"--device must be one of auto, cpu.*; got 'abacus'"),
+    "no file": (data("none.csv"), r"--data names no file: none\.csv"),
+    "kind of file": (data("notes.txt"), r"--data must be a file ending in .*\.csv.*notes\.txt"),
+    "data without a name": (data(""), "--data must be a file ending in"),
     "empty": (data("empty.csv"), r"empty\.csv: the table is empty"),
     "header only": (data("header.csv"), r"header\.csv: the table is empty"),
     "length of row": (data("short.csv"), r"short\.csv: row 2 has 2 values where .* 3 columns"),
@@ -86,9 +87,9 @@ BAD = {
     "infinite": (data("infinite.csv"), r"infinite\.csv: row 3, column 'a': the value is inf"),
     "one class": (data("one class.csv"), r"one class\.csv: the target 'y' has one value only, cat"),
     "no target": (good("--target", "z"), r"no target column 'z'; the columns are a, b, word, y"),
-    "data alone": (("train", "--data", "good.csv"), "`data` and `target` must be given together"),
-    "target alone": (("train", "--target", "y"), "`data` and `target` must be given together"),
-    "target dropped": (good("--drop", "y"), "`drop` must not hold the target 'y'"),
+    "data alone": (("train", "--data", "good.csv"), "--data and --target must be given together"),
+    "target alone": (("train", "--target", "y"), "--data and --target must be given together"),
+    "target dropped": (good("--drop", "y"), "--drop must not hold the target 'y'"),
     "unknown drop": (good("--drop", "z"), r"good\.csv: no column 'z' to drop; the columns are a,"),
     "unknown category": (good("--categorical", "z"), r"good\.csv: no column 'z'; the columns are"),
     "no features": (good("--drop", "a", "b", "word"), "there is no feature column beside"),
@@ -96,22 +97,22 @@ BAD = {
         good("--target", "word", "--task", "regression"),
         "must be numbers for reg",
     ),
-    "batch": (good("--batch-size", "17"), r"`batch_size` must be 1\.\.16, the number of train.*17"),
-    "no batch": (good("--batch-size", "0"), "`batch_size` must be at least 1, got 0"),
+    "batch": (good("--batch-size", "17"), r"--batch-size must be 1\.\.16, the number of train.*17"),
+    "no batch": (good("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
     "hidden": (
         good("--hidden", "8", "0"),
-        r"`hidden` must be integers of at least 1, got \(8, 0\)",
+        r"--hidden must be integers of at least 1, got \(8, 0\)",
     ),
-    "epochs": (good("--epochs", "0"), "`epochs` must be at least 1, got 0"),
-    "seed": (good("--seed", "-1"), "`seed` must be at least 0, got -1"),
-    "decay": (good("--weight-decay", "-1"), "`weight_decay` must be a finite number of at least 0"),
+    "epochs": (good("--epochs", "0"), "--epochs must be at least 1, got 0"),
+    "seed": (good("--seed", "-1"), "--seed must be at least 0, got -1"),
+    "decay": (good("--weight-decay", "-1"), "--weight-decay must be a finite number of at least 0"),
     "existing run": (
         good("--out", "old"),
-        "`out` must not hold a run already: old; resume",
+        "--out must not hold a run already: old; resume it with",
     ),
-    "out is a file": (good("--out", "good.csv"), "`out` must be a folder that can be made"),
-    "out below a file": (good("--out", "good.csv/x"), "`out` must be a folder that can be made"),
-    "out without a name": (good("--out", ""), "`out` must name a folder"),
+    "out is a file": (good("--out", "good.csv"), "--out must be a folder that can be made"),
+    "out below a file": (good("--out", "good.csv/x"), "--out must be a folder that can be made"),
+    "out without a name": (good("--out", ""), "--out must name a folder"),
     "memory": (good("--hidden", "10000000000000"), "Unable to allocate"),
     "diverges": (
         data("price.csv", *DIVERGE, "2"),
@@ -127,12 +128,12 @@ AFTER_THE_SUMMARY |= {"diverges", "diverges at the end"}
 for value in ("0", "-1", "nan", "inf"):
     BAD[f"rate {value}"] = (
         good("--learning-rate", value),
-        rf"`learning_rate` must be a finite number above 0, got {value}",
+        rf"--learning-rate must be a finite number above 0, got {value}",
     )
 for value in ("0", "1", "nan", "-0.5"):
     BAD[f"validation {value}"] = (
         good("--validation", value),
-        rf"`validation` must be a share between 0 and 1, got {value}",
+        rf"--validation must be a share between 0 and 1, got {value}",
     )
 
 
@@ -144,6 +145,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(capsys, folder
     assert code == 2
     assert re.search(rf"^jaxnet: (\S.*)?{message}.*\n\Z", err), err
     assert err.count("\n") == 1
+    assert "`" not in err  # every argument that it names is an option of the command
     assert len(out.splitlines()) == (3 if case in AFTER_THE_SUMMARY else 0)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
@@ -152,7 +154,8 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(capsys, folder
     ("argv", "word"),
     [
         ((), "train"),
-        (("predikt",), "predikt"),
+        (("predikt",), "there is no command 'predikt'; did you mean predict?"),
+        (("x",), "there is no command 'x'; choose from train, sweep, show, evaluate"),
         (good("--bogus", "1"), "--bogus"),
         (good("--epochs", "many"), "--epochs"),
         (good("--learning-rate", "fast"), "--learning-rate"),
@@ -166,11 +169,18 @@ def test_what_cannot_be_parsed_is_named_with_exit_code_2(capsys, argv, word):
     assert "Traceback" not in err
 
 
-def test_ctrl_c_is_exit_code_130_and_one_line(capsys, monkeypatch):
-    def interrupted(*args, **options):
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C comes as soon as the training begins."""
+
+    def train(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "train", interrupted)
+    monkeypatch.setattr(runs, "train", train)
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_ctrl_c_is_exit_code_130_and_one_line(capsys):
     code, _, err = call(capsys, *good())
     assert (code, err) == (130, "jaxnet: interrupted\n")
 
@@ -178,10 +188,11 @@ def test_ctrl_c_is_exit_code_130_and_one_line(capsys, monkeypatch):
 def test_the_version_is_that_of_the_package(capsys, monkeypatch):
     assert call(capsys, "--version") == (0, f"jaxnet {jaxnet.__version__}\n", "")
     monkeypatch.setattr(sys, "argv", ["jaxnet", "--version"])
-    assert cli.main() == 0
+    assert main() == 0
     assert capsys.readouterr().out == f"jaxnet {jaxnet.__version__}\n"
 
 
+@pytest.mark.usefixtures("interrupted")
 @pytest.mark.parametrize(
     ("name", "more", "line"),
     [
@@ -192,8 +203,7 @@ def test_the_version_is_that_of_the_package(capsys, monkeypatch):
     ],
 )
 def test_the_summary_says_which_task_and_why_and_how_to_choose_the_other(capsys, name, more, line):
-    code, out, err = call(capsys, *data(name, *more))
-    assert (code, err) == (0, "")
+    out = call(capsys, *data(name, *more))[1]
     assert f"\n{line}" in out
     assert out.startswith(f"{name}: 16 rows to train on, 4 to validate on\n")
     assert "\nnetwork " in out
@@ -210,22 +220,9 @@ def test_a_terminal_shows_a_bar_that_fits_80_columns(capsys, monkeypatch):
         assert plain != out
         bars = [line for line in re.split(r"[\r\n]+", plain) if "100%" in line and "step" in line]
         number = r"[0-9.e+-]+"
-        shown = rf"━ 100% loss {number}  {metric} {number}  [0-9,]+ steps/s \d:\d\d:\d\d$"
+        shown = rf"━ 100% loss {number}  {metric} {number}%?  [0-9,]+ steps/s \d:\d\d:\d\d$"
         assert bars, plain
         assert all(len(bar) <= 80 and re.search(shown, bar) for bar in bars), bars
-
-
-def test_a_run_prints_plain_lines_where_there_is_no_terminal(folder):
-    done = run("-m", "jaxnet", *good("--epochs", "3", "--out", "new"))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert set(re.findall(r"[^ -~]", done.stdout)) == {"\n"}
-    number = r"\d[0-9.e+-]*"
-    for epoch in (1, 2, 3):
-        line = rf"(?m)^step {epoch}/3  loss {number}  val_loss {number}  val_accuracy {number}"
-        assert re.search(line, done.stdout), done.stdout
-    assert re.search(rf"(?m)^validation +{number} +\d+\.\d\d%$", done.stdout)
-    files = "checkpoints/, config.json, loss.png, metrics.jsonl, model/"
-    assert f"\nnew: {files}\nnext:\n" in done.stdout
 
 
 def test_a_real_command_line_reports_bad_input_by_its_exit_code(folder):
@@ -239,23 +236,44 @@ def test_a_real_command_line_reports_bad_input_by_its_exit_code(folder):
 def test_importing_the_package_and_asking_for_help_bring_no_framework():
     code = """
 import sys
-HEAVY = {"jax", "flax", "optax", "matplotlib", "pyarrow", "torch", "safetensors"}
+HEAVY = {"jax", "flax", "optax", "matplotlib", "pyarrow", "torch", "safetensors", "numpy"}
 import jaxnet
-assert not (HEAVY | {"numpy"}) & set(sys.modules), "import jaxnet"
+assert not HEAVY & set(sys.modules), "import jaxnet"
 from jaxnet.cli import main
-for argv in (["--help"], ["train", "--help"], ["--version"]):
+for argv in (["--help"], *([name, "--help"] for name in sys.argv[1:]), ["--version"]):
     assert main(argv) == 0, argv
     assert not HEAVY & set(sys.modules), argv
 """
-    done = run("-c", code)
+    done = run("-c", code, *COMMANDS)
     assert (done.returncode, done.stderr) == (0, "")
-    for option in (
-        "--data",
-        "--target",
-        "--hidden",
-        "--optimizer",
-        "--epochs",
-        "--out",
-        "{train,sweep,show,evaluate,predict,export,import,parity}",
-    ):
+    for option in ("--data", "--target", "--hidden", "--optimizer", "--epochs", "--out"):
         assert option in done.stdout
+
+
+def test_the_help_is_a_line_for_each_command_within_80_columns(capsys):
+    code, out, err = call(capsys, "--help")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    for name in COMMANDS:
+        assert re.search(rf"(?m)^  {name} +[A-Z].*[.]$", out)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_has_examples_with_options_that_it_has(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = call(capsys, name, "--help")
+    assert code == 0
+    assert max(map(len, out.splitlines()[1:])) <= 80  # but for the usage
+    examples = re.findall(rf"(?m)^  jaxnet {name}(?: .*)?$", out)
+    assert examples
+    known = set(options_of(COMMANDS[name]).values())
+    assert set(re.findall("--[a-z-]+", " ".join(examples))) <= known
+
+
+def test_a_message_names_options_where_the_command_has_them():
+    text = "`batch_size` must be 3, as `keep_table` and `runs` say"
+    shown = "--batch-size must be 3, as `keep_table` and `runs` say"
+    assert with_options(text, options_of(COMMANDS["train"])) == shown
+    assert with_options(text, options_of(COMMANDS["show"])) == (
+        "`batch_size` must be 3, as `keep_table` and RUN say"
+    )

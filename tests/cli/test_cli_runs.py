@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxnet
-from jaxnet.cli import commands as cli
+from jaxnet.cli import main
 from jaxnet.export import torch_weights
 from jaxnet.runs.folder import read_metrics
 from jaxnet.runs.model import load
@@ -54,7 +54,7 @@ def run(folder, command):
 
 
 def call(capsys, *argv):
-    code = cli.main([str(word) for word in argv])
+    code = main([str(word) for word in argv])
     return code, *capsys.readouterr()
 
 
@@ -70,6 +70,18 @@ def test_the_three_commands_that_a_run_prints_work_as_printed(trained):
         assert run(folder, shlex.split(line)), line
     assert (folder / "predictions.csv").read_text().startswith("y,p_no,p_yes\n")
     assert (folder / "runs/table-1/model/model.stablehlo").exists()
+
+
+def test_a_run_prints_plain_lines_where_there_is_no_terminal(trained):
+    out = trained[1]
+    assert set(re.findall(r"[^ -~]", out)) == {"\n"}
+    number = r"\d[0-9.e+-]*"
+    for step in (2, 4, 6):
+        line = rf"(?m)^step {step}/6  loss {number}  val_loss {number}  val_accuracy {number}%"
+        assert re.search(line, out), out
+    assert re.search(rf"(?m)^validation +{number} +\d+\.\d\d%$", out)
+    files = "checkpoints/, config.json, loss.png, metrics.jsonl, model/"
+    assert f"\nruns/table-1: {files}\nnext:\n" in out
 
 
 def test_the_commands_after_a_resume_name_a_file_that_is_free(folder, capsys):
@@ -91,9 +103,9 @@ def test_resume_takes_the_runs_options_and_the_epochs_asked_for(folder, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--hidden", "6"), r"`hidden` must stay \(5,\) to resume runs/table-1, got \(6,\)"),
-        (("--optimizer", "sgd"), "`optimizer` must stay 'adam'"),
-        (("--out", "other"), "`out` must not be given with `resume`, got other"),
+        (("--hidden", "6"), r"--hidden must stay \(5,\) to go on with runs/table-1, got \(6,\)"),
+        (("--optimizer", "sgd"), "--optimizer must stay 'adam'"),
+        (("--out", "other"), "--out must not be given with --resume, got other"),
         (("--resume", "none"), "none: this is not the folder of a run"),
     ],
 )
@@ -143,8 +155,8 @@ def test_import_takes_the_sizes_of_the_file_and_refuses_others(folder, capsys, t
     assert (code, err) == (0, "")
     assert "network 5-4-3-2 relu" in out
     for argv, message in (
-        (("--hidden", "7"), r"`hidden` must be \(4, 3\), as in .*, got \(7,\)"),
-        (("--drop", "word"), "has 5 inputs and 2 outputs, and the data 2 inputs and 2 outputs"),
+        (("--hidden", "7"), r"--hidden must be \(4, 3\), as in .*, got \(7,\)"),
+        (("--drop", "word"), "must have 2 inputs and 2 outputs, as the data, got 5 and 2"),
         (("--layers", "9"), ".*9"),
     ):
         code, _, err = call(capsys, "import", weights, *data, *argv)
@@ -153,7 +165,7 @@ def test_import_takes_the_sizes_of_the_file_and_refuses_others(folder, capsys, t
     code, _, err = call(capsys, "import", "none.safetensors", *data)
     assert (code, err) == (
         2,
-        "jaxnet: `path` must name a .safetensors file, got none.safetensors\n",
+        "jaxnet: none.safetensors: there is no such file\n",
     )
 
 
@@ -171,7 +183,7 @@ def test_without_tensorboardx_it_is_refused_before_any_work(folder, capsys, monk
     code, _, err = call(capsys, *TRAIN, "--out", "events", "--tensorboard")
     assert code == 2
     assert err == (
-        "jaxnet: `tensorboard` needs the package tensorboardX: pip install 'jaxnet[tensorboard]'\n"
+        "jaxnet: --tensorboard needs the package tensorboardX: pip install 'jaxnet[tensorboard]'\n"
     )
     assert not (folder / "events").exists()
 

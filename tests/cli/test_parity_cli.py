@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from jaxnet import numpy_net
-from jaxnet.cli import commands as cli
+from jaxnet.cli import main
 from jaxnet.parity import plants, selftest, tutorial
 from jaxnet.parity.participants import numpy_participant, oracle
 
@@ -17,7 +17,7 @@ SMALL = ("--sizes", "8", "13", "11", "5", "--steps", "3")
 
 def call(capsys, *argv):
     """The exit code, standard output and standard error."""
-    return cli.main(["parity", *argv]), *capsys.readouterr()
+    return main(["parity", *argv]), *capsys.readouterr()
 
 
 def in_numpy(program, sizes, *, activation=None, name="numpy"):
@@ -134,15 +134,16 @@ def test_one_dtype_is_one_tier(dtype, tiers, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("lstm",), r"`programs` must be of tensors, sequential, module, dynamic; got 'lstm'"),
-        (("tensors", "lstm"), r"`programs` must be of .*; got 'lstm'"),
-        (("--sizes", "8", "0", "11", "5"), r"`sizes` must be at least 1 each, got \(8, 0, 11, 5\)"),
-        (("--sizes", "-8", "13", "11", "5"), r"`sizes` must be at least 1 each, got \(-8, "),
-        (("--steps", "0"), r"`steps` must be at least 1, got 0"),
-        (("--dtype", "int8"), r"`dtype` must be one of both, float64, float32; got 'int8'"),
-        (("--json", "none/report.json"), r"the report's folder does not exist: none"),
-        (("--junit", "none/report.xml"), r"the report's folder does not exist: none"),
-        (("--markdown", "none/report.md"), r"the report's folder does not exist: none"),
+        (("lstm",), r"PROGRAM must be of tensors, sequential, module, dynamic; got 'lstm'"),
+        (("tensors", "lstm"), r"PROGRAM must be of .*; got 'lstm'"),
+        (("--sizes", "8", "0", "11", "5"), r"--sizes must be at least 1 each, got \(8, 0, 11, 5\)"),
+        (("--sizes", "-8", "13", "11", "5"), r"--sizes must be at least 1 each, got \(-8, "),
+        (("--steps", "0"), r"--steps must be at least 1, got 0"),
+        (("--dtype", "int8"), r"--dtype must be one of both, float64, float32; got 'int8'"),
+        (("--json", "none/report.json"), r"--json must be in a folder that exists, got none"),
+        (("--junit", "none/report.xml"), r"--junit must be in a folder that exists, got none"),
+        (("--markdown", "none/report.md"), r"--markdown must be in a folder that exists, got none"),
+        (("tensors", "--self-test"), r"PROGRAM must not be given with --self-test, got tensors"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -168,7 +169,8 @@ def test_without_torch_its_recording_stands_in_and_the_last_line_says_so(
     assert "\n2 of 2 equal, " in out
     assert re.search(r"^torch Sequential \(recorded\) +precision +gradient .* equal$", out, re.M)
     assert out.splitlines()[-1] == (
-        "PyTorch is not installed: its recorded trajectories stood in (extra `torch`)"
+        "PyTorch is not installed: its recorded runs were compared instead (pip install "
+        "'jaxnet[torch]')"
     )
 
 

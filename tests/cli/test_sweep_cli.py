@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from jaxnet.cli import commands as cli
-from jaxnet.cli import run_text, sweep
+from jaxnet.cli import main, sweep
+from jaxnet.runs.folder import read_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def folder(tmp_path, monkeypatch):
 def call(capsys, *argv):
     """The exit code, standard output and standard error of `jaxnet sweep` on the table."""
     given = ("sweep", "--data", "t.csv", "--target", "y", "--drop", "price", "--epochs", "2")
-    return cli.main([*given, *argv]), *capsys.readouterr()
+    return main([*given, *argv]), *capsys.readouterr()
 
 
 def test_it_says_what_it_trains_and_ends_with_a_table_and_the_next_commands(capsys, folder):
@@ -28,43 +28,43 @@ def test_it_says_what_it_trains_and_ends_with_a_table_and_the_next_commands(caps
     assert (code, err) == (0, "")
     assert set(re.findall(r"[^ -~]", out)) == {"\n"}
     lines = out.splitlines()
-    assert lines[0] == "t.csv: 20 rows, 4 held out"
+    assert lines[0] == "t.csv: 20 rows, held out: 4"
     assert lines[1].startswith("classification of 'y', since it has 2 distinct integers")
     what = "12 networks: 6 settings x 2 seeds; relu, adam, batch 16, 2 epochs, in 2 programs:"
     assert lines[2] == what
     assert re.fullmatch(r"  2-5-2: .* at a time \(.*\)", lines[3])
     number = r"\d[0-9.e+-]*"
-    row = rf"(?m)^ +(5|4,3) +0\.0?0?1 +default +{number} \+- {number} +\d+\.\d\d% \+- \d+\.\d\d%$"
+    row = rf"(?m)^(5|4,3) +0\.0?0?1 +default +{number} \+- {number} +\d+\.\d\d% \+- \d+\.\d\d%$"
     assert len(re.findall(row, out)) == 6
     assert "\nruns/t-sweep-1: best/, sweep.csv, sweep.json, sweep.png\nnext:\n" in out
     assert "show runs/t-sweep-1/best\n" in out
-    assert len(run_text.read("runs/t-sweep-1/best").lines) == 2
-    assert cli.main(["show", "runs/t-sweep-1/best"]) == 0
+    assert len(read_metrics(folder / "runs/t-sweep-1/best")) == 2
+    assert main(["show", "runs/t-sweep-1/best"]) == 0
 
 
 def test_a_sweep_of_which_all_diverge_is_exit_code_1(capsys):
     more = ("--target", "price", "--drop", "y", "--optimizer", "sgd", "--learning-rate", "1e30")
     code, out, err = call(capsys, *more, "--weight-decay", "0", "1", "--folds", "2")
     assert (code, err) == (1, "")
-    assert out.startswith("t.csv: 20 rows, each held out by one of 2 folds\n")
+    assert out.startswith("t.csv: 20 rows, held out: each in turn, in 2 folds\n")
     assert out.count("2 of 2 diverged") == 2
     assert "every setting diverged: try smaller learning rates" in out
     assert "next:" not in out
 
 
 BAD = {
-    "word": (("--learning-rate", "fast"), "`learning_rate` must be numbers, or LOW:HIGH:COUNT"),
-    "two parts": (("--learning-rate", "1:2"), "`learning_rate` must be .*, got '1:2'"),
-    "one": (("--learning-rate", "1e-3:1e-2:1"), "`learning_rate` must be .*, got '1e-3:1e-2:1'"),
-    "order": (("--weight-decay", "1e-2:1e-3:4"), "`weight_decay` must be .* 0 < LOW < HIGH"),
-    "zero": (("--weight-decay", "0:1e-3:4"), "`weight_decay` must be .* 0 < LOW < HIGH"),
-    "negative": (("--learning-rate", "-1"), "`learning_rate` must be a finite number above 0"),
-    "hidden": (("--hidden", "5,x"), "`hidden` must be networks of comma-separated sizes"),
-    "no hidden": (("--hidden",), "`hidden` must be at least one, got none"),
-    "hidden 0": (("--hidden", "5,0"), "`hidden` must be integers of at least 1"),
-    "seeds": (("--seeds", "0"), "`seeds` must be an integer of at least 1, got 0"),
-    "folds": (("--folds", "21"), r"`folds` must be 2\.\.20, the number of rows; got 21"),
-    "time": (("--max-time", "9"), "`max_time` must not be given to a sweep"),
+    "word": (("--learning-rate", "fast"), "--learning-rate must be numbers, or LOW:HIGH:COUNT"),
+    "two parts": (("--learning-rate", "1:2"), "--learning-rate must be .*, got '1:2'"),
+    "one": (("--learning-rate", "1e-3:1e-2:1"), "--learning-rate must be .*, got '1e-3:1e-2:1'"),
+    "order": (("--weight-decay", "1e-2:1e-3:4"), "--weight-decay must be .* 0 < LOW < HIGH"),
+    "zero": (("--weight-decay", "0:1e-3:4"), "--weight-decay must be .* 0 < LOW < HIGH"),
+    "negative": (("--learning-rate", "-1"), "--learning-rate must be a finite number above 0"),
+    "hidden": (("--hidden", "5,x"), "--hidden must be the sizes of each network, with commas"),
+    "no hidden": (("--hidden",), "--hidden must have at least one value, got none"),
+    "hidden 0": (("--hidden", "5,0"), "--hidden must be integers of at least 1"),
+    "seeds": (("--seeds", "0"), "--seeds must be an integer of at least 1, got 0"),
+    "folds": (("--folds", "21"), r"--folds must be 2\.\.20, the number of rows; got 21"),
+    "time": (("--max-time", "9"), "--max-time must not be given to a sweep"),
 }
 
 

@@ -245,7 +245,7 @@ def test_a_column_far_from_zero_is_warned_of_in_float32(tmp_path):
     (note,) = notes_of(tmp_path / "a", 1.7e9, 1e4)
     assert note == (
         "in model.stablehlo column 't' loses about 5 of the 7 digits of float32 (its |mean| / std "
-        "is 1e+05): train with --dtype float64, or subtract an offset in the data"
+        "is 1e+05): use jaxnet train --dtype float64, or subtract an offset in the data"
     )
     assert notes_of(tmp_path / "b", 1e3, 1) == ()
     (note,) = notes_of(tmp_path / "c", 0, 1e-60)
