@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import is_dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import tyro
 
@@ -41,6 +41,11 @@ COMMANDS: dict[str, type] = {
     "import": Import,
     "parity": Parity,
 }
+CONFIG = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.DisallowNone,
+    tyro.conf.PositionalMetavarFromFieldName,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,7 +119,7 @@ def _parse(command: type, argv: list[str]) -> Any:
             prog=f"jaxnet {argv[0]}",
             description=inspect.getdoc(command),
             args=argv[1:],
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+            config=CONFIG,
             **default,
         )
 
@@ -130,12 +135,10 @@ def options_of(command: type) -> dict[str, str]:
     """What is typed on the command line for each argument of a command."""
     found: dict[str, str] = {}
     for name, kind in get_type_hints(command, include_extras=True).items():
-        marks = get_args(kind)[1:] if hasattr(kind, "__metadata__") else ()
         if is_dataclass(kind):
             found |= options_of(kind)
-        elif tyro.conf.Positional in marks:
-            metavar = next(mark.metavar for mark in marks if hasattr(mark, "metavar"))
-            found[name] = metavar.strip("[").split()[0]  # [STAGE ...]
+        elif hasattr(kind, "__metadata__"):  # Positional
+            found[name] = name.upper()
         else:
             found[name] = "--" + name.replace("_", "-")
     return found

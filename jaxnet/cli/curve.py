@@ -37,8 +37,8 @@ def draw(lines: Sequence[dict[str, Any]], width: int = 80, *, unicode: bool = Tr
     def down(loss: float) -> float:
         return (high - scale(loss)) / (high - low) if high > low else 0.5
 
-    placed = [[(across(x), down(y)) for x, y in points] for points in series]
-    cells = (_blocks if unicode else _letters)(*placed, columns)
+    train, validation = ([(across(x), down(y)) for x, y in points] for points in series)
+    cells = (_blocks if unicode else _letters)(train, validation, columns)
     side, corner, line, up = ("│", "└", "─", "▲") if unicode else ("|", "+", "-", "^")
     marks = ("⠒⠒", "▄▄") if unicode else ("..", "oo")
     text = [f"loss{', log scale' if log else ''}: {marks[0]} train, {marks[1]} validation"]

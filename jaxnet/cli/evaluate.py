@@ -13,9 +13,6 @@ from jaxnet.cli.options import ModelCommand
 if TYPE_CHECKING:
     from numpy import ndarray
 
-    from jaxnet.runs.model import Model
-    from jaxnet.tables.metrics import Metrics
-
 MAX_SHOWN = 20  # classes of a confusion matrix that is printed whole
 
 
@@ -54,18 +51,17 @@ class Evaluate(ModelCommand):
         values = [text.metric_text(*item) for item in found.items()]
         print(text.aligned([["", "rows", *found], [name, str(metrics.rows), *values]]))
         if metrics.confusion is not None:
-            self._draw(trained, metrics, name)
+            accuracy = text.metric_text("accuracy", found["accuracy"])
+            title = f"{trained.encoding.target.name}: {name}, accuracy {accuracy}"
+            self._show_confusion(metrics.confusion, trained.encoding.target.categories, title, name)
         return 0
 
-    def _draw(self, trained: Model, metrics: Metrics, name: str) -> None:
+    def _show_confusion(self, counts: ndarray, classes: Sequence[str], title: str, name: str):
         from jaxnet.runs.plots import confusion_matrix
 
-        target, counts = trained.encoding.target, metrics.confusion
-        print(confusion_text(counts, target.categories))
+        print(confusion_text(counts, classes))
         png = self.png or self.run / f"confusion-{name.partition('.')[0]}.png"
-        accuracy = text.metric_text("accuracy", metrics.result()["accuracy"])
-        title = f"{target.name}: {name}, accuracy {accuracy}"
-        confusion_matrix(counts, target.categories, title, png)
+        confusion_matrix(counts, classes, title, png)
         print(png)
 
 

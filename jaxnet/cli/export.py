@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxnet.cli.options import Cached, RunFolder
+from tyro.conf import Positional
+
+from jaxnet.cli.options import Cached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,8 @@ class Export(Cached):
       jaxnet export runs/wine-1 --format onnx --out wine-onnx
     """
 
-    run: RunFolder
+    run: Positional[Path]
+    """The folder of a run."""
     format: tuple[str, ...] = ()
     """Of stablehlo, pytorch and onnx; by default all, onnx only where it is installed."""
     out: Path | None = None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tyro.conf import Positional
+
 from jaxnet.cli import text
-from jaxnet.cli.options import TrainingCommand, positional
+from jaxnet.cli.options import TrainingCommand
 from jaxnet.cli.train import print_dataset
 from jaxnet.runs.config import NetworkOptions
-
-Weights = positional(Path, "FILE", "A .safetensors file.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class Import(TrainingCommand):
       jaxnet import model.safetensors --data wine.csv --target class
     """
 
-    weights: Weights
+    weights: Positional[Path]
+    """A .safetensors file."""
     like: Path | None = None
     """The folder of a run to take the encoding of the columns and all other options from."""
     layers: tuple[str, ...] = ()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-import tyro
+from tyro.conf import Positional
 
 from jaxnet.runs.config import (
     Config,
@@ -16,15 +16,6 @@ from jaxnet.runs.config import (
     ScaleOptions,
     TrainingOptions,
 )
-
-
-def positional(kind: Any, metavar: str, help: str) -> Any:
-    """The type of an argument without a name; `help` says what happens without it."""
-    arg = tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint="")
-    return Annotated[kind, tyro.conf.Positional, arg]
-
-
-RunFolder = positional(Path, "RUN", "The folder of a run.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +30,8 @@ class Cached:
 class ModelCommand(Cached):
     """A command that applies the model of a run to data."""
 
-    run: RunFolder
+    run: Positional[Path]
+    """The folder of a run."""
     unseen: str = "error"
     """What to do with a category that training did not have: stop with an error, or zero: encode
     it as zeros, as none of the known ones."""

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxnet.cli.options import Cached, positional
+from tyro.conf import Positional
+
+from jaxnet.cli.options import Cached
 
 if TYPE_CHECKING:
     from jaxnet.parity import Report
 
 PROGRAMS = ("tensors", "sequential", "module", "dynamic")
 DTYPES = {"float64": ("mathematics",), "float32": ("precision",)}
-Programs = positional(
-    tuple[str, ...], "[PROGRAM ...]", f"Of {', '.join(PROGRAMS)}; all of them without one."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +30,10 @@ class Parity(Cached):
       jaxnet parity --self-test
     """
 
-    programs: Programs = ()
+    programs: Positional[tuple[str, ...]] = ()
+    """Of tensors, sequential, module and dynamic; by default all."""
     steps: int = 100
-    """Steps of training after which the parameters are compared, at the most."""
+    """Steps of the training runs that are compared."""
     sizes: tuple[int, int, int, int] = (64, 1000, 100, 10)
     """The rows, the inputs, the hidden units and the outputs."""
     dtype: str = "both"

@@ -43,9 +43,11 @@ class Record(NamedTuple):
             options |= {name: tuple(v) for name, v in options.items() if isinstance(v, list)}
             spec = Spec(**described["spec"])
             target = described["encoding"]["target"]["name"]
-            found = [described[name] for name in ("rows", "data", "device", "versions")]
-            history = described.get("history", [])
-            return cls(Config(**options), described["task"], spec, target, *found, history)
+            config, history = Config(**options), described.get("history", [])
+            found = {
+                name: described[name] for name in ("task", "rows", "data", "device", "versions")
+            }
+            return cls(config=config, spec=spec, target=target, history=history, **found)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{folder / run_folder.CONFIG}: is not that of a run of this version of jaxnet "

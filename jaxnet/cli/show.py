@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxnet.cli.options import positional
+from tyro.conf import Positional
 
 if TYPE_CHECKING:
     from jaxnet.cli.run_text import Run
-
-Runs = positional(tuple[Path, ...], "RUN [RUN ...]", "The folder of a run, or of several.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,8 @@ class Show:
       jaxnet show runs/* --png all.png
     """
 
-    runs: Runs = ()
+    runs: Positional[tuple[Path, ...]] = ()
+    """The folder of a run, or of several."""
     png: Path | None = None
     """The picture to draw; by default RUN/loss.png, or comparison.png here for several runs."""
 

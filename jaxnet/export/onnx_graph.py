@@ -76,20 +76,8 @@ def build(
     that sets it. layers: weight (in, out) and bias. output: mean and std (D_out,) of `prediction`
     (N, D_out); without them, `probabilities` (N, D_out). All floats have the dtype of the weights.
     """
-    graph, inputs, parts = Graph(), [], []
-    dtype = layers[0][0].dtype
-    mean, std = numbers
-    if len(mean):
-        inputs.append(helper.make_tensor_value_info("numbers", _type(dtype), ["N", len(mean)]))
-        parts.append(graph.add("Div", graph.add("Sub", "numbers", mean), std))
-    column, code = codes
-    if len(column):
-        shape = ["N", int(column.max()) + 1]
-        inputs.append(helper.make_tensor_value_info("codes", onnx.TensorProto.INT32, shape))
-        chosen = graph.add("Gather", "codes", column.astype(np.int64), axis=1)
-        equal = graph.add("Equal", chosen, code.astype(np.int32))
-        parts.append(graph.add("Cast", equal, to=_type(dtype)))
-    h = graph.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
+    graph, inputs, dtype = Graph(), [], layers[0][0].dtype
+    h = _encode(graph, inputs, numbers, codes, dtype)
     for k, (w, b) in enumerate(layers):
         if k:
             h = ACTIVATIONS[activation](graph, h, dtype)
@@ -107,6 +95,29 @@ def build(
     )
     checker.check_model(model, full_check=True)
     return model.SerializeToString()
+
+
+def _encode(
+    graph: Graph,
+    inputs: list[onnx.ValueInfoProto],
+    numbers: tuple[np.ndarray, np.ndarray],
+    codes: tuple[np.ndarray, np.ndarray],
+    dtype: np.dtype,
+) -> str:
+    """Add the graph's inputs to `inputs`; return the name of x, which they become (`build`)."""
+    parts = []
+    mean, std = numbers
+    if len(mean):
+        inputs.append(helper.make_tensor_value_info("numbers", _type(dtype), ["N", len(mean)]))
+        parts.append(graph.add("Div", graph.add("Sub", "numbers", mean), std))
+    column, code = codes
+    if len(column):
+        shape = ["N", int(column.max()) + 1]
+        inputs.append(helper.make_tensor_value_info("codes", onnx.TensorProto.INT32, shape))
+        chosen = graph.add("Gather", "codes", column.astype(np.int64), axis=1)
+        equal = graph.add("Equal", chosen, code.astype(np.int32))
+        parts.append(graph.add("Cast", equal, to=_type(dtype)))
+    return graph.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
 
 
 def _type(dtype: np.dtype) -> int:

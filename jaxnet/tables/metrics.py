@@ -4,15 +4,12 @@ loss, root mean squared error and r2 (NumPy).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxnet import numpy_net
 from jaxnet.tables.encoding import Column
-
-MAX_SHOWN = 20  # classes of a confusion matrix that is shown whole
 
 
 class Metrics:
@@ -82,54 +79,3 @@ class Metrics:
         constant = (self._low == self._high).any()  # whose mean rounds, so its total may not be 0
         r2 = None if constant else float((1 - residual / self._total).mean())
         return {"rmse": rmse, "r2": r2}
-
-
-def confusion_text(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """A confusion matrix (classes, classes) as text: the true class by row, predicted by column.
-
-    Recall is the fraction of a true class that is found, precision the fraction of a predicted
-    class that is right; "-" where there is none. Of more than twenty classes, the most frequent
-    confusions are listed instead.
-    """
-    with np.errstate(invalid="ignore"):
-        recall = np.diag(counts) / counts.sum(axis=1)
-        precision = np.diag(counts) / counts.sum(axis=0)
-    if len(classes) > MAX_SHOWN:
-        return _confusions(counts, classes)
-    names = [_short(name) for name in classes]
-    rows = [["true \\ predicted", *names, "recall"]]
-    for name, line, value in zip(names, counts.tolist(), recall, strict=True):
-        rows.append([name, *map(str, line), _percent(value)])
-    rows.append(["precision", *map(_percent, precision), ""])
-    return _aligned(rows)
-
-
-def _confusions(counts: np.ndarray, classes: Sequence[str]) -> str:
-    wrong = counts * (1 - np.eye(len(classes), dtype=counts.dtype))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_SHOWN]
-    rows = [["true", "predicted", "rows", "of the true class"]]
-    for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True):
-        if wrong[i, j]:
-            share = _percent(wrong[i, j] / counts[i].sum())
-            rows.append([_short(classes[i]), _short(classes[j]), str(wrong[i, j]), share])
-    pairs = np.count_nonzero(wrong)
-    shown = f"the {MAX_SHOWN} most frequent of {pairs}" if pairs > MAX_SHOWN else f"{pairs}"
-    head = f"{len(classes)} classes; confusions: {shown}"
-    return f"{head}\n{_aligned(rows)}" if pairs else head
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        [row[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(row[1:], widths[1:], strict=True))]
-        for row in rows
-    )
-    return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-def _percent(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.1%}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"

@@ -203,7 +203,7 @@ def test_the_version_is_that_of_the_package(capsys, monkeypatch):
     ],
 )
 def test_the_summary_says_which_task_and_why_and_how_to_choose_the_other(capsys, name, more, line):
-    out = call(capsys, *data(name, *more))[1]
+    _, out, _ = call(capsys, *data(name, *more))
     assert f"\n{line}" in out
     assert out.startswith(f"{name}: 16 rows to train on, 4 to validate on\n")
     assert "\nnetwork " in out
@@ -275,5 +275,5 @@ def test_a_message_names_options_where_the_command_has_them():
     shown = "--batch-size must be 3, as `keep_table` and `runs` say"
     assert with_options(text, options_of(COMMANDS["train"])) == shown
     assert with_options(text, options_of(COMMANDS["show"])) == (
-        "`batch_size` must be 3, as `keep_table` and RUN say"
+        "`batch_size` must be 3, as `keep_table` and RUNS say"
     )

@@ -76,8 +76,8 @@ def test_a_run_prints_plain_lines_where_there_is_no_terminal(trained):
     out = trained[1]
     assert set(re.findall(r"[^ -~]", out)) == {"\n"}
     number = r"\d[0-9.e+-]*"
-    for step in (2, 4, 6):
-        line = rf"(?m)^step {step}/6  loss {number}  val_loss {number}  val_accuracy {number}%"
+    for step in (1, 2, 3):
+        line = rf"(?m)^step {step}/3  loss {number}  val_loss {number}  val_accuracy {number}%"
         assert re.search(line, out), out
     assert re.search(rf"(?m)^validation +{number} +\d+\.\d\d%$", out)
     files = "checkpoints/, config.json, loss.png, metrics.jsonl, model/"

@@ -134,8 +134,8 @@ def test_one_dtype_is_one_tier(dtype, tiers, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("lstm",), r"PROGRAM must be of tensors, sequential, module, dynamic; got 'lstm'"),
-        (("tensors", "lstm"), r"PROGRAM must be of .*; got 'lstm'"),
+        (("lstm",), r"PROGRAMS must be of tensors, sequential, module, dynamic; got 'lstm'"),
+        (("tensors", "lstm"), r"PROGRAMS must be of .*; got 'lstm'"),
         (("--sizes", "8", "0", "11", "5"), r"--sizes must be at least 1 each, got \(8, 0, 11, 5\)"),
         (("--sizes", "-8", "13", "11", "5"), r"--sizes must be at least 1 each, got \(-8, "),
         (("--steps", "0"), r"--steps must be at least 1, got 0"),
@@ -143,7 +143,7 @@ def test_one_dtype_is_one_tier(dtype, tiers, capsys, tmp_path):
         (("--json", "none/report.json"), r"--json must be in a folder that exists, got none"),
         (("--junit", "none/report.xml"), r"--junit must be in a folder that exists, got none"),
         (("--markdown", "none/report.md"), r"--markdown must be in a folder that exists, got none"),
-        (("tensors", "--self-test"), r"PROGRAM must not be given with --self-test, got tensors"),
+        (("tensors", "--self-test"), r"PROGRAMS must not be given with --self-test, got tensors"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -279,8 +279,8 @@ def test_what_is_not_a_run_is_refused_by_name_before_anything_is_shown(
     for name, content in (("torn", "{\n{}\n"), ("lossless", '{"step": 1, "epoch": 1}\n')):
         (run(name) / run_folder.METRICS).write_text(content)
     cases = {
-        (): "RUN must name the folder of at least one run, got none",
-        ("good", "./good"): "RUN must be different folders, got good twice",
+        (): "RUNS must name the folder of at least one run, got none",
+        ("good", "./good"): "RUNS must be different folders, got good twice",
         ("good", "wine.csv"): "wine.csv: must be the folder of a run, got a file",
         ("good", "nowhere"): "nowhere: this is not the folder of a run",
         ("good", "text"): "text/config.json: not readable as JSON",

@@ -168,5 +168,5 @@ def test_a_pickle_is_refused_with_how_to_convert_it(tmp_path, content):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="m.safetensors: there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"m\.safetensors: there is no such file"):
         torch_weights.read(tmp_path / "m.safetensors")

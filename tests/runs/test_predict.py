@@ -1,18 +1,12 @@
 import csv
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from matplotlib.image import imread
 from pyarrow import parquet
 from run_helpers import write_run
 
-import jaxnet
-from jaxnet.cli import predict as cli_predict
 from jaxnet.runs.predict import _rows, evaluate, predict
 from jaxnet.tables import blocks, table
 from jaxnet.tables.encoding import encode
@@ -305,57 +299,3 @@ def test_the_blocks_of_a_wide_table_have_fewer_rows(tmp_path):
     assert _rows((column,)) == blocks.ROWS
     assert _rows((wide,)) == 8
     assert _rows((wide,) * 16) == 1
-
-
-def test_the_command_says_what_it_wrote(tmp_path, capsys):
-    make(tmp_path, "integer")
-    write_table(tmp_path / "data.csv", COLUMNS)
-    run, out = tmp_path / "run", tmp_path / "out.csv"
-    assert cli_predict.predict(run, data=tmp_path / "data.csv", out=out, keep=("id",)) == 0
-    assert capsys.readouterr().out == f"{out}: {N} rows: id, y, p_-5, p_30, p_4\n"
-
-
-@pytest.mark.parametrize("kind", ["text", "real"])
-def test_the_command_prints_metrics_and_draws_the_confusion(tmp_path, capsys, kind):
-    make(tmp_path, kind)
-    write_table(tmp_path / "test.set.csv", COLUMNS | {"y": TARGETS[kind]})
-    run, png = tmp_path / "run", tmp_path / "run" / "confusion-test.png"
-    assert cli_predict.evaluate(run, data=tmp_path / "test.set.csv") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert png.exists() == (kind == "text")
-    assert lines[1].split()[:2] == ["test.set.csv", str(N)]
-    if kind == "real":
-        assert lines[0].split() == ["rows", "loss", "rmse", "r2"]
-        assert len(lines) == 2
-    else:
-        assert lines[0].split() == ["rows", "loss", "accuracy"]
-        assert lines[2].split() == [
-            "true",
-            "\\",
-            "predicted",
-            "a,",
-            "c",
-            "c",
-            "dé",
-            "say",
-            '"b"',
-            "recall",
-        ]
-        assert lines[-1] == str(png)
-        assert imread(png).std() > 0
-    with pytest.raises(ValueError, match="`png` must be in a folder that exists, got"):
-        cli_predict.evaluate(run, data=tmp_path / "test.set.csv", png=tmp_path / "no" / "a.png")
-
-
-def test_the_options_import_nothing_heavy():
-    heavy = ["jax", "pyarrow", "matplotlib", "flax", "optax", "safetensors", "numpy"]
-    code = f"import sys, jaxnet.cli_inference; print([m for m in {heavy} if m in sys.modules])"
-    source = str(Path(jaxnet.__file__).parent.parent)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": source},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "[]\n"

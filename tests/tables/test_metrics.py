@@ -6,7 +6,7 @@ from matplotlib.image import imread
 from jaxnet import numpy_net
 from jaxnet.runs.plots import confusion_matrix
 from jaxnet.tables.encoding import Column
-from jaxnet.tables.metrics import Metrics, confusion_text
+from jaxnet.tables.metrics import Metrics
 
 RNG = np.random.default_rng(0)
 CLASSES = Column("y", categories=("a", "b", "c"), kind="text")
@@ -65,37 +65,6 @@ def test_r2_is_none_where_the_target_is_constant():
 
 
 COUNTS = np.array([[10, 2, 0], [0, 3, 0], [0, 0, 0]])
-
-
-def test_a_confusion_matrix_is_aligned_with_recall_and_precision():
-    lines = confusion_text(COUNTS, ["cat", "a dog", "x"]).splitlines()
-    assert lines == [
-        r"true \ predicted     cat  a dog  x  recall",
-        "cat                   10      2  0   83.3%",
-        "a dog                  0      3  0  100.0%",
-        "x                      0      0  0       -",
-        "precision         100.0%  60.0%  -",
-    ]
-
-
-def test_many_classes_list_the_most_frequent_confusions():
-    counts = np.diag(np.arange(1, 26))
-    counts[3, 7], counts[24, 0], counts[5, 5] = 4, 9, 0
-    lines = confusion_text(counts, [f"class {i}" for i in range(25)]).splitlines()
-    assert lines == [
-        "25 classes; confusions: 2",
-        "true      predicted  rows  of the true class",
-        "class 24    class 0     9              26.5%",
-        "class 3     class 7     4              50.0%",
-    ]
-    assert confusion_text(np.eye(25, dtype=int), list("a" * 25)) == "25 classes; confusions: 0"
-    lines = confusion_text(np.ones((25, 25), int), list("a" * 25)).splitlines()
-    assert lines[0] == "25 classes; confusions: the 20 most frequent of 600"
-    assert len(lines) == 22
-
-
-def test_long_names_of_classes_are_cut():
-    assert "a" * 15 + "…" in confusion_text(np.eye(2, dtype=int), ["a" * 17, "b" * 16])
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,6 @@ from pyarrow import csv, parquet
 
 import jaxnet
 from jaxnet import data, order, sweep
-from jaxnet.cli import train
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import prepare
 from jaxnet.tables import csv_blocks, encoding, records, store, store_fit
@@ -514,22 +512,6 @@ def test_a_folder_and_a_large_table_are_mapped_of_themselves(tmp_path, monkeypat
         monkeypatch.setattr("jaxnet.runs.dataset.memory", lambda: 4000)
         assert prepare(config).on_disk
         monkeypatch.undo()
-
-
-def test_a_conversion_is_told_once_with_where_its_arrays_are(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "REPORT_SECONDS", 0.0)
-    parquet.write_table(arrow(), "a.parquet")
-    convert("a.parquet", (), train.conversion_reporter())
-    *lines, last = capsys.readouterr().err.splitlines()
-    assert last == (
-        "jaxnet: 203 rows are mapped from a.parquet.arrays (11,368 bytes), which may be deleted: "
-        "it is made when needed"
-    )
-    assert all(re.fullmatch(r"jaxnet: \d+ rows converted, \d+ MB/s", line) for line in lines)
-    assert len(lines) > 3
-    convert("a.parquet", (), train.conversion_reporter())
-    assert capsys.readouterr() == ("", "")
 
 
 def test_a_sweep_needs_its_table_in_memory(tmp_path):
