@@ -44,9 +44,8 @@ class Record(NamedTuple):
             spec = Spec(**described["spec"])
             target = described["encoding"]["target"]["name"]
             config, history = Config(**options), described.get("history", [])
-            found = {
-                name: described[name] for name in ("task", "rows", "data", "device", "versions")
-            }
+            names = ("task", "rows", "data", "device", "versions")
+            found = {name: described[name] for name in names}
             return cls(config=config, spec=spec, target=target, history=history, **found)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(

@@ -190,7 +190,7 @@ def test_without_tensorboardx_it_is_refused_before_any_work(folder, capsys, monk
 
 def test_a_reader_that_leaves_early_is_no_error(trained):
     folder, _ = trained
-    command = f"{shlex.quote(sys.executable)} -m jaxnet evaluate runs/table-1 | head -1"
+    command = f"{shlex.quote(sys.executable)} -m jaxnet evaluate runs/table-1 --no-cache | head -1"
     path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         ["bash", "-c", command],
