@@ -103,21 +103,21 @@ def command(folder, name, text):
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
-def resumed(tmp_path, goes_on):
+def resumed(tmp_path, resumes):
     """The folder of a run, there already or not."""
     run = tmp_path / "a run"
-    if goes_on:
+    if resumes:
         run.mkdir()
         (run / "config.json").touch()
     return run
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("resumes", [False, True])
 @pytest.mark.parametrize("code", [0, 2, 143])
-def test_the_batch_script_trains_or_goes_on_and_is_queued_again_once_stopped(
-    tmp_path, goes_on, code
+def test_the_batch_script_trains_or_resumes_and_is_queued_again_once_stopped(
+    tmp_path, resumes, code
 ):
-    run = resumed(tmp_path, goes_on)
+    run = resumed(tmp_path, resumes)
     found = command(tmp_path / "bin", "srun", f'printf "%s\\n" "$@"; exit {code}')
     found |= command(tmp_path / "bin", "scontrol", 'echo "scontrol $*"')
     done = subprocess.run(
@@ -128,7 +128,7 @@ def test_the_batch_script_trains_or_goes_on_and_is_queued_again_once_stopped(
     )
     assert (done.returncode, done.stderr) == (code, "")
     said = done.stdout.splitlines()
-    options = ["--resume", str(run)] if goes_on else ["--out", str(run), "--data", "a b.csv"]
+    options = ["--resume", str(run)] if resumes else ["--out", str(run), "--data", "a b.csv"]
     program = ["jaxnet", "train", "--distributed", "--devices", "all", *options]
     at = said.index("jaxnet")
     assert said[at : at + len(program)] == program
@@ -149,9 +149,9 @@ def test_the_batch_script_asks_slurm_for_what_jax_needs():
     assert options["open-mode"] == "append"  # or a requeued job would empty its output
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_a_pod_trains_or_goes_on(tmp_path, goes_on):
-    run = resumed(tmp_path, goes_on)
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_pod_trains_or_resumes(tmp_path, resumes):
+    run = resumed(tmp_path, resumes)
     (container,) = POD["containers"]
     found = command(tmp_path / "bin", "jaxnet", 'printf "%s\\n" "$@"')
     done = subprocess.run(
@@ -161,7 +161,7 @@ def test_a_pod_trains_or_goes_on(tmp_path, goes_on):
         text=True,
         check=True,
     )
-    options = ["--resume", str(run)] if goes_on else ["--out", str(run), *container["args"]]
+    options = ["--resume", str(run)] if resumes else ["--out", str(run), *container["args"]]
     assert done.stdout.splitlines() == ["train", "--distributed", "--devices", "all", *options]
 
 
