@@ -1,9 +1,9 @@
-"""Kill a real training process at random moments, go on each time, and compare every bit.
+"""Kill a real training process at random moments, resume it each time, and compare every bit.
 
     python scripts/tools/kill_trial.py --kills 200
 
 One run is never disturbed. Another is ended by SIGKILL, at a random moment of its start, of its
-training or of a checkpoint's writing, and gone on with, until it has been killed often enough; then
+training or of a checkpoint's writing, and resumed, until it has been killed often enough; then
 it is left alone. Both must end with the same metrics.jsonl and the same bits in every array.
 """
 
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def arguments(folder: Path) -> list[str]:
-    """Go on with the run; begin it where it was killed before there was one."""
+    """Resume the run; begin it if it was killed before there was one."""
     begun = (folder / "killed" / CONFIG).exists()
     return ["--resume", "killed"] if begun else [*NEW, "killed"]
 
@@ -115,7 +115,7 @@ def kill(process: subprocess.Popen, folder: Path, moments: random.Random) -> str
 
 
 def wait_for_an_epoch(process: subprocess.Popen, metrics: Path) -> None:
-    """Return when the file has grown: a run that goes on first cuts it."""
+    """Return when the file has grown: a resumed run first cuts it."""
     before = after = metrics.stat().st_size if metrics.exists() else 0
     while after <= before and process.poll() is None:
         time.sleep(0.001)
