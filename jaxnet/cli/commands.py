@@ -126,9 +126,9 @@ def _parse(command: type, argv: list[str]) -> Any:
     parsed = parse()
     if not isinstance(parsed, TrainingCommand) or parsed.options_from is None:
         return parsed
-    from jaxnet.runs import read_config
+    from jaxnet.runs import Record
 
-    return parse(default=parsed.with_options(read_config(parsed.options_from)))
+    return parse(default=parsed.with_options(Record.load(parsed.options_from).config))
 
 
 def options_of(command: type) -> dict[str, str]:

@@ -46,7 +46,7 @@ class Import(TrainingCommand):
         params = torch_weights.read(self.weights, self.layers)
         config = self.config()
         sizes = tuple(params[f"b{k}"].shape[0] for k in range(1, len(params) // 2 + 1))
-        default = NetworkOptions() if self.like is None else runs.read_config(self.like)
+        default = NetworkOptions() if self.like is None else runs.Record.load(self.like).config
         if config.hidden not in (sizes[:-1], default.hidden):
             raise ValueError(
                 f"`hidden` must be {sizes[:-1]}, as in {self.weights}, got {config.hidden}"

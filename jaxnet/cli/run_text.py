@@ -10,48 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxnet import files
 from jaxnet.cli.text import aligned, metric_text
 from jaxnet.runs import folder as run_folder
 from jaxnet.runs.config import Config
-from jaxnet.spec import Spec
+from jaxnet.runs.record import Record
 
 METRICS = {"val_loss": min, "val_accuracy": max, "val_rmse": min}  # and which one is the best
 NAME = 14  # characters of a name in a line of a table
 SHOWN_APART = {"data", "target", "seed", "out"}  # options that `facts` shows under another topic
-
-
-class Record(NamedTuple):
-    """What config.json says of a run."""
-
-    config: Config
-    task: str
-    spec: Spec
-    target: str
-    rows: dict[str, int]
-    data: dict[str, Any]
-    device: dict[str, Any]
-    versions: dict[str, str]
-    history: list[dict[str, Any]]
-
-    @classmethod
-    def load(cls, folder: Path) -> Record:
-        """Raises: ValueError for a file that is not a run's."""
-        described = files.read_json(folder / run_folder.CONFIG)
-        try:
-            options = described["config"]
-            options |= {name: tuple(v) for name, v in options.items() if isinstance(v, list)}
-            spec = Spec(**described["spec"])
-            target = described["encoding"]["target"]["name"]
-            config, history = Config(**options), described.get("history", [])
-            names = ("task", "rows", "data", "device", "versions")
-            found = {name: described[name] for name in names}
-            return cls(config=config, spec=spec, target=target, history=history, **found)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{folder / run_folder.CONFIG}: is not that of a run of this version of jaxnet "
-                f"({error}); was it edited?"
-            ) from None
 
 
 class Run(NamedTuple):
@@ -69,7 +35,7 @@ class Run(NamedTuple):
     @property
     def task(self) -> str:
         """The task and the target: classification of 'class'."""
-        return f"{self.record.task} of {self.record.target!r}"
+        return f"{self.record.task} of {self.record.encoding.target.name!r}"
 
     @property
     def network(self) -> str:
@@ -212,7 +178,7 @@ def incomparable(runs: Iterable[Run]) -> str | None:
     questions: dict[str, Callable[[Record], Any]] = {
         "task": lambda record: record.task,
         "data": lambda record: record.data["sha256"],
-        "target": lambda record: record.target,
+        "target": lambda record: record.encoding.target.name,
         "loss": lambda record: record.spec.loss,
     }
     records = [run.record for run in runs]

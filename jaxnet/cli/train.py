@@ -64,8 +64,13 @@ class Train(TrainingCommand):
             if self.resume is None:
                 dataset = runs.prepare(config, on_convert=text.conversion_reporter())
             else:
-                changed = _changes(self.resume, config)
-                dataset = runs.prepare_again(self.resume, config, text.conversion_reporter())
+                if config.out is not None:
+                    raise ValueError(f"`out` must not be given with `resume`, got {config.out}")
+                record = runs.Record.load(self.resume)
+                changed = {"record": record, **record.changes(config)}
+                config = record.changed(self.resume, record.changes(config))
+                report = text.conversion_reporter()
+                dataset = runs.prepare_again(self.resume, record, config, report)
             print_dataset(dataset, config)
         with _reporter() as on_progress:
             if self.resume is None:
@@ -75,18 +80,6 @@ class Train(TrainingCommand):
         _print_run(run)
         _print_next(run, dataset)
         return 0
-
-
-def _changes(folder: Path, config: Config) -> dict[str, Any]:
-    """The options that differ from those of the run. Raises: ValueError for one that must not."""
-    from jaxnet import runs
-    from jaxnet.runs import record
-
-    if config.out is not None:
-        raise ValueError(f"`out` must not be given with `resume`, got {config.out}")
-    changed = record.changes(runs.read_config(folder), config)
-    runs.changed_config(folder, changed)
-    return changed
 
 
 def _set_threads(config: Config) -> None:

@@ -55,8 +55,8 @@ def check_free(folder: Path) -> None:
     """Raise FileExistsError if the folder holds a run, or a part of one."""
     if any((folder / file).exists() for file in FILES):
         raise FileExistsError(
-            f"`out` must not hold a run already: {folder}; resume it with --resume {folder}, or "
-            "give another folder"
+            f"`out` must not hold a run already: {folder}; resume it with jaxnet train --resume "
+            f"{folder}, or give another folder"
         )
 
 

@@ -31,7 +31,7 @@ def run(tmp_path, data):
         path = folder / run_folder.CONFIG
         described = files.read_json(path)
         for key, value in changes.items():
-            described[key] = described[key] | value if key in described else value
+            described[key] = described[key] | value if isinstance(value, dict) else value
         files.write_json(path, described)
         return folder
 
@@ -231,7 +231,7 @@ def test_a_dozen_runs_stay_within_the_width(run, capsys, tmp_path):
     ("changes", "reason"),
     [
         ({"target": "acid"}, "task and target and loss"),
-        ({"data": {"sha256": "0"}}, "data"),
+        ({"data": {"sha256": "1"}}, "data"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_shown_and_none_is_the_best(
@@ -268,12 +268,15 @@ def test_runs_of_one_name_are_told_apart(run):
     assert run_text.names(runs) == [str(runs[0].folder), str(runs[1].folder), "other"]
 
 
+OLD = ("old", '{"config": {}, "versions": {"jaxnet": "0.1.0"}}')
+
+
 def test_what_is_not_a_run_is_refused_by_name_before_anything_is_shown(
     run, data, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     run("good")
-    for name, content in (("text", "{"), ("list", "[]"), ("other", '{"config": {}}')):
+    for name, content in (("text", "{"), ("list", "[]"), ("other", '{"config": {}}'), OLD):
         (tmp_path / name).mkdir()
         (tmp_path / name / run_folder.CONFIG).write_text(content)
     for name, content in (("torn", "{\n{}\n"), ("lossless", '{"step": 1, "epoch": 1}\n')):
@@ -285,7 +288,8 @@ def test_what_is_not_a_run_is_refused_by_name_before_anything_is_shown(
         ("good", "nowhere"): "nowhere: this is not the folder of a run",
         ("good", "text"): "text/config.json: not readable as JSON",
         ("good", "list"): "list/config.json: must hold a JSON object, got list",
-        ("good", "other"): "other/config.json: is not that of a run of this version of jaxnet",
+        ("good", "other"): "other/config.json: not the record of a run; was it edited?",
+        ("good", "old"): "old: this run was made by jaxnet 0.1.0, and jaxnet",
         ("good", "torn"): "torn/metrics.jsonl: line 1 is not a line of metrics",
         ("good", "lossless"): "lossless/metrics.jsonl: line 1 has no train_loss and val_loss",
     }
