@@ -103,7 +103,7 @@ def test_resume_takes_the_runs_options_and_the_epochs_asked_for(folder, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--hidden", "6"), r"--hidden must stay \(5,\) to go on with runs/table-1, got \(6,\)"),
+        (("--hidden", "6"), r"--hidden must stay \(5,\) to resume runs/table-1, got \(6,\)"),
         (("--optimizer", "sgd"), "--optimizer must stay 'adam'"),
         (("--out", "other"), "--out must not be given with --resume, got other"),
         (("--resume", "none"), "none: this is not the folder of a run"),
