@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
+import inspect
 import logging
 import os
-import platform
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 
 MAX_BYTES = 2**26  # of all programs; the least recently used are removed first
 DIGEST = 32  # bytes of SHA-256 in front of each program
-PROCESSOR = ("model", "flags", "CPU", "Features")  # lines of /proc/cpuinfo, on x86 and on ARM
 DISK_ERRORS = (OSError, RuntimeError, KeyError)  # KeyError: JAX 0.10, for a user without a name
 
 log = logging.getLogger("jaxnet.engine.compile_cache")
@@ -41,17 +40,19 @@ def enable() -> None:
         return
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     compilation_cache._cache = programs  # type: ignore[bad-assignment]
-    # JAX 0.10 prints pages of false errors for each program that it finds ("Target machine feature
-    # +prefer-no-gather is not supported"); 1 is JAX's own level, another one the user's choice
+    # 1 is JAX's own level, another one the user's choice
     if jax.__version_info__ < (0, 11) and os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "1":
-        lib.utils.absl_set_min_log_level(3)
+        load = inspect.unwrap(compilation_cache.get_executable_and_time)
+        compilation_cache.get_executable_and_time = _silent(lib.utils.absl_set_min_log_level)(load)
 
 
 class Programs:
-    """JAX's own cache in a folder, with a digest of each program.
+    """JAX's own cache in a folder, with a digest of each program and its key.
 
-    JAX writes in place; a program cut short stays, with a warning at every start, and in JAX 0.10
-    no other is written after it. Raises: OSError for a folder that others can write into.
+    JAX alone runs a program that lies under another's key. It writes in place: a program cut short
+    stays, with a warning at every start, and in JAX 0.10 no other is written after it.
+
+    Raises: OSError for a folder that others can write into.
     """
 
     def __init__(self, path: Path):
@@ -62,32 +63,47 @@ class Programs:
         if hasattr(os, "getuid") and (stat.st_uid != os.getuid() or stat.st_mode & 0o022):
             log.warning("%s: not used, since other users can write into this folder", path)
             raise PermissionError(path)
-        self._path, self._host = path, _host()
+        self._path = path
         self._cache = LRUCache(str(path), max_size=MAX_BYTES)
 
     def get(self, key: str) -> bytes | None:
         """Return a program, or None if there is none that is whole; a damaged one is removed."""
+        key += _threads()
         with contextlib.suppress(*DISK_ERRORS):
-            content = self._cache.get(key + self._host) or b""
-            if hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]:
+            content = self._cache.get(key) or b""
+            if _digest(key, content[DIGEST:]) == content[:DIGEST]:
                 return content[DIGEST:]
-            (self._path / f"{key}{self._host}-cache").unlink(missing_ok=True)
+            (self._path / f"{key}-cache").unlink(missing_ok=True)
         return None
 
     def put(self, key: str, value: bytes) -> None:
         """Write a program, unless the disk refuses it."""
+        key += _threads()
         with contextlib.suppress(*DISK_ERRORS):
-            (self._path / f"{key}{self._host}-atime").touch()  # first: JAX 0.10 counts on it
-            self._cache.put(key + self._host, hashlib.sha256(value).digest() + value)
+            (self._path / f"{key}-atime").touch()  # first: JAX 0.10 counts on it
+            self._cache.put(key, _digest(key, value) + value)
 
 
-def _host() -> str:
-    """Return a suffix for what JAX's keys leave out: the processor, and the number of threads."""
-    lines = [platform.processor(), platform.node()]
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        first = itertools.takewhile(str.strip, file)  # an empty line ends the first core
-        lines = [line for line in first if line.startswith(PROCESSOR)] or lines
+def _digest(key: str, value: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + value).digest()
+
+
+def _threads() -> str:
+    """Return a suffix for the number of XLA's threads, which JAX's keys leave out."""
     linux = hasattr(os, "sched_getaffinity")
-    threads = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
-    host = repr((platform.machine(), lines, threads, os.environ.get("NPROC")))
-    return "-" + hashlib.sha256(host.encode()).hexdigest()[:16]
+    count = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
+    return f"-{os.environ.get('NPROC') or count}"
+
+
+@contextlib.contextmanager
+def _silent(set_level: Callable[[int], None]) -> Iterator[None]:
+    """Silence XLA while it loads a program, and no longer.
+
+    JAX 0.10 prints pages of false errors then: it takes options of its own (+prefer-no-gather) for
+    features that the processor lacks. The processor's real features are part of JAX's keys.
+    """
+    set_level(3)
+    try:
+        yield
+    finally:
+        set_level(1)

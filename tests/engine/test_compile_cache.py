@@ -21,6 +21,7 @@ def folder(tmp_path, monkeypatch):
     """The folder of an empty cache, which the test may enable."""
     minimum = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
     monkeypatch.setattr(jax_cache, "_cache", None)
+    monkeypatch.setattr(jax_cache, "get_executable_and_time", jax_cache.get_executable_and_time)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield tmp_path / "cache" / "jaxnet" / "compiled"
     jax.config.update("jax_persistent_cache_min_compile_time_secs", minimum)
@@ -78,6 +79,14 @@ def test_a_damaged_program_is_never_returned_and_removed(programs, damage):
     path.write_bytes(damage(path.read_bytes()))
     assert programs.get("a") is None
     assert kept(programs._path) == []
+
+
+def test_a_program_under_anothers_key_is_never_returned(programs):
+    programs.put("a", b"program")
+    programs.put("b", b"another")
+    first, second = kept(programs._path)
+    first.write_bytes(second.read_bytes())
+    assert (programs.get("a"), programs.get("b")) == (None, b"another")
 
 
 def test_the_least_recently_used_programs_make_room(tmp_path, monkeypatch):
@@ -155,7 +164,7 @@ def test_a_program_cut_short_by_a_kill_keeps_no_other_from_being_written(tmp_pat
         patch.setattr(type(programs._cache.path), "write_bytes", lambda path, content: 1 / 0)
         with pytest.raises(ZeroDivisionError):  # as if killed there
             programs.put("cut", bytes(900))
-    (tmp_path / "programs" / f"cut{programs._host}-cache").write_bytes(bytes(450))
+    (tmp_path / "programs" / f"cut{compile_cache._threads()}-cache").write_bytes(bytes(450))
     programs.put("next", bytes(900))
     assert programs.get("next") == bytes(900)
     assert programs.get("cut") is None
@@ -204,19 +213,22 @@ assert compilation_cache._cache is None
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_program_is_not_found_by_another_processor_or_number_of_threads(programs, monkeypatch):
-    monkeypatch.delenv("NPROC", raising=False)
-    here = compile_cache._host()
-    assert here == compile_cache._host()
-    monkeypatch.setenv("NPROC", "7")
-    assert compile_cache._host() != here
-    monkeypatch.delenv("NPROC")
-    monkeypatch.setattr(compile_cache, "PROCESSOR", ("cpu family",))
-    assert compile_cache._host() != here
-    programs.put("a", b"program")
-    there = Programs(programs._path)
-    there._host = compile_cache._host()
-    assert (programs.get("a"), there.get("a")) == (b"program", None)
+def test_a_program_is_not_found_with_another_number_of_threads(programs, monkeypatch):
+    for number in "1", "2":
+        monkeypatch.setenv("NPROC", number)
+        programs.put("a", number.encode())
+    assert programs.get("a") == b"2"
+    monkeypatch.setenv("NPROC", "1")
+    assert programs.get("a") == b"1"
+    monkeypatch.setenv("NPROC", "3")
+    assert programs.get("a") is None
+
+
+def test_xla_is_silent_while_it_loads_and_no_longer():
+    levels: list[int] = []
+    with compile_cache._silent(levels.append):
+        assert levels == [3]
+    assert levels == [3, 1]
 
 
 def test_without_a_home_nothing_is_kept(folder, monkeypatch):
