@@ -5,18 +5,16 @@ batch (NumPy).
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jaxnet import order
 from jaxnet.spec import Batch, Spec
 
-LARGE = 2**20  # rows; the indices of more are not held in memory
+LARGE = 2**20  # rows; of more, those that are near each other on disk are read together
+BLOCK = 1024  # rows that follow each other, of which an epoch of more than LARGE takes all at once
 
 
 def random_problem(
@@ -43,11 +41,11 @@ def digits_path() -> Path:
     return Path(str(resources.files("jaxnet") / "datasets" / "digits.npz"))
 
 
-def split(num_rows: int, validation: float = 0.2, seed: int = 0) -> tuple[Any, Any]:
-    """Return the shuffled row indices for training and for validation, at least one of each.
+def split(num_rows: int, validation: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row indices for training and for validation, at least one of each.
 
-    Of more than LARGE rows, a share of each block of `order.BLOCK` rows is held out, and the
-    indices are sequences that compute them, `order.Rows`.
+    They are int32 where that does, and shuffled; those of more than LARGE rows are ascending, so
+    that reading them in order is local.
 
     Raises: ValueError for a share outside (0, 1) or fewer than two rows.
     """
@@ -59,28 +57,19 @@ def split(num_rows: int, validation: float = 0.2, seed: int = 0) -> tuple[Any, A
         raise ValueError(
             f"the table must have at least 2 rows, to train and to validate; got {num_rows}"
         )
-    if num_rows > LARGE:
-        return order.split(num_rows, validation, seed)
-    rows = np.random.default_rng(seed).permutation(num_rows)
+    rows = np.random.default_rng(seed).permutation(_range(num_rows))
     held_out = min(max(round(validation * num_rows), 1), num_rows - 1)
-    return rows[held_out:], rows[:held_out]
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return an empty array aligned to 64 bytes, so that JAX on a CPU uses its memory as it is."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    buffer = np.empty(size + 64, np.uint8)
-    start = -buffer.ctypes.data % 64
-    return buffer[start : start + size].view(dtype).reshape(shape)
+    train, validate = rows[held_out:], rows[:held_out]
+    return (train, validate) if num_rows <= LARGE else (np.sort(train), np.sort(validate))
 
 
 def row_batches(num_rows: int, batch_size: int, seed: int = 0) -> Callable[[int], np.ndarray]:
-    """Return the function from a step number to the row indices (batch_size,) int32 of its batch.
+    """Return the function from a step number to the row indices (batch_size,) of its batch.
 
     Each epoch is num_rows // batch_size steps over a permutation of its own; the rows left over are
     another set in every epoch. It is a pure function of seed and step: a resumed run sees the same
-    batches. Of more than LARGE rows, an epoch takes blocks of rows in random order and shuffles
-    within windows of them (`order`); the indices are int64 where int32 does not do.
+    batches. Of more than LARGE rows, an epoch takes blocks of rows in random order and shuffles the
+    rows of LARGE // BLOCK blocks at a time. The indices are int32 where that does.
 
     Raises: ValueError for a batch size below 1 or above the number of rows.
     """
@@ -88,19 +77,31 @@ def row_batches(num_rows: int, batch_size: int, seed: int = 0) -> Callable[[int]
         raise ValueError(
             f"`batch_size` must be 1..{num_rows}, the number of training rows; got {batch_size}"
         )
-    if num_rows > LARGE:
-        return order.row_batches(num_rows, batch_size, seed)
     steps_per_epoch = num_rows // batch_size
 
     @functools.lru_cache(maxsize=2)
-    def permutation(epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, epoch]).permutation(num_rows).astype(np.int32)
+    def order(epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([seed, epoch])
+        if num_rows <= LARGE:
+            return rng.permutation(_range(num_rows))
+        starts = BLOCK * rng.permutation(_range(-(-num_rows // BLOCK), num_rows + BLOCK))
+        rows = (starts[:, None] + np.arange(BLOCK, dtype=starts.dtype)).ravel()
+        rows = rows[rows < num_rows]
+        for start in range(0, num_rows, LARGE):
+            rng.shuffle(rows[start : start + LARGE])
+        return rows
 
     def rows_at(step: int) -> np.ndarray:
         epoch, i = divmod(step, steps_per_epoch)
-        return permutation(epoch)[i * batch_size : (i + 1) * batch_size]
+        return order(epoch)[i * batch_size : (i + 1) * batch_size]
 
     return rows_at
+
+
+def _range(number: int, most: int = 0) -> np.ndarray:
+    """Return 0..number-1, as int32 if that holds it, and `most`."""
+    small = max(number, most) <= np.iinfo(np.int32).max
+    return np.arange(number, dtype=np.int32 if small else np.int64)
 
 
 def batches(batch: Batch, batch_size: int, seed: int = 0) -> Callable[[int], Batch]:

@@ -28,7 +28,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises: OSError naming the file, if it cannot be written.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f".{path.name}.part")
     try:
         with naming_errors(path):
             yield part
@@ -114,12 +114,13 @@ def _changed(path: str | Path) -> ValueError:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder against other writers; the system releases it when the process ends.
 
-    Raises: BlockingIOError if another process holds it, OSError if it cannot be written.
+    Raises: BlockingIOError if another process holds it, unless told to wait; OSError if it cannot
+    be written.
     """
-    holder = filelock.FileLock(folder / LOCK, timeout=0)
+    holder = filelock.FileLock(folder / LOCK, timeout=-1 if wait else 0)
     try:
         holder.acquire()
     except filelock.Timeout:

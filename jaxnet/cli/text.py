@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jaxnet.runs.config import Config
     from jaxnet.runs.run import Dataset
-    from jaxnet.tables.records import Conversion
+    from jaxnet.tables.convert import Conversion
 
 REPORT_SECONDS = 2.0  # between two lines about a conversion
 

@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet import data, order
+from jaxnet import data
+from jaxnet.files import sha256, unchanged
 from jaxnet.runs.config import Config
 from jaxnet.spec import Spec
-from jaxnet.tables import blocks, convert, store_fit
-from jaxnet.tables import table as tables
-from jaxnet.tables.encoding import Encoding, encode, fit_encoding, infer_task
-from jaxnet.tables.records import Conversion
-from jaxnet.tables.rows import ArrayRows, Rows, StoredRows
-from jaxnet.tables.store import Mapped
+from jaxnet.tables import reader
+from jaxnet.tables.convert import Conversion, convert
+from jaxnet.tables.encoding import Encoding
+from jaxnet.tables.fitting import fit_encoding, infer_task
+from jaxnet.tables.rows import ArrayRows, Rows, StoredRows, encode
+from jaxnet.tables.store import Store
+from jaxnet.tables.table import Table, find
 
-SHARE = 0.25  # of the memory: a table estimated to take more is mapped
+SHARE = 0.25  # of the memory: the rows of a table estimated to take more stay on disk
 
 
 class Dataset(NamedTuple):
     """A table made ready: its encoding, the network for it, the rows to train and validate on.
 
-    table: the columns, without rows unless `prepare` was to keep them. source: the data's name,
-    absolute path, bytes and sha256. train, validation: the rows in memory, or on the disk, as
-    `on_disk` says.
+    table: the columns, without rows unless `prepare` was told to keep them. source: the data's
+    name, absolute path, bytes and sha256. train, validation: the rows, on disk if `on_disk`.
     """
 
-    table: tables.Table
+    table: Table
     source: dict[str, Any]
     task: str
     reason: str
@@ -60,17 +59,6 @@ class Dataset(NamedTuple):
         return self.train_rows // self.batch_size
 
 
-class _Read(NamedTuple):
-    """A table and what can be done with it, in memory or mapped."""
-
-    table: tables.Table
-    source: dict[str, Any]
-    num_rows: int
-    infer: Callable[[str], tuple[str, str]]
-    fit: Callable[..., Encoding]
-    take: Callable[[Encoding, str, list[np.ndarray | order.Rows]], list[Any]]
-
-
 def prepare(
     config: Config,
     encoding: Encoding | None = None,
@@ -80,105 +68,87 @@ def prepare(
 ) -> Dataset:
     """Read the table and make it ready; every fault of the input is raised here.
 
-    encoding: that of a run that goes on, or whose weights these are; by default fitted. on_convert:
-    told how far the arrays of a table to be mapped are, while they are made. keep_table: keep the
-    rows of one in memory, which a sweep needs to split it anew.
+    encoding: that of the run to resume; by default it is fitted. on_convert: called with how far
+    the conversion of a table is whose rows stay on disk. keep_table: keep the columns of a table in
+    memory, which a sweep needs to split it anew.
 
     Raises: FileNotFoundError; ValueError for bad input, or a file that changes while it is read.
     """
     path = data.digits_path() if config.data is None else Path(config.data)
     target = "digit" if config.target is None else config.target
-    on_disk = use_disk(config, path)
-    if on_disk:
-        read = _read_mapped(convert.convert(path, config.drop, on_convert))
-    else:
-        read = _read_whole(path, config)
-    task, reason = read.infer(target)
+    table, source = _table(path, config, on_convert)
+    task, reason = infer_task(table, target)
     if config.task != "auto":
         task, reason = config.task, "you said so"
-    rows, held_out = data.split(read.num_rows, config.validation, config.seed)
-    encoding = encoding or read.fit(target, task, rows, config.categorical)
+    rows, held_out = data.split(table.num_rows, config.validation, config.seed)
+    encoding = encoding or fit_encoding(table, target, task, rows, config.categorical)
     spec = Spec(
-        sizes=(sum(c.width for c in encoding.features), *config.hidden, encoding.target.width),
+        sizes=(encoding.width, *config.hidden, encoding.target.width),
         bias=True,
         activation=config.activation,
         loss="cross_entropy" if task == "classification" else "mean_squares",
     )
-    train, validation = read.take(encoding, config.param_dtype, [rows, held_out])
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
-    table = read.table
+    columns = table.columns
     if not keep_table:
-        empty = {name: column[:0].copy() for name, column in table.columns.items()}
-        table = table._replace(columns=empty)
+        columns = {name: column[:0].copy() for name, column in columns.items()}
     return Dataset(
-        table, read.source, task, reason, encoding, spec, train, validation, batch_size, on_disk
+        table=Table(table.path, columns),
+        source=source,
+        task=task,
+        reason=reason,
+        encoding=encoding,
+        spec=spec,
+        train=_rows(table, encoding, config, rows),
+        validation=_rows(table, encoding, config, held_out),
+        batch_size=batch_size,
+        on_disk=isinstance(table, Store),
     )
 
 
-def use_disk(config: Config, path: Path) -> bool:
-    """Whether the table is mapped: as `config.on_disk` says, or by its size.
+def _table(
+    path: Path, config: Config, on_convert: Callable[[Conversion], None]
+) -> tuple[Table | Store, dict[str, Any]]:
+    """Return the table, and name, path, bytes and sha256 of its file."""
+    if use_disk(config, path):
+        store = convert(path, config.drop, on_convert)
+        return store, store.source
+    find(path)
+    with unchanged(path):
+        table, digest, size = reader.read(path, config.drop), sha256(path), path.stat().st_size
+    return table, {
+        "name": path.name,
+        "path": str(path.absolute()),
+        "bytes": size,
+        "sha256": digest,
+    }
 
-    Raises: ValueError for a folder that may not be.
+
+def _rows(table: Table | Store, encoding: Encoding, config: Config, rows: np.ndarray) -> Rows:
+    if isinstance(table, Store):
+        return StoredRows(table, rows, encoding, config.param_dtype)
+    return ArrayRows(*encode(table, encoding, config.param_dtype, rows))
+
+
+def use_disk(config: Config, path: Path) -> bool:
+    """Return whether the rows stay on disk: as `config.on_disk` says, or by the table's size.
+
+    Raises: ValueError for a folder whose rows may not.
     """
     if config.data == "":
-        tables.find("")  # which refuses it; as a path it would be this folder
+        find("")  # which refuses it; as a path it would be this folder
     if config.on_disk == "off" and path.is_dir():
         raise ValueError(f"`on_disk` must be on or auto for a folder of files, got off for {path}")
     if config.on_disk != "auto" or path.is_dir():
         return config.on_disk != "off"
-    mappable = path.is_file() and not path.name.lower().endswith(".npz")
-    return mappable and blocks.estimate(path) > SHARE * memory()
+    possible = path.is_file() and not path.name.lower().endswith(".npz")
+    return possible and reader.estimate(path) > SHARE * memory()
 
 
 def memory() -> int:
-    """The bytes of memory of this machine, or of the control group that this process is in."""
+    """Return the bytes of memory of this machine, or of this process's control group."""
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):
         return min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return installed
-
-
-def _read_mapped(mapped: Mapped) -> _Read:
-    def take(encoding, dtype, several):
-        return [StoredRows(mapped, rows, encoding, dtype) for rows in several]
-
-    return _Read(
-        mapped.rows(np.zeros(0, int)),
-        mapped.source,
-        len(mapped),
-        partial(store_fit.infer_task, mapped),
-        partial(store_fit.fit_encoding, mapped),
-        take,
-    )
-
-
-def _read_whole(path: Path, config: Config) -> _Read:
-    before = _state(path)
-    table = tables.read(path, config.drop)
-    source = _source(path)
-    if _state(path) != before:
-        raise ValueError(f"{path}: the file changed while it was read; try again when it is whole")
-
-    def take(encoding, dtype, several):
-        return [ArrayRows(*encode(table, encoding, dtype, np.asarray(rows))) for rows in several]
-
-    def fit(target, task, rows, categorical):
-        return fit_encoding(table, target, task, np.asarray(rows), categorical)
-
-    num_rows = len(next(iter(table.columns.values())))
-    return _Read(table, source, num_rows, partial(infer_task, table), fit, take)
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    if not path.is_file():
-        return None  # which `tables.read` tells
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _source(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    size = path.stat().st_size
-    return {"name": path.name, "path": str(path.absolute()), "bytes": size, "sha256": digest}

@@ -29,8 +29,8 @@ from jaxnet.runs.loop import Progress
 from jaxnet.runs.model import load_recorded
 from jaxnet.runs.record import Record, digest
 from jaxnet.runs.session import Run
+from jaxnet.tables.convert import Conversion
 from jaxnet.tables.metrics import Metrics
-from jaxnet.tables.records import Conversion
 
 
 def train(

@@ -19,8 +19,8 @@ from jaxnet import data
 from jaxnet.engine.mesh import own_device
 from jaxnet.runs.config import Config, ScaleOptions
 from jaxnet.runs.dataset import Dataset, prepare
-from jaxnet.tables.encoding import encode, fit_encoding
-from jaxnet.tables.rows import ArrayRows
+from jaxnet.tables.fitting import fit_encoding
+from jaxnet.tables.rows import ArrayRows, encode
 
 # Measured by scripts/tools/sweep_mappings.py, on a CPU:
 # multiplications in a forward pass of a batch -> members of a stack of networks below that

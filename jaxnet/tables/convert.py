@@ -1,172 +1,282 @@
-"""A table's file, or a folder of files, made into records for `on_disk`, in a folder beside it.
+"""Convert a table's file, or a folder of files, to a store, block by block in bounded memory.
 
-They are made once, block by block in bounded memory; after a kill it goes on where the last block
-ended. Only what says that it is whole, and of the files as they now are, is ever used.
+A conversion that is killed starts again: only arrays that are whole, and of the files as they now
+are, are ever used.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import filelock
+import numpy as np
 
-from jaxnet.files import LOCK, read_json
-from jaxnet.tables import blocks, table
-from jaxnet.tables import records as mapped_records
-from jaxnet.tables.records import Conversion
-from jaxnet.tables.store import DESCRIPTION, RECORDS, Mapped
+from jaxnet.files import (
+    lock,
+    naming_errors,
+    read_json,
+    replacing,
+    sha256,
+    state,
+    unchanged,
+    write_json,
+)
+from jaxnet.tables import reader
+from jaxnet.tables.store import CODES, DESCRIPTION, NUMBERS, Field, Store, folder_of
+from jaxnet.tables.table import (
+    KINDS,
+    MAX_CATEGORIES,
+    SUFFIXES,
+    check_drop,
+    check_names,
+    empty,
+    find,
+    too_many,
+)
 
-VERSION = 1
+VERSION = 2
+CHANGED = "the data have changed"
+BLOCK_NUMBERS = 2**20  # that are converted at once
 
 log = logging.getLogger("jaxnet")
+
+
+class Conversion(NamedTuple):
+    """How far a conversion is: the rows written, and their bytes; whole at its end."""
+
+    folder: Path
+    rows: int
+    written: int
+    whole: bool
 
 
 def convert(
     path: str | Path,
     drop: Collection[str] = (),
     on_progress: Callable[[Conversion], None] = lambda progress: None,
-) -> Mapped:
-    """Return a Parquet, CSV or TSV file, or a folder of such with the same columns, as a mapped
-    table without the columns in `drop`; make its records first, unless they are there.
+) -> Store:
+    """Return a Parquet, CSV or TSV file, or a folder of such with the same columns, as a store
+    without the columns in `drop`; make its arrays first, unless they are there.
 
     They are in the folder PATH.arrays, which may be deleted; one process at a time makes them, and
     others wait. The files of a folder follow each other in the order of their names. on_progress is
     called now and then while they are made, and at the end.
 
-    Raises: as `tables.read`; OSError naming the folder if it cannot be written.
+    Raises: as `reader.read`; OSError naming the folder if it cannot be written.
     """
     files, folder = sources(path), folder_of(path)
-    described = _read(folder)
-    if not _serves(described, path, files, drop):
-        with _locked(folder):
-            described = _read(folder)  # another process may have made them meanwhile
-            if not _serves(described, path, files, drop):
-                described = _begin(path, files, drop, described)
-                mapped_records.write(Path(path), folder, files, described, on_progress)
-    return Mapped(path, folder, described, drop)
-
-
-def folder_of(path: str | Path) -> Path:
-    """Where the records of a table are."""
-    return Path(os.path.abspath(path) + ".arrays")
+    found = _read(folder)
+    if _fault(found, path, files, drop) is not None:
+        with naming_errors(folder):
+            folder.mkdir(exist_ok=True)
+        with lock(folder, wait=True):
+            found = _read(folder)  # another process may have made them meanwhile
+            if (fault := _fault(found, path, files, drop)) is not None:
+                found = _convert(Path(path), files, drop, found, fault, on_progress)
+    return Store(path, found, drop)
 
 
 def sources(path: str | Path) -> list[Path]:
-    """The files of a table: itself, or those in the folder, by name.
+    """Return the files of a table: itself, or those in the folder, by name.
 
-    Raises: FileNotFoundError; ValueError for a file that cannot be mapped, or a folder without any.
+    Raises: FileNotFoundError; ValueError for an .npz file, or a folder without any table.
     """
     path = Path(path)
     files = [path]
     if path.is_dir():
-        files = [file for file in path.iterdir() if file.name.lower().endswith(table.SUFFIXES)]
+        files = [file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES)]
     for file in files:
-        if table.find(file)[1] == ".npz":
+        if find(file)[1] == ".npz":
             raise ValueError(
-                f"{file}: an .npz file cannot be mapped; write it as .parquet, or set `on_disk` off"
+                f"{file}: the rows of an .npz file cannot stay on disk; write it as .parquet, or "
+                "set `on_disk` off"
             )
     if not files:
-        wanted = ", ".join(suffix for suffix in table.SUFFIXES if suffix != ".npz")
-        raise ValueError(f"{path}: the folder has no file ending in {wanted}")
+        raise ValueError(f"{path}: the folder has no file ending in {', '.join(SUFFIXES[1:])}")
     return sorted(files, key=lambda file: file.name)
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """What is written of the records; nothing if it cannot be read, or is of another version."""
+    """Return the description of a store, or {} if it is unreadable or of another version."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        found = read_json(folder / DESCRIPTION)
+        return found if found.get("version") == VERSION else {}
+    return {}
+
+
+def _fault(
+    found: dict[str, Any], path: str | Path, files: list[Path], drop: Collection[str]
+) -> str | None:
+    """Return why the arrays do not serve, or None if they do."""
+    if not found:
+        return "there are none"
+    if [(f["name"], *f["state"]) for f in found["files"]] != [(f.name, *state(f)) for f in files]:
+        return CHANGED
+    check_drop(path, found["names"], drop)
     try:
-        described = read_json(folder / DESCRIPTION)
-    except (FileNotFoundError, ValueError):
-        return {}
-    return described if described.get("version") == VERSION else {}
+        for name in (NUMBERS, CODES):
+            np.load(folder_of(path) / name, mmap_mode="r")
+    except (OSError, ValueError):
+        return "one is missing or cut short"
+    held = {column["name"] for column in found["columns"]}
+    return None if set(found["names"]) - set(drop) <= held else "a column is wanted that they lack"
 
 
-def _same(described: dict[str, Any], files: list[Path]) -> bool:
-    """Whether the files are those of which the records were made."""
-    known = described.get("files", [])
-    return [[file[name] for name in ("name", *mapped_records.STATE)] for file in known] == [
-        [file.name, *mapped_records.state(file)] for file in files
-    ]
-
-
-def _held(described: dict[str, Any]) -> set[str]:
-    return {column["name"] for column in described["columns"]}
-
-
-def _serves(
-    described: dict[str, Any], path: str | Path, files: list[Path], drop: Collection[str]
-) -> bool:
-    """Whether the records are whole, of these files, and have the columns."""
-    if not described.get("whole") or not _same(described, files):
-        return False
-    table.check_drop(path, described["names"], drop)
-    records = folder_of(path) / RECORDS
-    size = records.stat().st_size if records.is_file() else -1
-    fits = size == described["rows"] * described["row_bytes"]
-    return fits and set(described["names"]) - set(drop) <= _held(described)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make the folder, and hold it alone; wait for another process that does."""
-    with mapped_records.telling(folder):
-        folder.mkdir(exist_ok=True)
-        lock = filelock.FileLock(folder / LOCK)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _begin(
-    path: str | Path, files: list[Path], drop: Collection[str], before: dict[str, Any]
+def _convert(
+    path: Path,
+    files: list[Path],
+    drop: Collection[str],
+    found: dict[str, Any],
+    fault: str,
+    on_progress: Callable[[Conversion], None],
 ) -> dict[str, Any]:
-    """The description to go on from: that of before, or a new one with nothing converted."""
-    names, states = _names(path, files, drop), [mapped_records.state(file) for file in files]
-    wanted = set(names) - set(drop)
-    if before and not _same(before, files):
-        log.warning("%s: the data have changed; their arrays are made anew", path)
-    elif before and not before["whole"] and wanted == _held(before):
-        return before
-    elif before and before["whole"] and not wanted <= _held(before):
-        log.warning("%s: its arrays lack a column that is wanted; they are made anew", path)
-        wanted |= _held(before)
-    with mapped_records.telling(folder_of(path)):
-        for name in (DESCRIPTION, RECORDS):  # not overwritten: another process may have it mapped
-            (folder_of(path) / name).unlink(missing_ok=True)
-    kept = [name for name in names if name in wanted]
-    fields, row_bytes = mapped_records.layout(path, files, kept)
-    return {
-        "version": VERSION,
-        "whole": False,
-        "rows": 0,
-        "row_bytes": row_bytes,
-        "names": names,
-        "columns": [field._asdict() for field in fields],
-        "files": [
-            {"name": file.name, "rows": 0} | dict(zip(mapped_records.STATE, state, strict=True))
-            for file, state in zip(files, states, strict=True)
-        ],
-        "next": {"file": 0, "position": 0, "texts": {}},
-    }
+    """Write arrays in the place of those `found`, and last of all what they are; return that."""
+    folder, names, states = folder_of(path), _names(path, files, drop), [*map(state, files)]
+    wanted = [name for name in names if name not in drop]
+    if found:
+        log.warning("%s: its arrays are made anew: %s", path, fault)
+        held = {column["name"] for column in found["columns"] if fault != CHANGED}
+        wanted = [name for name in names if name in {*wanted, *held}]
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        for file in files:
+            stack.enter_context(unchanged(file))
+        scans = [reader.scan(file, wanted) for file in files]
+        rows = [number for _, number in scans]
+        if not sum(rows):
+            raise empty(path)
+        fields = _fields({file: dtypes for file, (dtypes, _) in zip(files, scans, strict=True)})
+        done = _write(folder, sum(rows), _blocks(path, files, fields), on_progress)
+        described = [
+            {"name": file.name, "state": known, "sha256": sha256(file), "rows": number}
+            for file, known, number in zip(files, states, rows, strict=True)
+        ]
+    found = {"version": VERSION, "rows": sum(rows), "names": names, "files": described}
+    found |= {"columns": [field._asdict() for field in fields], "source": _source(path, described)}
+    write_json(folder / DESCRIPTION, found)
+    on_progress(done._replace(whole=True))
+    return found
 
 
-def _names(path: str | Path, files: list[Path], drop: Collection[str]) -> list[str]:
-    """The columns that all files have."""
-    names = blocks.names(files[0])
-    table.check_names(files[0], names, drop)
+def _names(path: Path, files: list[Path], drop: Collection[str]) -> list[str]:
+    """Return the columns that all files have."""
+    names = reader.read_names(files[0])
+    check_names(files[0], names, drop)
+    check_drop(path, names, drop)
     for file in files[1:]:
-        if different := sorted(set(blocks.names(file)) ^ set(names)):
+        if different := sorted(set(reader.read_names(file)) ^ set(names)):
             raise ValueError(
                 f"{file}: must have the columns of {files[0].name}, and {different[0]!r} is only "
                 "in one of them"
             )
-    table.check_drop(path, names, drop)
-    if not set(names) - set(drop):
-        raise ValueError(f"{path}: the table is empty")
     return names
+
+
+def _fields(dtypes: dict[Path, dict[str, np.dtype]]) -> list[Field]:
+    """Return a field for each column, whose dtypes in the files are widened to one."""
+    fields: list[Field] = []
+    for name in next(filter(None, dtypes.values())):
+        found = {file: known[name] for file, known in dtypes.items() if known}
+        words = [file for file, dtype in found.items() if dtype.kind == "O"]
+        if words and len(words) < len(found):
+            numbers = next(file for file in found if file not in words)
+            raise ValueError(
+                f"{words[0]}: column {name!r} holds text, and in {numbers.name} numbers"
+            )
+        place = sum((field.texts is None) != bool(words) for field in fields)
+        if words:
+            fields.append(Field(name, "O", place, []))
+        else:
+            fields.append(Field(name, np.result_type(*found.values()).str, place))
+    return fields
+
+
+def _blocks(
+    path: Path, files: list[Path], fields: list[Field]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield numbers and codes of some rows after the others, and collect the texts of the fields.
+
+    float32 holds booleans, integers of up to 16 bits and reals of up to 32 exactly: it is taken if
+    no column of numbers needs float64, in which integers from 2**53 on are rounded.
+    """
+    numbers = [field for field in fields if field.texts is None]
+    texts = {field.name: field.texts for field in fields if field.texts is not None}
+    index: dict[str, dict[str, int]] = {name: {} for name in texts}
+    exact = all(np.can_cast(field.dtype, np.float32) for field in numbers)
+    kinds = {field.name: KINDS[np.dtype(field.dtype).kind] for field in fields}
+    for file in files:
+        for block in reader.blocks(file, kinds, max(1, BLOCK_NUMBERS // len(fields))):
+            taken = [block.columns[field.name] for field in numbers]
+            codes = [_codes(block.columns[name], index[name]) for name in texts]
+            for name, known in index.items():
+                if len(known) > MAX_CATEGORIES:  # which may be the numbers before a word
+                    reader.check_words(files, name, [*known, "a word"])
+                    raise too_many(path, name)
+            yield (
+                _side_by_side(taken, block.num_rows, np.float32 if exact else np.float64),
+                _side_by_side(codes, block.num_rows, np.int32),
+            )
+    for name, found in texts.items():
+        found.extend(index[name])
+        reader.check_words(files, name, found)
+
+
+def _side_by_side(columns: list[Any], rows: int, dtype: type) -> np.ndarray:
+    """Return columns (N,) as an array (N, K)."""
+    array = np.empty((rows, len(columns)), dtype)
+    for place, column in enumerate(columns):
+        array[:, place] = column
+    return array
+
+
+def _codes(column: np.ndarray, index: dict[str, int]) -> list[int]:
+    """Return the place of each text in `index`, to which new ones are added."""
+    values = column.tolist()
+    for text in dict.fromkeys(values):
+        index.setdefault(text, len(index))
+    return [index[text] for text in values]
+
+
+def _write(
+    folder: Path,
+    num_rows: int,
+    blocks: Iterator[tuple[np.ndarray, np.ndarray]],
+    on_progress: Callable[[Conversion], None],
+) -> Conversion:
+    """Write the arrays block by block. No map is written to: a full disk would kill the process."""
+    done = Conversion(folder, 0, 0, False)
+    with (
+        replacing(folder / NUMBERS) as numbers,
+        replacing(folder / CODES) as codes,
+        numbers.open("wb") as first,
+        codes.open("wb") as second,
+    ):
+        for block in blocks:
+            for out, array in zip((first, second), block, strict=True):
+                if not done.rows:
+                    header = np.lib.format.header_data_from_array_1_0(array)
+                    shape = num_rows, array.shape[1]
+                    np.lib.format.write_array_header_2_0(
+                        out, header | {"fortran_order": False, "shape": shape}
+                    )
+                out.write(array.data)
+            size = sum(array.nbytes for array in block)
+            done = Conversion(folder, done.rows + len(block[0]), done.written + size, False)
+            on_progress(done)
+    return done
+
+
+def _source(path: Path, files: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return name, path, bytes and sha256 of the source; of a folder, of its files and names."""
+    digest = files[0]["sha256"]
+    if path.is_dir():
+        lines = "".join(f"{file['sha256']}  {file['name']}\n" for file in files)
+        digest = hashlib.sha256(lines.encode()).hexdigest()
+    size = sum(file["state"][0] for file in files)
+    path = Path(os.path.abspath(path))
+    return {"name": path.name, "path": str(path), "bytes": size, "sha256": digest}

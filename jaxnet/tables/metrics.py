@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnet import numpy_net
 from jaxnet.tables.encoding import Column
+from jaxnet.tables.statistics import Moments
 
 
 class Metrics:
@@ -24,10 +25,8 @@ class Metrics:
         self.confusion = np.zeros((classes, classes), np.int64) if classes else None
         self._loss, self._std = loss, np.asarray(target.std)
         self.rows, self._sum = 0, 0.0
-        # Of each column of the target, standardised: sum of squared residuals, mean, sum of squares
-        # about the mean, least and greatest value.
-        self._residual = self._mean = self._total = np.zeros(target.width)
-        self._low, self._high = np.full(target.width, np.inf), np.full(target.width, -np.inf)
+        # Of each column of the target, standardised.
+        self._residual, self._target = np.zeros(target.width), Moments()
 
     def update(self, y_pred: np.ndarray, y: np.ndarray) -> None:
         """Add a block: outputs (N, D_out); y (N,) classes or (N, D_out) standardised numbers."""
@@ -39,19 +38,9 @@ class Metrics:
         if self.confusion is not None:
             np.add.at(self.confusion, (y, y_pred.argmax(axis=1)), 1)
         else:
-            self._add_squares(y_pred, y.astype(float))
+            self._residual = self._residual + np.square(y_pred - y).sum(axis=0)
+            self._target.update(y)
         self.rows += len(y)
-
-    def _add_squares(self, y_pred: np.ndarray, y: np.ndarray) -> None:
-        """Merge the block's sums by Chan, Golub and LeVeque's update of the variance."""
-        rows, mean = self.rows + len(y), y.mean(axis=0)
-        shift = mean - self._mean
-        self._total = self._total + np.square(y - mean).sum(axis=0)
-        self._total = self._total + np.square(shift) * (self.rows * len(y) / rows)
-        self._mean = self._mean + shift * (len(y) / rows)
-        self._residual = self._residual + np.square(y_pred - y).sum(axis=0)
-        self._low = np.minimum(self._low, y.min(axis=0))
-        self._high = np.maximum(self._high, y.max(axis=0))
 
     def result(self) -> dict[str, float | None]:
         """Return loss and accuracy, or loss, rmse (in the target's units) and r2.
@@ -76,6 +65,6 @@ class Metrics:
 
     def _errors(self, residual: np.ndarray) -> dict[str, float | None]:
         rmse = float(np.sqrt(np.mean(residual * np.square(self._std)) / self.rows))
-        constant = (self._low == self._high).any()  # whose mean rounds, so its total may not be 0
-        r2 = None if constant else float((1 - residual / self._total).mean())
+        total = self._target.squares  # exactly 0 of a constant
+        r2 = float((1 - residual / total).mean()) if total.all() else None
         return {"rmse": rmse, "r2": r2}

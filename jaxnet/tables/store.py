@@ -1,161 +1,112 @@
-"""A table larger than memory: its rows as records in a file, mapped, and gathered as they are asked
-for.
+"""A table on disk as two arrays: numbers (N, K), and codes (N, C) of texts.
 
-`mapped_convert.convert` makes the file. A row's values lie side by side in it, each in its column's
-own type, so that a row is read from one place.
+`convert` makes them, once, in the folder PATH.arrays: numbers.npy; codes.npy, the places of texts
+among the distinct texts of their column; and arrays.json, written last, which says what they are.
 """
 
 from __future__ import annotations
 
-import itertools
 import mmap
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import os
+import weakref
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.tables.encoding import KINDS
 from jaxnet.tables.table import Table
 
-DESCRIPTION = "arrays.json"
-RECORDS = "rows.bin"
-PAGES = 2**21  # bytes: what Linux may map at once where they are in its cache
-RESIDENT = 2**27  # bytes of the file mapped at most, before its pages are given back
-CACHED = 2**19  # bytes of records that are encoded at once
-MAX_CATEGORIES = 2**16  # distinct values of a column that are categories
-BLOCK_BYTES = 2**22  # of records that `blocks` reads at once
+DESCRIPTION, NUMBERS, CODES = "arrays.json", "numbers.npy", "codes.npy"
+BLOCK_BYTES = 2**24  # of rows that are read at once
+GATHERED = 128  # rows that are gathered from one map, of which Linux may hold 2 MB for each
 
 
 class Field(NamedTuple):
-    """A column's place in a record: its dtype, and the byte at which it begins.
-
-    categories: of text, whose codes uint16 the records hold; in the order in which they appear.
-    """
+    """A column of a store: the dtype it is read with, its place in numbers or codes, its texts."""
 
     name: str
     dtype: str
-    at: int
-    categories: Sequence[str] | None = None
-
-    @property
-    def stop(self) -> int:
-        """The byte after its last."""
-        return self.at + np.dtype(self.dtype).itemsize
-
-    @property
-    def kind(self) -> str:
-        """What it holds, as `encoding.Column` has it."""
-        return "text" if self.categories is not None else KINDS[np.dtype(self.dtype).kind]
-
-    def of(self, records: np.ndarray) -> np.ndarray:
-        """Its values (N,) in records (N, bytes), as they are stored; a view."""
-        return records[:, self.at : self.stop].view(self.dtype)[:, 0]
-
-    def values(self, records: np.ndarray) -> np.ndarray:
-        """Its values (N,), text as objects."""
-        stored = self.of(records)
-        return stored if self.categories is None else np.array(self.categories, object)[stored]
+    place: int
+    texts: list[str] | None = None
 
 
-def too_many(path: str | Path, name: str) -> ValueError:
-    """The error for a column of more than MAX_CATEGORIES."""
-    return ValueError(
-        f"{path}: column {name!r} has more than {MAX_CATEGORIES:,} distinct categories; drop it if "
-        "it is an id"
-    )
+class Store:
+    """A table (`Table`) whose rows are on disk.
 
-
-class Mapped:
-    """A table (`tables.Table`) in a file of records.
-
-    path: the table's own file or folder. source: name, path, bytes and sha256 of it. fields: the
-    columns by name. files: name and rows of each of its files.
+    path: the table's own file or folder. source: name, path, bytes and sha256 of it. columns:
+    arrays without rows, which tell the dtypes.
     """
 
-    def __init__(self, path: str | Path, folder: Path, described: dict[str, Any], drop: Collection):
-        self.path, self.folder = str(path), folder
-        self.source: dict[str, Any] = described["source"]
-        self.files = [(file["name"], file["rows"]) for file in described["files"]]
-        fields = [Field(**column) for column in described["columns"]]
-        self.fields = {field.name: field for field in fields if field.name not in drop}
-        self.row_bytes: int = described["row_bytes"]
-        self._rows: int = described["rows"]
-        with (folder / RECORDS).open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if self.row_bytes >= mmap.PAGESIZE and hasattr(mmap, "MADV_RANDOM"):
-            self._map.madvise(mmap.MADV_RANDOM)  # of smaller rows, those around one come soon
-        self._records = np.frombuffer(self._map, np.uint8).reshape(self._rows, self.row_bytes)
-        self._size = max(PAGES, self.row_bytes)
-        self._touched = np.zeros(len(self._map) // self._size + 1, bool)
+    def __init__(self, path: str | Path, found: dict[str, Any], drop: Collection[str] = ()):
+        self.path = str(path)
+        self._arrays = [_Array(folder_of(path) / name) for name in (NUMBERS, CODES)]
+        self.source: dict[str, Any] = found["source"]
+        self.num_rows: int = found["rows"]
+        self._files: list[dict[str, Any]] = found["files"]
+        fields = [Field(**column) for column in found["columns"]]
+        self._fields = {field.name: field for field in fields if field.name not in drop}
+        self.columns = {name: np.zeros(0, field.dtype) for name, field in self._fields.items()}
 
-    def __len__(self) -> int:
-        return self._rows
+    def texts(self, name: str) -> list[str]:
+        """Return the distinct values of a column of text."""
+        return self._fields[name].texts or []
 
-    def rows(self, index: np.ndarray) -> Table:
-        """The columns of the rows `index` (N,), in that order."""
-        records = self.records(index)
-        return Table(self.path, {name: f.values(records) for name, f in self.fields.items()})
+    def blocks(self, names: Collection[str]) -> Iterator[Table]:
+        """Yield some columns, some rows at a time."""
+        rows = max(1, BLOCK_BYTES // (8 * len(self._fields)))
+        for start in range(0, self.num_rows if names else 0, rows):
+            taken = [array.map()[start : start + rows] for array in self._arrays]
+            yield Table(self.path, self._columns(taken, names), start)
+
+    def take(self, rows: np.ndarray) -> Table:
+        """Return some rows (M,) of all columns."""
+        order = np.argsort(rows)  # so that the disk is read in one direction
+        taken = [np.empty((len(rows), a.shape[1]), a.dtype) for a in self._arrays]
+        for start in range(0, len(order), GATHERED):
+            some = order[start : start + GATHERED]
+            for out, array in zip(taken, self._arrays, strict=True):
+                out[some] = array.map()[rows[some]]
+        return Table(self.path, self._columns(taken, self._fields))
+
+    def _columns(self, taken: list[np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
+        """Return columns of some rows of numbers and codes."""
+        columns = {}
+        for name in names:
+            field = self._fields[name]
+            if field.texts is None:
+                columns[name] = taken[0][:, field.place].astype(field.dtype)
+            else:
+                columns[name] = np.array(field.texts, object)[taken[1][:, field.place]]
+        return columns
 
     def row(self, number: int) -> Table:
-        """One row, with its place in its own file, for messages."""
+        """Return one row, with the file that it comes from and its place there, for messages."""
         path, offset = Path(self.path), number
-        for name, rows in self.files:
-            if offset < rows:
-                path = path / name if path.is_dir() else path
+        for file in self._files:
+            if offset < file["rows"]:
+                path = path / file["name"] if path.is_dir() else path
                 break
-            offset -= rows
-        return Table(str(path), self.rows(np.array([number])).columns, offset)
-
-    def records(self, index: np.ndarray) -> np.ndarray:
-        """The records (N, row_bytes) of the rows `index` (N,)."""
-        order = np.argsort(index)
-        ascending, records = index[order], np.empty((len(index), self.row_bytes), np.uint8)
-        number = np.cumsum(np.diff(ascending * self.row_bytes // self._size, prepend=0) > 0)
-        most = max(1, RESIDENT // (2 * self._size))
-        cuts = np.flatnonzero(np.diff(number // most, prepend=0)).tolist()
-        for start, stop in itertools.pairwise((0, *cuts, len(index))):
-            part = slice(start, stop)
-            records[order[part]] = self._take(ascending[part])
-        return records
-
-    def _take(self, index: np.ndarray) -> np.ndarray:
-        """Gather rows; give the file's pages back, or they would count as this process's memory."""
-        taken = np.take(self._records, index, axis=0)
-        for byte in (0, self.row_bytes - 1):
-            self._touched[(index * self.row_bytes + byte) // self._size] = True
-        if np.count_nonzero(self._touched) * self._size > RESIDENT // 2:
-            if hasattr(mmap, "MADV_DONTNEED"):
-                self._map.madvise(mmap.MADV_DONTNEED)
-            self._touched[:] = False
-        return taken
-
-    def blocks(self, multiple: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield all records in order, some at a time, each after the number of its first row.
-
-        multiple: of how many rows there are in each but the last.
-        """
-        rows = max(1, BLOCK_BYTES // self.row_bytes // multiple) * multiple
-        with (self.folder / RECORDS).open("rb") as file:  # read, so that the system reads ahead
-            for start in range(0, self._rows, rows):
-                records = np.empty((min(rows, self._rows - start), self.row_bytes), np.uint8)
-                if file.readinto(records.data) < records.size:
-                    raise ValueError(f"{self.folder / RECORDS}: the file has become shorter")
-                yield start, records
+            offset -= file["rows"]
+        return Table(str(path), self.take(np.array([number])).columns, offset)
 
 
-def runs_of(fields: Iterable[Field]) -> list[list[Field]]:
-    """Those that follow each other in the records and have one dtype, as one run each."""
-    runs: list[list[Field]] = []
-    for field in fields:
-        last = runs[-1][-1] if runs else None
-        if last and (last.dtype, last.stop) == (field.dtype, field.at):
-            runs[-1].append(field)
-        else:
-            runs.append([field])
-    return runs
+def folder_of(path: str | Path) -> Path:
+    """Return the folder of a table's arrays."""
+    return Path(os.path.abspath(path) + ".arrays")
 
 
-def side_by_side(run: list[Field], records: np.ndarray) -> np.ndarray:
-    """The values (N, D) of a run of D fields in records (N, bytes); a view."""
-    return records[:, run[0].at : run[-1].stop].view(run[0].dtype)
+class _Array:
+    """An array in a .npy file, which stays the same if another file takes its name."""
+
+    def __init__(self, path: Path):
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            self.shape, _, self.dtype = np.lib.format.read_array_header_2_0(file)
+            self._offset, self._file = file.tell(), os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._file)
+
+    def map(self) -> np.ndarray:
+        """Map the array anew: the pages that the map before has touched are given back."""
+        pages = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+        return np.ndarray(self.shape, self.dtype, pages, self._offset)

@@ -68,7 +68,7 @@ def test_the_three_commands_that_a_run_prints_work_as_printed(trained):
     ]
     for line in lines:
         assert run(folder, shlex.split(line)), line
-    assert (folder / "predictions.csv").read_text().startswith("y,p_no,p_yes\n")
+    assert (folder / "predictions.csv").read_text().startswith('"y","p_no","p_yes"\n')
     assert (folder / "runs/table-1/model/model.stablehlo").exists()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet import data, order, runs
+from jaxnet import data, runs
 from jaxnet.engine import checkpoint, epochs, streams
 from jaxnet.runs import evaluation, session
 from jaxnet.runs.config import Config
@@ -101,8 +101,7 @@ def test_patience_ends_both_at_the_same_epoch():
 
 def test_very_many_rows_train_in_the_order_of_their_blocks(monkeypatch):
     monkeypatch.setattr(data, "LARGE", 50)
-    monkeypatch.setattr(order, "BLOCK", 8)
-    monkeypatch.setattr(order, "WINDOW", 3)
+    monkeypatch.setattr(data, "BLOCK", 8)
     ends = [
         runs.train(config(on_disk=where, out=where, gram="off")).metrics for where in ("off", "on")
     ]

@@ -8,7 +8,7 @@ import numpy as np
 from run_helpers import write_run
 
 from jaxnet import numpy_net
-from jaxnet.tables.table import read
+from jaxnet.tables.reader import read
 
 # float32: sums of at most 8 products near 1, each rounded at 6e-8, the input once more before it is
 # standardised; float64 the same at 1e-16. ONNX takes the erf of gelu in float32 always.

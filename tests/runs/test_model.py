@@ -8,8 +8,8 @@ from jaxnet import numpy_net
 from jaxnet.runs import folder
 from jaxnet.runs.model import ROWS, load, outputs
 from jaxnet.spec import Spec
-from jaxnet.tables.encoding import encode
-from jaxnet.tables.table import read
+from jaxnet.tables.reader import read
+from jaxnet.tables.rows import encode
 
 N = 37
 RNG = np.random.default_rng(0)

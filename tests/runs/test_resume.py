@@ -461,16 +461,15 @@ def test_metrics_go_to_tensorboard_and_not_twice(folder):
 
 
 def test_a_data_file_that_changes_while_it_is_read_is_refused(folder, monkeypatch):
-    from jaxnet.runs import dataset
-    from jaxnet.tables import table as tables
+    from jaxnet.tables import reader
 
-    read = tables.read
+    read = reader.read
 
     def read_late(path, drop=()):
         table = read(path, drop)
         (folder / "price.csv").write_text(TABLE + TABLE.splitlines()[1] + "\n")
         return table
 
-    monkeypatch.setattr(dataset.tables, "read", read_late)
+    monkeypatch.setattr(reader, "read", read_late)
     with pytest.raises(ValueError, match=r"price\.csv: the file changed while it was read"):
         runs.prepare(config())

@@ -2,18 +2,17 @@ import numpy as np
 import pytest
 
 from jaxnet.tables.encoding import (
-    MAX_CLASSES,
     Column,
+    aligned,
     classes,
     decode,
-    encode,
     encode_features,
     encode_target,
-    fit_encoding,
     from_columns,
-    infer_task,
     kinds_to_read,
 )
+from jaxnet.tables.fitting import MAX_CLASSES, fit_encoding, infer_task
+from jaxnet.tables.rows import encode
 from jaxnet.tables.table import Table
 
 ALL = np.arange(6)
@@ -128,7 +127,7 @@ def test_rows_are_encoded_to_the_bits_that_they_have_in_the_whole_table(target, 
     task = "classification" if target == "label" else "regression"
     encoding = fit_encoding(data, target, task, rows, ["code"])
     x, y = encode(data, encoding, dtype)
-    monkeypatch.setattr("jaxnet.tables.encoding.SCALED", 10)  # blocks of one, two, five or ten rows
+    monkeypatch.setattr("jaxnet.tables.rows.BLOCK", 7)
     for whole, part in zip((x, y), encode(data, encoding, dtype, rows), strict=True):
         np.testing.assert_array_equal(part, whole[rows])
         assert part.dtype == whole.dtype
@@ -224,7 +223,7 @@ BAD: dict = {
         "task": "classification",
     },
     r"the target 'y' has one value only, 2\.5$": {"a": [1, 2], "y": [2.5, 2.5]},
-    r"the target 'y' has one value only, True$": {"a": [1, 2], "y": [True, True]},
+    r"the target 'y' has one value only, 1\.0$": {"a": [1, 2], "y": [True, True]},
     r"the target 'y' has one value only, 7\.0$": {"a": [1, 2], "y": [[1.0, 7.0], [2.0, 7.0]]},
     r"the target 'y' must be numbers for regression, got text$": {"a": [1, 2], "y": ["p", "q"]},
     r"the target 'y' must be numbers for regression, got text": {"a": STEPS, "y": NAMES},
@@ -408,3 +407,11 @@ def test_a_matrix_of_numbers_is_the_features_in_order():
     encoding = fit_encoding(MIXED, "label", "classification", ALL)
     with pytest.raises(ValueError, match=r"must be a mapping.*'colour' holds categories; got an"):
         from_columns(np.ones((2, 6)), encoding.features)
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+def test_memory_is_aligned(shape, dtype):
+    array = aligned(shape, dtype)
+    assert (array.shape, array.dtype) == (shape, dtype)
+    assert array.ctypes.data % 64 == 0

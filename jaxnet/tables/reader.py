@@ -1,0 +1,280 @@
+"""The one reader of table files: whole, or in blocks of rows so that a file larger than memory can
+be read; CSV, Parquet and NPZ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnet.files import unchanged
+from jaxnet.tables import csv_file
+from jaxnet.tables.table import (
+    Table,
+    check_drop,
+    check_finite,
+    check_lengths,
+    check_names,
+    check_wanted,
+    empty,
+    find,
+    is_number,
+    wrong_kind,
+)
+
+ROWS = 8192  # of a block
+
+
+def read(path: str | Path, drop: Collection[str] = ()) -> Table:
+    """Read a table from .npz, .csv, .csv.gz, .tsv or .parquet, leaving out the columns in `drop`.
+
+    CSV: UTF-8, a header line, the delimiter (comma, semicolon or tab) taken from it. NPZ: each
+    array is a column; one of more dimensions is (N, D) numbers, flattened to D per row. No pickle
+    is read.
+
+    Raises: FileNotFoundError; ValueError for another kind of file, a damaged or an empty one, a
+    repeated or unknown column, a missing or non-finite value, and text among the numbers of a
+    column.
+    """
+    file, suffix = find(path)
+    every = read_names(file)
+    check_names(file, every, drop)
+    check_drop(path, every, drop)
+    names = [name for name in every if name not in drop]
+    if suffix == ".npz":
+        columns: Any = _npz(file, names)
+    elif suffix == ".parquet":
+        columns = _together(list(_parquet(file, names, ROWS)))
+    else:
+        columns = csv_file.settled(file, names, lambda batches: _together(list(batches)))
+    if columns is None or not len(columns[names[0]]):
+        raise empty(path)
+    table = Table(str(path), {name: _to_numpy(file, name, columns[name], 0) for name in names})
+    for name, column in table.columns.items():
+        if column.dtype == object:
+            check_words([file], name, table.texts(name))
+    return table
+
+
+def blocks(path: str | Path, kinds: Mapping[str, str], rows: int = ROWS) -> Iterator[Table]:
+    """Yield the columns named in `kinds`, `rows` rows at a time (the last block may have fewer).
+
+    kinds: what the text of a CSV is read as, by column: "boolean", "integer", "real" or "text";
+    other formats have types of their own. The files and the checks are those of `read`.
+
+    Raises: as `read`; ValueError too for a missing column, and for a file that changes while it is
+    read.
+    """
+    offset = 0
+    for part in _parts(path, kinds, rows):
+        columns = {name: _to_numpy(path, name, a, offset) for name, a in part.items()}
+        yield Table(str(path), columns, offset)
+        offset += len(next(iter(columns.values())))
+    if not offset:
+        raise empty(path)
+
+
+def copies(path: str | Path, names: Iterable[str], rows: int = ROWS) -> Iterator[dict[str, Any]]:
+    """Yield columns as they stand, missing values too, in the blocks of `blocks`: as Arrow arrays,
+    those of a CSV of text, or those of an .npz as (N,) or (N, D).
+    """
+    return _parts(path, dict.fromkeys(names, "verbatim"), rows)
+
+
+def read_names(file: Path) -> list[str]:
+    """Return the columns of a file."""
+    if _is(file, ".npz"):
+        with _npz_errors(file), zipfile.ZipFile(file) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    if _is(file, ".parquet"):
+        return _metadata(file).schema.to_arrow_schema().names
+    return csv_file.read_names(file)
+
+
+def scan(file: Path, names: list[str]) -> tuple[dict[str, np.dtype], int]:
+    """Return the dtypes with which `read` reads columns of a CSV or Parquet file, object for text,
+    and the number of rows; of a CSV in a pass over it.
+    """
+    if _is(file, ".parquet"):
+        metadata = _metadata(file)
+        schema, rows = metadata.schema.to_arrow_schema(), metadata.num_rows
+    else:
+        schema, rows = csv_file.settled(file, names, _schema_and_rows)
+    none = schema.empty_table() if rows else {}
+    return {name: _to_numpy(file, name, none[name], 0).dtype for name in names if rows}, rows
+
+
+def _schema_and_rows(batches: Iterator[Any]) -> tuple[Any, int]:
+    schema, rows = None, 0
+    for batch in batches:
+        schema, rows = batch.schema, rows + batch.num_rows
+    return schema, rows
+
+
+def estimate(file: Path) -> int:
+    """Return about how many bytes the columns of a CSV or Parquet file take as arrays."""
+    if _is(file, ".parquet"):
+        metadata = _metadata(file)
+        return 8 * metadata.num_rows * metadata.num_columns
+    return file.stat().st_size * (4 if _is(file, ".gz") else 1)
+
+
+def check_words(files: list[Path], name: str, texts: Collection[str]) -> None:
+    """Refuse a column of text of which at least half of the distinct `texts`, but not all, are
+    numbers, and name the first that is not.
+    """
+    words = sum(not is_number(text) for text in texts)
+    if not 0 < words <= len(texts) / 2:
+        return
+    for file in files:
+        for block in blocks(file, {name: "text"}):
+            for row, text in enumerate(block.columns[name].tolist(), block.offset + 1):
+                if not is_number(text):
+                    raise wrong_kind(file, row, name, text)
+
+
+def _is(file: Path, suffix: str) -> bool:
+    return file.name.lower().endswith(suffix)
+
+
+def _parts(path: str | Path, kinds: Mapping[str, str], rows: int) -> Iterator[dict[str, Any]]:
+    """Yield columns, some rows at a time: as Arrow arrays, or those of an .npz as they are."""
+    file, suffix = find(path)
+    names = list(kinds)
+    with unchanged(file):
+        check_wanted(file, read_names(file), names)
+        if suffix == ".npz":
+            columns = _npz(file, names)
+            for start in range(0, len(columns[names[0]]), rows):
+                yield {name: column[start : start + rows] for name, column in columns.items()}
+            return
+        parquet = suffix == ".parquet"
+        batches = _parquet(file, names, rows) if parquet else csv_file.batches(file, kinds)
+        for part in _even(batches, rows):
+            yield {name: part[name] for name in names}
+
+
+def _even(batches: Iterator[Any], rows: int) -> Iterator[Any]:
+    """Yield the rows of record batches as Arrow tables of `rows` rows, the last maybe of fewer."""
+    parts, count = [], 0
+    for batch in batches:
+        while batch.num_rows:
+            part = batch.slice(0, rows - count)
+            batch = batch.slice(part.num_rows)
+            parts, count = [*parts, part], count + part.num_rows
+            if count == rows:
+                yield _together(parts)
+                parts, count = [], 0
+    if parts:
+        yield _together(parts)
+
+
+def _together(batches: list[Any]) -> Any:
+    """Return record batches as one Arrow table, or None if there are none."""
+    import pyarrow as pa
+
+    return pa.Table.from_batches(batches) if batches else None
+
+
+def _parquet(file: Path, names: list[str], rows: int) -> Iterator[Any]:
+    from pyarrow import parquet
+
+    # Buffered, or a row group's columns would be read whole.
+    buffer = min(2**20, max(2**14, 2**27 // max(1, len(names))))
+    with (
+        _parquet_errors(file),
+        parquet.ParquetFile(file, buffer_size=buffer, pre_buffer=False) as reader,
+    ):
+        for batch in reader.iter_batches(rows, columns=names):
+            yield batch.select(names)  # "a" has brought "a.b" along
+
+
+def _metadata(file: Path) -> Any:
+    from pyarrow import parquet
+
+    with _parquet_errors(file):
+        return parquet.read_metadata(file)
+
+
+@contextlib.contextmanager
+def _parquet_errors(file: Path) -> Iterator[None]:
+    """Name the Parquet file that cannot be read."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file}: not a readable Parquet file ({reason})") from None
+
+
+def _npz(file: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """Return arrays as columns: text as objects, more dimensions flattened to (N, D)."""
+    with _npz_errors(file), np.load(file, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in names}
+    check_lengths(file, {name: array.shape for name, array in arrays.items()})
+    for name, array in arrays.items():
+        text = array.dtype.kind == "U" and array.ndim == 1
+        if not text and array.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{file}: column {name!r} must be numbers, booleans or text (N,), got {array.dtype}"
+            )
+        if len(array) and not array.size:
+            raise ValueError(f"{file}: column {name!r} must hold values, got shape {array.shape}")
+        array = array.astype(object if text else array.dtype.newbyteorder("="), copy=False)
+        arrays[name] = array.reshape(len(array), -1) if array.ndim > 2 else array
+    return arrays
+
+
+@contextlib.contextmanager
+def _npz_errors(file: Path) -> Iterator[None]:
+    """Name the .npz file that cannot be read."""
+    damage = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+    try:
+        yield
+    except damage as error:
+        raise ValueError(
+            f"{file}: not a readable .npz file without pickled objects ({error})"
+        ) from None
+
+
+def _to_numpy(file: Any, name: str, column: Any, offset: int) -> np.ndarray:
+    """Return a column, whose rows come after `offset` others, as booleans, integers, reals or text.
+
+    Refuse other types, missing values, NaN and infinity.
+    """
+    if not isinstance(column, np.ndarray):
+        column = _from_arrow(file, name, column, offset)
+    check_finite(file, name, column, offset)
+    return column
+
+
+def _from_arrow(file: Any, name: str, column: Any, offset: int) -> np.ndarray:
+    import pyarrow as pa
+
+    kind = column.type
+    if column.null_count or pa.types.is_null(kind):  # of a whole column, maybe without rows
+        row = int(np.argmax([*column.is_null().to_numpy(), True])) + offset + 1
+        raise ValueError(
+            f"{file}: row {row}, column {name!r}: the value is missing; "
+            "fill it in or drop the column"
+        )
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_decimal(kind):
+        column = column.cast(pa.float64())
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        coded = column.combine_chunks().dictionary_encode()  # one Python string for each text
+        return np.asarray(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy()]
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise ValueError(
+            f"{file}: column {name!r} has type {kind}; make it numbers or UTF-8 text, or drop the "
+            "column"
+        )
+    return column.to_numpy()

@@ -1,0 +1,66 @@
+"""What is found of a column in one pass over its blocks: mean and variance, distinct values."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Moments:
+    """Number of rows, mean and sum of squares about it of D columns, block after block.
+
+    By Chan, Golub and LeVeque's update of the variance, of the values less those of the first row:
+    a constant has no variance at all.
+    """
+
+    def __init__(self):
+        self.rows = 0
+        self._first = self._mean = self.squares = np.zeros(0)
+
+    def update(self, values: np.ndarray) -> None:
+        """Add a block (N, D)."""
+        if not len(values):
+            return
+        values = values.astype(float)
+        if not self.rows:
+            self._first = values[0].copy()
+            self._mean = self.squares = np.zeros_like(self._first)
+        rows = self.rows + len(values)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values -= self._first
+            mean = values.mean(axis=0)
+            values -= mean
+            shift = mean - self._mean
+            between = np.square(shift) * (self.rows * len(values) / rows)
+            self.squares = self.squares + np.einsum("ij,ij->j", values, values) + between
+            self._mean = self._mean + shift * (len(values) / rows)
+        self.rows = rows
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean (D,)."""
+        return self._first + self._mean
+
+    @property
+    def std(self) -> np.ndarray:
+        """The standard deviation (D,), about the mean of these rows; not finite on overflow."""
+        return np.sqrt(self.squares / self.rows)
+
+
+class Distinct:
+    """The distinct values of a column of numbers (N,); `found` is None if there are over `most`."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.found: np.ndarray | None = None
+        self._full = False
+
+    def update(self, values: np.ndarray) -> None:
+        """Add a block (N,)."""
+        if self._full:
+            return
+        bits = f"u{values.itemsize}"  # so that 0.0 and -0.0 are two, as their texts are
+        known = np.zeros(0, values.dtype) if self.found is None else self.found
+        unique = np.unique(np.ascontiguousarray(values).view(bits))
+        self.found = np.union1d(known.view(bits), unique).view(values.dtype)
+        if len(self.found) > self.most:
+            self.found, self._full = None, True
