@@ -82,12 +82,6 @@ def prepare(
         task, reason = config.task, "you said so"
     rows, held_out = data.split(table.num_rows, config.validation, config.seed)
     encoding = encoding or fit_encoding(table, target, task, rows, config.categorical)
-    spec = Spec(
-        sizes=(encoding.width, *config.hidden, encoding.target.width),
-        bias=True,
-        activation=config.activation,
-        loss="cross_entropy" if task == "classification" else "mean_squares",
-    )
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
     columns = table.columns
@@ -99,11 +93,21 @@ def prepare(
         task=task,
         reason=reason,
         encoding=encoding,
-        spec=spec,
+        spec=_spec(config, task, encoding),
         train=_rows(table, encoding, config, rows),
         validation=_rows(table, encoding, config, held_out),
         batch_size=batch_size,
         on_disk=isinstance(table, Store),
+    )
+
+
+def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
+    """Return the network for a table."""
+    return Spec(
+        sizes=(encoding.width, *config.hidden, encoding.target.width),
+        bias=True,
+        activation=config.activation,
+        loss="cross_entropy" if task == "classification" else "mean_squares",
     )
 
 
