@@ -155,6 +155,9 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
                 "`accumulate` must not be given with `deterministic`, for which each batch is "
                 "computed in parts already"
             )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         for name in ("epochs", "batch_size", "patience", "evaluate_every", "keep", "accumulate"):
             value = getattr(self, name)
             if value is not None and value < 1:

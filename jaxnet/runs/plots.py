@@ -87,8 +87,10 @@ def comparison(runs: Mapping[str, Sequence[dict[str, Any]]], path: str | Path) -
         axes.set_ylabel(LABELS.get(name, "validation loss"))
     _scale(all_axes[0], [line["val_loss"] for line in lines])
     numbers = [f"run {i}" for i in range(len(runs))]  # matplotlib leaves out names like _this
-    place = {"loc": "outside right upper", "ncols": columns, "handlelength": 3}
-    legend = figure.legend(all_axes[0].get_lines(), numbers, **place)
+    curves = all_axes[0].get_lines()
+    legend = figure.legend(
+        curves, numbers, loc="outside right upper", ncols=columns, handlelength=3
+    )
     for text, name in zip(legend.get_texts(), runs, strict=True):
         text.set_parse_math(False)
         text.set_text(_shorten(name))

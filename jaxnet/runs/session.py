@@ -74,23 +74,16 @@ def train(
                 writer = stack.enter_context(checkpoint.Writer(folder / CHECKPOINTS, config.keep))
                 state.write_model(folder, trainer, now)
         now = state.share(now, trainer)
+        run = partial(loop.run, config, dataset, trainer)
+        save = partial(state.save, writer, folder, trainer, identity=identity)
+        on_line = _on_line(stack, folder, config, int(now.state.step))
+        report = on_progress if main else lambda progress: None
         try:
-            now, reason = loop.run(
-                config,
-                dataset,
-                trainer,
-                now,
-                save=lambda now: state.save(writer, folder, trainer, now, identity),
-                on_line=_on_line(stack, folder, config, int(now.state.step)),
-                on_progress=on_progress if main else lambda progress: None,
-                signal=received,
-            )
+            now, reason = run(now, save=save, on_line=on_line, on_progress=report, signal=received)
         except loop.NotFinite as error:
             raise _not_finite(folder, trainer, error, writer) from None
         if reason == "signal":
-            if writer is not None:
-                writer.wait()
-            raise _stopped(folder, config, dataset, now, received())
+            raise _stopped(folder, config, dataset, now, received(), writer)
         # the last checkpoint is written meanwhile
         return _finish(folder, dataset, trainer, state.on_host(now), reason)
 
@@ -146,9 +139,18 @@ def _not_finite(
 
 
 def _stopped(
-    folder: Path, config: Config, dataset: Dataset, now: RunState, received: int | None
+    folder: Path,
+    config: Config,
+    dataset: Dataset,
+    now: RunState,
+    received: int | None,
+    writer: checkpoint.Writer | None,
 ) -> Stopped:
-    """Return what to raise after a signal, which another process may have received."""
+    """Return what to raise after a signal, which another process may have received, once the last
+    checkpoint is written.
+    """
+    if writer is not None:
+        writer.wait()
     number = int(processes.gather_ints([received or 0]).max())
     step, num_steps = int(now.state.step), dataset.steps_per_epoch * config.epochs
     return Stopped(

@@ -44,8 +44,8 @@ def writer(folder: Path, step: int = 0) -> Iterator[Callable[[dict[str, Any]], N
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore
     from tensorboardX.proto.summary_pb2 import Summary  # pyrefly: ignore
 
-    # RecordWriter and not SummaryWriter, whose flush leaves events behind, and which reuses the name
-    # of the last file if a run is resumed within the same second
+    # RecordWriter and not SummaryWriter: the flush of that one leaves events behind, and it takes
+    # the name of the last file if a run is resumed within the same second
     events = folder / EVENTS
     events.mkdir(exist_ok=True)
     records = RecordWriter(str(_next_file(events)))
