@@ -114,6 +114,7 @@ COMMANDS = {
     "predict": ("predict", "run", "--data", "t.csv", "--out", "p.csv"),
     "evaluate": ("evaluate", "run"),
     "export": ("export", "run"),
+    "show": ("show", "run"),
 }
 
 
@@ -122,7 +123,7 @@ def test_a_run_of_an_older_version_is_one_line_and_left_alone(tmp_path, monkeypa
     shutil.copytree(OLD, tmp_path / "run")
     (tmp_path / "t.csv").write_text("a,b\n0.1,0.2\n")
     monkeypatch.chdir(tmp_path)
-    assert main([*COMMANDS[name], "--no-cache"]) == 2
+    assert main([*COMMANDS[name], *["--no-cache"] * (name != "show")]) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err == (
