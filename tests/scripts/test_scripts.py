@@ -1,5 +1,6 @@
 """Every tutorial script runs as it stands, and prints the losses of the library's own functions."""
 
+import functools
 import os
 import re
 import subprocess
@@ -28,6 +29,7 @@ LAST = {
 }
 
 
+@functools.cache
 def printed(name):
     """The (step, loss) pairs that a script prints, and nothing else."""
     done = subprocess.run(
