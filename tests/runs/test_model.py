@@ -151,7 +151,7 @@ def test_a_folder_without_a_whole_run_is_refused(tmp_path):
         with pytest.raises(ValueError, match=r"params\.safetensors: damaged, or not of this run"):
             load(run)
     params.unlink()
-    with pytest.raises(FileNotFoundError, match="has no weights yet; train it with --resume"):
+    with pytest.raises(FileNotFoundError, match="has no weights yet; jaxnet train"):
         load(run)
     config = run / folder.CONFIG
     described = json.loads(config.read_text())

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from jaxnet.tables.reader import read
-from jaxnet.tables.table import list_names
+from jaxnet.tables.reader import blocks, read
+from jaxnet.tables.table import KINDS, list_names
 
 # The same table throughout: floats, integers, text beyond ASCII, truth values.
 COLUMNS = {
@@ -276,4 +276,37 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "latin.csv"
     path.write_bytes(b"city,a\nK\xf6ln,1\nBonn,2\n")
     with pytest.raises(ValueError, match="row 1, column 'city': the text is not UTF-8"):
+        read(path)
+
+
+def in_blocks(path):
+    """The columns of a file read in blocks, of the kinds that they have as a whole."""
+    kinds = {name: KINDS[c.dtype.kind] for name, c in read(path).columns.items()}
+    parts = [block.columns for block in blocks(path, kinds)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in kinds}
+
+
+QUOTED = {
+    "a quote in a name": ('size 3.5",n\n', "{},7\n"),
+    "a quoted name with quotes": ('"a ""b"", c\nd",n\n', "{},7\n"),
+    "line breaks in quotes": ("word,n\n", '"a\n{}\n\nb",7\n'),
+    "quotes within a value": ("word,n\n", '{} "x" y",7\n'),
+}
+
+
+@pytest.mark.parametrize("kind", QUOTED)
+def test_a_file_over_a_mebibyte_has_the_same_rows_whole_and_in_blocks(tmp_path, kind):
+    header, line = QUOTED[kind]
+    number = 2_100_000 // len(line)
+    path = write(tmp_path / "a.csv", header + "".join(line.format(i % 9) for i in range(number)))
+    whole = read(path).columns
+    assert [len(column) for column in whole.values()] == [number] * 2
+    assert whole["n"].tolist() == [7] * number
+    for name, column in in_blocks(path).items():
+        np.testing.assert_array_equal(column, whole[name])
+
+
+def test_a_quote_that_is_never_closed_is_told(tmp_path):
+    path = write(tmp_path / "a.csv", 'a,b\n1,"2\n' + "3,4\n" * 700_000)
+    with pytest.raises(ValueError, match=r"a\.csv: a row is longer than .*; is there a quote that"):
         read(path)
