@@ -159,8 +159,10 @@ def _write(folder: Path, step: int, leaves: dict[str, np.ndarray], content: dict
         part.mkdir()
         stored = save({name: _plain(leaf) for name, leaf in leaves.items()})
         content["arrays"] = hashlib.sha256(stored).hexdigest()
-        files.write(part / ARRAYS, stored)
-        files.write_json(part / JSON, content | {"sha256": _digest(content)})
+        (part / ARRAYS).write_bytes(stored)
+        (part / JSON).write_text(json.dumps(content | {"sha256": _digest(content)}))
+        for path in (part / ARRAYS, part / JSON, part):
+            files.sync(path)
         part.rename(folder / str(step))
         files.sync(folder)
         for old in steps(folder)[:-keep]:

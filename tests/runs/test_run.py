@@ -215,7 +215,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(folder, held):
     (folder / "old" / held).write_text("kept")
     with pytest.raises(
         FileExistsError,
-        match="`out` must not hold a run already: old; resume it with jaxnet train --resume old, or",
+        match="`out` must not hold a run already: old; resume it with jaxnet train --resume old",
     ):
         runs.train(config(out="old"))
     assert [(path.name, path.read_text()) for path in (folder / "old").iterdir()] == [
