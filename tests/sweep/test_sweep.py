@@ -96,7 +96,14 @@ CASES: dict[str, tuple[Config, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("mapped", "case"),
+    [
+        *(("stacks", case) for case in CASES if case != "float32"),
+        *(("one by one", case) for case in ("float32", "patience", "clipped, decayed")),
+    ],
+    indirect=["mapped"],
+)
 def test_each_member_equals_the_run_made_alone(mapped, case):
     given, options = CASES[case]
     planned = plan(given, learning_rate=(1e-3, 3e-2), **({"seeds": 3} | options))
@@ -197,13 +204,14 @@ def test_the_best_setting_is_an_ordinary_run_with_its_member_s_loss():
 
 
 def test_the_folder_has_a_line_for_each_member_and_the_options():
-    given = config("price", out="new")
+    given = config("price", out="new", evaluate_every=3)
     found = sweep.run(given, learning_rate=(1e-3, 3e-2), folds=3, weight_decay=(0.0, 0.1))
     with (found.folder / sweep.CSV).open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(found.members) == 12
     for line, member in zip(lines, found.members, strict=True):
         assert float(line["val_loss"]) == member.metrics["loss"]
+        assert [float(line["train_loss"]), float(line["val_loss"])] in member.losses.tolist()
         assert float(line["val_rmse"]) == member.metrics["rmse"]
         assert float(line["learning_rate"]) == member.setting.learning_rate
         assert float(line["weight_decay"]) == member.setting.weight_decay
