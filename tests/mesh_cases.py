@@ -4,7 +4,6 @@ Each case returns arrays, which process 0 writes to OUT.npz. Further arguments: 
 many there are, and the coordinator.
 """
 
-import itertools
 import sys
 from functools import partial
 
@@ -218,31 +217,6 @@ def same_bits():
     return found
 
 
-WIDE_SPEC = Spec((70, 1024, 512, 6), bias=True, loss="cross_entropy")  # as shard_params has it
-PROGRAMS = tuple(itertools.product(("data=8", "data=4,model=2", "data=1,model=8"), ("sgd", "adam")))
-
-
-def programs():
-    """The compiled step on each mesh, its FLOPs, and the parameters on one device."""
-    found = {}
-    for axes, name in PROGRAMS:
-        mesh, optimizer = parallel.make_mesh(axes), optimizers.make(name, 0.01)
-        loss = partial(net.loss, loss=WIDE_SPEC.loss)
-        step = parallel.data_parallel(train.make_step(loss, optimizer), mesh)
-        state = parallel.shard_params(mesh, train.init(WIDE_SPEC.init(1), optimizer))
-        table = data.random_problem(WIDE_SPEC, num_rows=64)
-        program = step.lower(state, parallel.rows(mesh, table)).compile()  # type: ignore[missing-attribute]
-        leaves = jax.tree.leaves(state.params)
-        found |= {
-            f"{axes} {name} text": np.array(program.as_text()),
-            f"{axes} {name} flops": np.array(program.cost_analysis()["flops"]),
-            f"{axes} {name} params": np.array(
-                sum(leaf.addressable_shards[0].data.size for leaf in leaves)
-            ),
-        }
-    return found
-
-
 CASES = {
     "one process": {
         "trajectories": trajectories,
@@ -260,7 +234,6 @@ CASES = {
         "talk": talk,
         "same_bits": same_bits,
     },
-    "programs": {"programs": programs},
 }
 
 

@@ -1,75 +1,53 @@
-"""`jaxnet train` in several real processes: the run of one, whatever happens to any of them."""
+"""A run in several real processes is the run of one, whatever happens to any of them."""
 
+import contextlib
+import json
 import re
 import signal
-import time
 
+import distributed_runs
 import numpy as np
 import pytest
-from mesh_processes import free_port, start
+from distributed_runs import config
+from mesh_processes import THREADS, finish, free_port, start
 from run_helpers import write_table
 
+from jaxnet import runs
 from jaxnet.cli import main
 from jaxnet.engine import checkpoint
 from jaxnet.files import LOCK
+from jaxnet.runs.config import Config
 from jaxnet.runs.folder import CHECKPOINTS, FILES, read_metrics
 
+SCRIPT = distributed_runs.__file__
 TABLE = ["--data", "table.csv", "--target", "y", "--hidden", "16", "--batch-size", "16"]
-TABLE += ["--schedule", "constant"]
-SHORT = [*TABLE, "--epochs", "8"]
-LONG = [*TABLE, "--epochs", "1000000", "--checkpoint-every", "0.5"]
-MINUTE = 60
+LONG = [*TABLE, "--epochs", "1000000", "--checkpoint-every", "0.5", "--schedule", "constant"]
+STEPS = 10  # to an epoch: 160 rows to train on
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a table, and a run on it by one process."""
+    """A folder with a table, and a run "resumed" that one process has begun."""
     path = tmp_path_factory.mktemp("distributed")
     write_table(path / "table.csv")
-    assert finish(train(path, *SHORT, "--out", "whole"))[0] == 0
+    with contextlib.chdir(path), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NPROC", str(THREADS))  # as the others have it, so that it is no difference
+        runs.train(config(epochs=2, out="resumed"))
     return path
 
 
-def train(folder, *options, devices=1):
-    return start(devices, "-m", "jaxnet", "train", *options, cwd=folder)
-
-
-def several(folder, *options, devices=1):
-    """Two processes that train together, started with the same options."""
-    common = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id"]
-    return [train(folder, *options, *common, i, devices=devices) for i in range(2)]
-
-
-def finish(process, timeout=120):
-    """The exit code, standard output and standard error of a process."""
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-        process.communicate()
-    return process.returncode, out, err
-
-
-def finish_all(processes):
-    """What process 0 prints, once both have ended well and process 1 has been silent."""
-    (code, out, err), other = [finish(process) for process in processes]
-    assert (code, *other) == (0, 0, "", ""), err
-    return out, err
-
-
-def begin(folder, out):
-    """Start two processes of a long run, and return them once it has saved."""
-    started = several(folder, *LONG, "--out", out)
-    while not checkpoint.steps(folder / out / CHECKPOINTS):
-        assert started[0].poll() is None, finish(started[0])
-        time.sleep(0.05)
-    return started
+@pytest.fixture(scope="module")
+def said(folder):
+    """What two processes of two devices each have to say; their runs are in the folder."""
+    address = f"127.0.0.1:{free_port()}"
+    errors = finish([start(2, SCRIPT, "several", i, 2, address, cwd=folder) for i in range(2)])
+    said = [json.loads((folder / f"several-{i}.json").read_text()) for i in range(2)]
+    return [one | {"errors": text} for one, text in zip(said, errors, strict=True)]
 
 
 def ends(folder, name):
     """The metrics and the arrays of a run's last checkpoint."""
-    arrays = checkpoint.restore(folder / name / CHECKPOINTS).tree
-    return read_metrics(folder / name), arrays
+    return read_metrics(folder / name), checkpoint.restore(folder / name / CHECKPOINTS).tree
 
 
 def assert_same(got, want):
@@ -85,156 +63,145 @@ def assert_same(got, want):
         np.testing.assert_allclose(got[1][name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_two_processes_train_the_run_of_one(folder):
-    out, _ = finish_all(several(folder, *SHORT, "--out", "two"))
-    assert "on 2 cpu devices in 2 processes (data=2), 8 rows of each batch on each" in out
-    assert out.count("done after 8 epochs") == 1
-    assert_same(ends(folder, "two"), ends(folder, "whole"))
-    names = {path.name for path in (folder / "two").iterdir()} - {LOCK}
-    assert names == set(FILES)
+def test_the_digits_in_two_processes_are_those_in_one(folder, said, monkeypatch):
+    monkeypatch.chdir(folder)
+    alone = runs.train(Config(epochs=2, out="digits-1"))
+    assert_same(ends(folder, "digits-2"), ends(folder, "digits-1"))
+    for split, metrics in alone.metrics.items():  # which each of the processes has
+        assert said[0]["digits"] == said[1]["digits"]
+        assert said[1]["digits"][split] == pytest.approx(metrics, rel=1e-3)
+    assert {path.name for path in (folder / "digits-2").iterdir()} - {LOCK} == set(FILES)
 
 
-def test_a_run_is_resumed_in_another_number_of_processes_and_devices(folder):
-    """2 processes, then 1, then 4 virtual devices, then 2 processes of 2 devices each."""
-    finish_all(several(folder, *TABLE, "--epochs", "2", "--out", "several"))
-    meshes = ["data=2,model=1", "none", "data=4,model=1", "data=4,model=1"]
-    turns = [
-        lambda *more: [train(folder, *more)],
-        lambda *more: [train(folder, *more, "--devices", "4", devices=4)],
-        lambda *more: several(folder, *more, "--devices", "all", devices=2),
-    ]
-    for i, turn in enumerate(turns):
-        (code, _, err), *_ = map(finish, turn("--resume", "several", "--epochs", 2 * i + 4))
-        assert code == 0, err
-        if meshes[i] != meshes[i + 1]:
-            assert f"mesh was {meshes[i]} and is {meshes[i + 1]}: losses will agree" in err
-    assert_same(ends(folder, "several"), ends(folder, "whole"))
+def test_a_run_is_resumed_in_another_number_of_processes(folder, said, monkeypatch, caplog):
+    """One process, then two of two devices each, then one."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("NPROC", str(THREADS))
+    assert [one["epochs"] for one in said] == [4, 4]
+    assert "mesh was none and is data=4,model=1: losses will agree" in said[0]["errors"]
+    runs.resume("resumed", epochs=6)
+    assert "mesh was data=4,model=1 and is none: losses will agree" in caplog.text
+    runs.train(config(epochs=6, out="whole"))
+    assert_same(ends(folder, "resumed"), ends(folder, "whole"))
 
 
-def test_the_deterministic_run_has_the_same_bits_in_any_number_of_processes(folder):
+def test_the_deterministic_run_has_the_same_bits_in_any_number_of_processes(folder, said):
+    finish([start(4, SCRIPT, "one", cwd=folder)])
     contents = []
-    options = [*SHORT, "--deterministic", "--out"]
-    finish_all(several(folder, *options, "same-2", devices=2))
-    done = finish(train(folder, *options, "same-4", "--devices", "4", devices=4))
-    assert done[0] == 0, done
-    for devices in (4, 2):
-        lines, arrays = ends(folder, f"same-{devices}")
+    for name in ("same-1", "same-4", "same-2x2"):
+        lines, arrays = ends(folder, name)
         contents.append((lines, {name: leaf.tobytes() for name, leaf in arrays.items()}))
-    assert contents[0] == contents[1]
+    assert len(contents[0][0]) == 3
+    assert contents[0] == contents[1] == contents[2]
 
 
-COUNTED = """
-import sys
-from jaxnet import cli
-from jaxnet.tables import rows as store
-whole, read = store.StoredRows.batch, []
-def batch(self, rows):
-    read.append(rows.shape)
-    return whole(self, rows)
-store.StoredRows.batch = batch
-code = cli.main(sys.argv[1:])
-print("read", *read, sep=";", file=sys.stderr)
-sys.exit(code)
-"""
+def test_each_process_reads_its_own_rows_of_a_table_on_disk(folder, said, monkeypatch):
+    monkeypatch.chdir(folder)
+    runs.train(config(on_disk="on", out="disk-1"))
+    assert_same(ends(folder, "disk-2"), ends(folder, "disk-1"))
+    for one in said:
+        shapes = {tuple(shape) for shape in one["read"] if len(shape) == 2}
+        assert {shape[1] for shape in shapes} == {8}  # of batches of 16
 
 
-def test_each_process_reads_its_own_rows_of_a_table_on_disk(folder):
-    options = [*SHORT, "--on-disk", "on", "--epochs", "2"]
-    assert finish(train(folder, *options, "--out", "stored-1"))[0] == 0
-    address = f"127.0.0.1:{free_port()}"
-    by_hand = ["--coordinator", address, "--num-processes", "2", "--process-id"]
-    run = ["-c", COUNTED, "train", *options, "--out", "stored-2", *by_hand]
-    started = [start(1, *run, i, cwd=folder) for i in range(2)]
-    for process in started:
-        code, _, err = finish(process)
-        assert code == 0, err
-        shapes = {tuple(map(int, re.findall(r"\d+", s))) for s in err.split("read;")[1].split(";")}
-        assert {shape for shape in shapes if len(shape) == 2} == {(10, 8)}  # of batches of 16
-    assert_same(ends(folder, "stored-2"), ends(folder, "stored-1"))
+BAD = {
+    "a missing file": "FileNotFoundError: `data` names no file: none.csv",
+    "a batch that does not divide": (
+        "ValueError: `batch_size` must be a multiple of 4, the devices of the data axis; got 15"
+    ),
+    "a folder that holds a run": "FileExistsError: `out` must not hold a run already: digits-2",
+    "other options in one": (
+        "ValueError: `config` and `data` must be those of process 0 in process 1 too"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_reported_by_one_process(folder, said, case):
+    assert said[0][case].startswith(BAD[case])
+    assert said[1][case] == "RemoteError: process 0 failed, and has said why"
+    assert not (folder / "apart").exists()
+    assert not (folder / "runs").exists()
+
+
+def test_a_process_that_fails_alone_says_why_and_the_others_that_it_did(said):
+    one, other = (found["a file missing in one"] for found in said)
+    assert one == "RemoteError: process 1 failed, and has said why"
+    assert other.startswith("FileNotFoundError: `data` names no file: none.csv")
+
+
+# -- the command, in processes that are disturbed
+
+
+@contextlib.contextmanager
+def two(folder, *options):
+    """`jaxnet train` in two processes."""
+    shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id"]
+    command = ["-m", "jaxnet", "train", *options, *shared]
+    started = [start(1, *command, i, cwd=folder) for i in range(2)]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def await_checkpoint(folder, out, started):
+    while not checkpoint.steps(folder / out / CHECKPOINTS):
+        assert [process.poll() for process in started] == [None, None]
+
+
+def ends_of(started):
+    """Exit codes, outputs and errors."""
+    texts = [process.communicate(timeout=100) for process in started]
+    codes = [process.returncode for process in started]
+    return codes, [out for out, _ in texts], [err for _, err in texts]
 
 
 @pytest.mark.parametrize("which", [1, 0], ids=["worker", "coordinator"])
-def test_a_killed_process_ends_the_others_and_the_run_can_be_resumed(folder, which):
-    """Its last checkpoint is whole, and a resume has the losses of the undisturbed run."""
+def test_a_killed_process_ends_the_others_and_the_run_can_be_resumed(folder, which, monkeypatch):
+    """A resume in one process has the losses of the undisturbed run, to rounding."""
     out = f"killed-{which}"
-    started = begin(folder, out)
-    started[which].kill()
-    code, _, err = finish(started[1 - which], MINUTE)
-    assert code != 0
-    if which == 1:  # process 1 may be ended by JAX before it notices
-        assert code == 2
-        assert "was lost, as process 0 of 2 noticed (UNKNOWN: Gloo" in err
-        assert f"--resume {out}" in err
-    finish(started[which])
-    step = checkpoint.restore(folder / out / CHECKPOINTS).step
-    if which == 0:
-        return
-    epochs = ["--epochs", step // 10 + 3]
-    again = (
-        ["--resume", out, *epochs],
-        [*TABLE, *epochs, "--out", f"{out}u"],
-    )
-    for options in again:
-        code, _, err = finish(train(folder, *options))
-        assert code == 0, err
-    assert_same(ends(folder, out), ends(folder, f"{out}u"))
+    with two(folder, *LONG, "--out", out) as started:
+        await_checkpoint(folder, out, started)
+        started[which].send_signal(signal.SIGKILL)
+        codes, _, errors = ends_of(started)
+    assert codes[which] == -signal.SIGKILL
+    assert codes[1 - which] != 0
+    if which == 1:  # the worker is ended by JAX, or notices itself, as it comes
+        assert codes[0] == 2
+        assert "was lost, as process 0 of 2 noticed (" in errors[0]
+        assert f"--resume {out}" in errors[0]
+    monkeypatch.chdir(folder)
+    epochs = checkpoint.steps(folder / out / CHECKPOINTS)[-1] // STEPS + 3
+    runs.resume(out, epochs=epochs)
+    runs.train(config(epochs=epochs, out=f"{out}-not"))
+    assert_same(ends(folder, out), ends(folder, f"{out}-not"))
 
 
 @pytest.mark.parametrize(("which", "number"), [(1, signal.SIGTERM), (0, signal.SIGINT)])
 def test_a_signal_to_any_process_saves_once_and_ends_all_at_the_same_step(folder, which, number):
     out = f"stopped-{which}"
-    started = begin(folder, out)
-    before = checkpoint.steps(folder / out / CHECKPOINTS)[-1]
-    started[which].send_signal(number)
-    (code, _, err), other = [finish(process) for process in started]
-    assert (code, *other) == (128 + number, 128 + number, "", "")
-    found = re.fullmatch(rf"jaxnet: stopped by {number.name} at step (\d+) of .*\n", err)
-    assert found, err
+    with two(folder, *LONG, "--out", out) as started:
+        await_checkpoint(folder, out, started)
+        before = checkpoint.steps(folder / out / CHECKPOINTS)[-1]
+        started[which].send_signal(number)
+        codes, (shown, silent), (error, nothing) = ends_of(started)
+    assert codes == [128 + number] * 2
+    assert "on 2 cpu devices in 2 processes (data=2), 8 rows of each batch" in shown
+    assert (silent, nothing) == ("", "")
+    found = re.fullmatch(rf"jaxnet: stopped by {number.name} at step (\d+) of .*\n", error)
+    assert found, error
     assert checkpoint.steps(folder / out / CHECKPOINTS)[-1] == int(found[1]) > before
 
 
-REFUSED = {
-    "a batch that does not divide": (
-        [*TABLE, "--batch-size", "15"],
-        "--batch-size must be a multiple of 2, the devices of the data axis; got 15",
-    ),
-    "a folder that holds a run": ([*SHORT, "--out", "whole"], "--out must not hold a run already"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_told_once(folder, case):
-    options, message = REFUSED[case]
-    before = sorted(folder.rglob("*"))
-    (code, _, err), other = [finish(process) for process in several(folder, *options)]
-    assert (code, *other) == (2, 2, "", "")
-    assert err.startswith(f"jaxnet: {message}")
-    assert err.count("\n") == 1
-    assert sorted(folder.rglob("*")) == before
-
-
-def apart(folder, other, *options):
-    """Two processes started by hand, the second in a folder and with options of its own."""
-    common = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
-    first = train(folder, *SHORT, "--out", "apart", *common, "0")
-    second = train(other, *SHORT, *options, *common, "1")
-    return [finish(process) for process in (first, second)]
-
-
-def test_a_process_that_fails_alone_says_why_and_the_others_that_it_did(folder, tmp_path):
-    (code, _, err), (other, out, why) = apart(folder, tmp_path)
-    assert (code, other) == (2, 2)
-    assert err == "jaxnet: process 1 failed, and has said why\n"
-    assert (out, why) == ("", "jaxnet: --data names no file: table.csv\n")
-    assert not (folder / "apart").exists()
-
-
-def test_other_options_in_a_process_are_refused(folder):
-    (code, _, err), (other, _, why) = apart(folder, folder, "--seed", "1")
-    assert (code, other) == (2, 2)
-    assert "must be those of process 0 in process 1 too" in err
-    assert why == ""
-    assert not (folder / "apart").exists()
+def test_bad_input_to_the_command_is_one_line_of_one_process(folder):
+    with two(folder, "--data", "none.csv", "--target", "y") as started:
+        codes, outputs, errors = ends_of(started)
+    assert (codes, outputs) == ([2, 2], ["", ""])
+    assert errors[0].startswith("jaxnet: --data names no file: none.csv")
+    assert (errors[0].count("\n"), errors[1]) == (1, "")
 
 
 EXCLUDED = [
@@ -245,7 +212,7 @@ EXCLUDED = [
 
 @pytest.mark.parametrize(("options", "message"), EXCLUDED)
 def test_options_that_exclude_each_other_are_refused(options, message, capsys):
-    assert main(["train", *SHORT, *options]) == 2
+    assert main(["train", *TABLE, *options]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"jaxnet: {message}")
@@ -253,7 +220,8 @@ def test_options_that_exclude_each_other_are_refused(options, message, capsys):
 
 
 def test_outside_of_a_cluster_it_says_what_to_give(folder):
-    code, out, err = finish(train(folder, *SHORT, "--distributed"))
+    process = start(1, "-m", "jaxnet", "train", *TABLE, "--distributed", cwd=folder)
+    (code,), (out,), (err,) = ends_of([process])
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(
         "jaxnet: --coordinator, --process-id and --num-processes must be given where"
