@@ -12,15 +12,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 import jaxnet
 from jaxnet import files
 from jaxnet.runs.config import RESUMABLE, Config
-from jaxnet.runs.dataset import Dataset
 from jaxnet.runs.folder import CONFIG
 from jaxnet.spec import Spec
 from jaxnet.tables.encoding import Encoding, encoding_from_json, encoding_to_json
+
+if TYPE_CHECKING:
+    from jaxnet.runs.dataset import Dataset
 
 FORMAT = 2  # of config.json; jaxnet 0.1 wrote none
 PACKAGES = ("jax", "jaxlib", "optax", "numpy")  # which decide the last bits of a run
