@@ -56,9 +56,8 @@ class Report:
 
     @property
     def first(self) -> Leaf | None:
-        """The first difference that is not inherited: by tier, probe, step and stage."""
-        wrong = [leaf for leaf in self.leaves if not leaf.equal]
-        return next((leaf for leaf in wrong if not leaf.inherited), wrong[0] if wrong else None)
+        """The first difference by tier, probe, step and stage; what it leads to comes after it."""
+        return next((leaf for leaf in self.leaves if not leaf.equal), None)
 
     @property
     def cause(self) -> str:
