@@ -52,6 +52,23 @@ def test_the_report_of_a_mismatch_says_what_where_and_why():
     assert "cause: factor 2 (loss and gradient)" in text
 
 
+@pytest.mark.parametrize(
+    ("distances", "cause"),
+    [
+        ([], "unknown"),
+        ([1e-3], "nearest"),
+        ([1e-3, 0.02], "nearest"),
+        ([1e-3, 5e-3], "ambiguous"),  # less than ten times further
+        ([0.0, 9e-4], "ambiguous"),  # ten times what is rounding
+        ([0.0, 2e-3], "nearest"),
+    ],
+)
+def test_a_cause_is_named_only_if_the_runner_up_is_ten_times_further(distances, cause):
+    names = ["nearest", "runner-up"][: len(distances)]
+    causes = [parity.Cause(n, "", d) for n, d in zip(names, distances, strict=True)]
+    assert replace(check(make(doubled)), causes=causes).cause == cause
+
+
 @pytest.mark.parametrize("candidate", [make(), make(doubled)], ids=["equal", "mismatch"])
 def test_every_form_of_the_report_tells_the_same(candidate):
     report = check(candidate)
