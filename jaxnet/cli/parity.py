@@ -125,10 +125,11 @@ class Parity(Cached):
         return 0 if named == len(results) else 1
 
     def _write(self, reports: list[Report]) -> None:
+        from jaxnet import files
         from jaxnet.parity.report import to_json, to_junit, to_markdown
 
         forms = (self.json, to_json), (self.junit, to_junit), (self.markdown, to_markdown)
         for path, form in forms:
             if path is not None:
-                path.write_text(form(reports))
+                files.write(path, form(reports).encode())
                 print(f"written: {path}")

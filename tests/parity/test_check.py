@@ -29,6 +29,19 @@ def test_a_right_candidate_is_equal():
     assert report.n_compared == 2 * 2 * (24 + 1 + 3 * 20) + 3
 
 
+@pytest.mark.parametrize(("tier", "dtype"), [("mathematics", "float64"), ("precision", "float32")])
+def test_a_tier_has_its_dtype(tier, dtype):
+    seen = set()
+
+    def spied(params, batch):
+        seen.update(leaf.dtype.name for leaf in (*params.values(), *batch.values()))
+        return value_and_grad(params, batch)
+
+    sides = make(spied, optimizer=None), make(optimizer=None)
+    parity.check(sides[0], against=sides[1], case=case(steps=(1,)), tiers=(tier,))
+    assert seen == {dtype}
+
+
 def test_the_same_object_is_not_compared_with_itself():
     participant = make()
     for other in (participant, replace(participant, name="another")):
