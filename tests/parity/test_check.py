@@ -222,6 +222,17 @@ def test_float32_in_the_mathematics_tier_is_named():
     assert {leaf.tier for leaf in report.leaves if not leaf.equal} == {"mathematics"}
 
 
+def test_without_an_oracle_an_error_of_1e_5_in_float32_is_a_mismatch():
+    def rough(params, batch):
+        value, grads = value_and_grad(params, batch)
+        error = 1e-5 if params["w"].dtype == np.float32 else 0.0
+        return value * params["w"].dtype.type(1 + error), grads
+
+    report = check(make(rough))
+    wrong = {(leaf.tier, leaf.stage) for leaf in report.leaves if not leaf.equal}
+    assert wrong == {("precision", "loss")}
+
+
 def test_an_undeclared_transpose_of_a_square_leaf_is_named():
     right = parity.with_layout(make(), {"w": ("w", (1, 0)), "b": "b"})
     assert check(right).cause == "transposed weight w"
