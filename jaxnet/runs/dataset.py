@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,12 +15,14 @@ from jaxnet.files import sha256, unchanged
 from jaxnet.runs.config import Config
 from jaxnet.spec import Spec
 from jaxnet.tables import reader
-from jaxnet.tables.convert import Conversion, convert
 from jaxnet.tables.encoding import Encoding
 from jaxnet.tables.fitting import fit_encoding, infer_task
 from jaxnet.tables.rows import ArrayRows, Rows, StoredRows, encode
 from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table, find
+
+if TYPE_CHECKING:
+    from jaxnet.tables.convert import Conversion
 
 SHARE = 0.25  # of the memory: the rows of a table estimated to take more stay on disk
 
@@ -116,6 +118,8 @@ def _table(
 ) -> tuple[Table | Store, dict[str, Any]]:
     """Return the table, and name, path, bytes and sha256 of its file."""
     if use_disk(config, path):
+        from jaxnet.tables.convert import convert  # only tables on disk need it
+
         store = convert(path, config.drop, on_convert)
         return store, store.source
     find(path)
