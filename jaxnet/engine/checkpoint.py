@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -169,7 +170,7 @@ def _write(folder: Path, step: int, leaves: dict[str, np.ndarray], content: dict
             shutil.rmtree((folder / str(old)).rename(folder / f"{old}.part"))
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(
             error.errno, f"{folder}: a checkpoint could not be written ({reason})"
         ) from None
