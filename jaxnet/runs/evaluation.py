@@ -1,6 +1,6 @@
-"""The evaluation of parameters inside a compiled program: sums over rows, for `Metrics`.
+"""What parameters give on rows: outputs, and inside a compiled program sums for `Metrics`.
 
-They are "loss", in the end the mean over the rows, and "hits" (rows that are classified right) or
+The sums are "loss", in the end the mean over the rows, and "hits" (rows classified right) or
 "residual" (D_out,) (sums of squares), as `Metrics.of_sums` takes them.
 """
 
@@ -21,6 +21,7 @@ from jaxnet.engine.mesh import Placement
 from jaxnet.spec import Spec
 from jaxnet.train import transpose
 
+ROWS = 2048  # rows to one forward pass of `outputs`, which bounds its memory
 BLOCK = 8192  # rows to one forward pass, which bounds its memory
 
 
@@ -75,3 +76,16 @@ def _evaluation(spec: Spec, forward: Callable, num_rows: int, placement: Placeme
         return placement.replicate_inside(total | {"loss": total["loss"] / num_rows})
 
     return evaluate
+
+
+def outputs(spec: Spec, params: Any, x: np.ndarray) -> np.ndarray:
+    """The outputs (N, D_out) of a network on x (N, D_in), some rows at a time."""
+    forward = _forward(spec.activation)
+    # each fetched before the next is sent, or all would be on their way at once
+    parts = [np.asarray(forward(params, x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
+    return np.concatenate(parts) if parts else np.zeros((0, spec.sizes[-1]), x.dtype)
+
+
+@functools.cache
+def _forward(activation: str):
+    return jax.jit(functools.partial(net.forward, activation=activation))

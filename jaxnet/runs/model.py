@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from jaxnet import net
 from jaxnet.files import write
+from jaxnet.runs.evaluation import outputs
 from jaxnet.runs.folder import PARAMS
 from jaxnet.runs.record import Record
 from jaxnet.spec import Spec, check_params
 from jaxnet.tables.encoding import Encoding, decode, encode_features, from_columns
-
-ROWS = 2048  # rows to one forward pass, which bounds its memory
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,23 +70,10 @@ class Model:
             return outputs(self.spec, self.params, x)
 
 
-def outputs(spec: Spec, params: Any, x: np.ndarray) -> np.ndarray:
-    """The outputs (N, D_out) of a network on x (N, D_in), some rows at a time."""
-    forward = _forward(spec.activation)
-    # each fetched before the next is sent, or all would be on their way at once
-    parts = [np.asarray(forward(params, x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
-    return np.concatenate(parts) if parts else np.zeros((0, spec.sizes[-1]), x.dtype)
-
-
 def softmax(y_pred: np.ndarray) -> np.ndarray:
     """The probabilities of logits (N, classes), in their dtype."""
     exps = np.exp(y_pred - y_pred.max(axis=1, keepdims=True))
     return exps / exps.sum(axis=1, keepdims=True)
-
-
-@cache
-def _forward(activation: str):
-    return jax.jit(partial(net.forward, activation=activation))
 
 
 def load(folder: str | Path) -> Model:

@@ -95,8 +95,8 @@ def create(config: Config, params: dict[str, np.ndarray], *, dataset: Dataset) -
         metrics = trainer.evaluate(dataset, params, dataset.validation).result()
         line = {"step": 0, "epoch": 0, **{f"val_{name}": v for name, v in metrics.items()}}
         with checkpoint.Writer(folder / CHECKPOINTS, config.keep) as writer:
-            began = state.begin(made)._replace(best_line=line)
-            state.save(writer, folder, made, began, record.identity())
+            began = state.begin(made.params, made.optimizer)._replace(best_line=line)
+            state.save(writer, folder, made.weights, began, record.identity())
         record.save(folder)  # last, so that a run without its weights is none
     return folder
 

@@ -67,15 +67,15 @@ def train(
         received = stack.enter_context(catch_signals())
         params = dataset.spec.init(config.seed, config.param_dtype)
         trainer = make_trainer(config, dataset, params, placement)
-        now = state.begin(trainer)
+        now = state.begin(trainer.params, trainer.optimizer)
         with processes.raise_together():
             if main:
                 now = _restore(folder, record, config, dataset, placement, now)
                 writer = stack.enter_context(checkpoint.Writer(folder / CHECKPOINTS, config.keep))
-                state.write_model(folder, trainer, now)
-        now = state.share(now, trainer)
+                state.write_model(folder, trainer.weights, now)
+        now = state.share(now, trainer.place)
         run = partial(loop.run, config, dataset, trainer)
-        save = partial(state.save, writer, folder, trainer, identity=identity)
+        save = partial(state.save, writer, folder, trainer.weights, identity=identity)
         on_line = _on_line(stack, folder, config, int(now.state.step))
         report = on_progress if main else lambda progress: None
         try:
@@ -131,7 +131,7 @@ def _not_finite(
     """Write the best model so far, and return the error with a hint how to continue."""
     last, hint = state.on_host(error.snapshot), ""
     if writer is not None:
-        state.write_model(folder, trainer, last)
+        state.write_model(folder, trainer.weights, last)
         writer.wait()
         for saved in checkpoint.steps(folder / CHECKPOINTS)[-1:]:
             hint = f"; --resume {folder} --learning-rate ... continues from step {saved}"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from jaxnet.engine import checkpoint, processes
 from jaxnet.engine.mesh import to_host
 from jaxnet.runs.folder import CHECKPOINTS, PARAMS, cut_metrics, read_metrics, sync_metrics
 from jaxnet.runs.model import save_params
-from jaxnet.runs.trainer import Trainer
 from jaxnet.train import TrainState, init
 
 
@@ -32,15 +33,15 @@ class RunState(NamedTuple):
     lines: list[dict[str, Any]]
 
 
-def begin(trainer: Trainer) -> RunState:
+def begin(params: Any, optimizer: optax.GradientTransformation) -> RunState:
     """Return the state of a run before its first step."""
-    return RunState(init(trainer.params, trainer.optimizer), trainer.params, None, 0.0, [])
+    return RunState(init(params, optimizer), params, None, 0.0, [])
 
 
 def save(
     writer: checkpoint.Writer | None,
     folder: Path,
-    trainer: Trainer,
+    weights: Callable[[Any], dict[str, np.ndarray]],
     now: RunState,
     identity: dict[str, Any],
 ) -> None:
@@ -59,7 +60,7 @@ def save(
         )
     if writer is None:
         return
-    write_model(folder, trainer, now)
+    write_model(folder, weights, now)
     sync_metrics(folder)
     metadata = {"best": now.best_line, "epoch_loss": now.epoch_loss, "identity": identity}
     metadata["evaluations"] = len(now.lines)
@@ -72,8 +73,8 @@ def on_host(now: RunState) -> RunState:
     return now._replace(state=state, best=best)
 
 
-def share(now: RunState, trainer: Trainer) -> RunState:
-    """Return process 0's state in every process, placed as the trainer wants it.
+def share(now: RunState, place: Callable[[Any], Any]) -> RunState:
+    """Return process 0's state in every process, put on its devices by `place`.
 
     Its arrays have the same shapes and dtypes in every process.
     """
@@ -81,13 +82,18 @@ def share(now: RunState, trainer: Trainer) -> RunState:
     if jax.process_count() > 1:
         state, best = processes.broadcast((state, best))
     known = processes.broadcast_json([now.best_line, now.epoch_loss, now.lines])
-    return RunState(trainer.place(state), trainer.place(best), *known)
+    return RunState(place(state), place(best), *known)
 
 
-def write_model(folder: Path, trainer: Trainer, now: RunState) -> None:
-    """Write the best parameters so far, if there has been an evaluation."""
+def write_model(
+    folder: Path, weights: Callable[[Any], dict[str, np.ndarray]], now: RunState
+) -> None:
+    """Write the best parameters so far, if there has been an evaluation.
+
+    weights: what turns the trainer's parameters into those of `Spec`, as NumPy arrays.
+    """
     if now.best_line is not None:
-        save_params(folder / PARAMS, trainer.weights(now.best), now.best_line)
+        save_params(folder / PARAMS, weights(now.best), now.best_line)
 
 
 def restore(folder: Path, like: RunState) -> tuple[RunState, tuple[str, ...]]:

@@ -23,7 +23,6 @@ from jaxnet.engine.mesh import Placement
 from jaxnet.runs import evaluation
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
-from jaxnet.runs.model import outputs
 from jaxnet.spec import Spec
 from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.rows import Rows
@@ -245,7 +244,7 @@ def evaluate(dataset: Dataset, params: dict[str, np.ndarray], rows: Rows) -> Met
     """Return the metrics of the weights `params` on rows of a dataset, some rows at a time."""
     metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
     for batch in rows.blocks():
-        metrics.update(outputs(dataset.spec, params, batch.x), batch.y)
+        metrics.update(evaluation.outputs(dataset.spec, params, batch.x), batch.y)
     return metrics
 
 

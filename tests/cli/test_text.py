@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from jaxnet.tables.convert import Conversion
 
 from jaxnet.cli import text
+from jaxnet.tables.convert import Conversion
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from run_helpers import write_run
 
 from jaxnet import numpy_net
 from jaxnet.runs import folder
-from jaxnet.runs.model import ROWS, load, outputs
+from jaxnet.runs.evaluation import ROWS, outputs
+from jaxnet.runs.model import load
 from jaxnet.spec import Spec
 from jaxnet.tables.reader import read
 from jaxnet.tables.rows import encode
