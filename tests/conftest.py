@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from pathlib import Path
 
 import filelock
 import jax
@@ -23,7 +24,17 @@ TORCH_TESTS = [
     "export/test_export_torch.py",
     "scripts/test_readme_torch.py",
 ]
+RECORDED_TESTS = ["test_recorded.py", "parity/test_tutorial.py", "cli/test_parity_cli.py"]
 collect_ignore = TORCH_TESTS if NO_TORCH else []
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    """Mark what says more where PyTorch is installed: `make test ARGS="-m torch"`."""
+    for item in items:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        if name in TORCH_TESTS + RECORDED_TESTS:
+            item.add_marker("torch")
 
 
 def pytest_report_header():
