@@ -24,19 +24,7 @@ import numpy as np
 from jaxnet.engine import checkpoint
 from jaxnet.runs.folder import CHECKPOINTS, CONFIG, METRICS, PARAMS
 
-NEW = [
-    "--data",
-    "table.csv",
-    "--target",
-    "y",
-    "--hidden",
-    "16",
-    "--epochs",
-    "1500",
-    "--checkpoint-every",
-    "0.05",
-    "--out",
-]
+NEW = ["--data", "table.csv", "--target", "y", "--hidden", "16", "--checkpoint-every", "0.05"]
 
 
 def main() -> int:
@@ -48,12 +36,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_table(folder / "table.csv")
-        start(folder, "train", *NEW, "whole").communicate()
+        epochs = str(max(1500, 15 * options.kills))
+        new = ["train", *NEW, "--epochs", epochs, "--out"]
+        start(folder, *new, "whole").communicate()
+        size = (folder / "whole" / METRICS).stat().st_size
         phases: collections.Counter[str] = collections.Counter()
-        while phases.total() < options.kills:
-            process = start(folder, "train", *arguments(folder))
-            phases[kill(process, folder / "killed", moments)] += 1
-        process = start(folder, "train", *arguments(folder))
+        while (kills := phases.total()) < options.kills:
+            process = start(folder, *resume_or(new, folder))
+            share = size * (kills + 1) // (options.kills + 2)
+            phases[kill(process, folder / "killed", moments, share)] += 1
+        process = start(folder, *resume_or(new, folder))
         output = process.communicate()[0]
         if process.returncode != 0:
             print(output)
@@ -63,10 +55,10 @@ def main() -> int:
         return compare(folder / "whole", folder / "killed")
 
 
-def arguments(folder: Path) -> list[str]:
-    """Resume the run; begin it if it was killed before there was one."""
+def resume_or(new: list[str], folder: Path) -> list[str]:
+    """Return the arguments that resume the run, or begin it if there is none yet."""
     begun = (folder / "killed" / CONFIG).exists()
-    return ["--resume", "killed"] if begun else [*NEW, "killed"]
+    return ["train", "--resume", "killed"] if begun else [*new, "killed"]
 
 
 def write_table(path: Path) -> None:
@@ -88,16 +80,28 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
     )
 
 
-def kill(process: subprocess.Popen, folder: Path, moments: random.Random) -> str:
-    """End the process by SIGKILL as it starts, trains or saves; return what it was doing."""
-    moment = moments.random()
-    if moment < 0.2:
-        time.sleep(moments.uniform(0, 3))
-    else:
-        wait_for_an_epoch(process, folder / METRICS)
-        while moment > 0.6 and not writing(folder) and process.poll() is None:
+def kill(process: subprocess.Popen, folder: Path, moments: random.Random, share: int) -> str:
+    """End the process by SIGKILL as it starts, trains or saves; return what it was doing.
+
+    share: the bytes of metrics.jsonl at which it is ended whatever the moment, so that the run
+    outlasts all kills on a fast machine too.
+    """
+    moment, metrics = moments.random(), folder / METRICS
+
+    def wait(seconds: float, until=lambda: False) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and size_of(metrics) < share and not until():
+            if process.poll() is not None:
+                return
             time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.25 if moment < 0.6 else 0.05))
+
+    if moment < 0.2:
+        wait(moments.uniform(0, 3))
+    else:
+        wait_for_an_epoch(process, metrics)
+        if moment > 0.6:
+            wait(60, until=lambda: writing(folder))
+        wait(moments.uniform(0, 0.25 if moment < 0.6 else 0.05))
     if process.poll() is not None:
         output = process.stdout.read() if process.stdout else ""
         raise SystemExit(f"the run ended before it could be killed\n{output}")
@@ -107,7 +111,6 @@ def kill(process: subprocess.Popen, folder: Path, moments: random.Random) -> str
         return "before the folder was there"
     if writing(folder):
         return "while a checkpoint was written"
-    metrics = folder / METRICS
     content = metrics.read_bytes() if metrics.exists() else b""
     if not content.endswith(b"\n"):
         return "within a line of metrics" if content else "before the first epoch ended"
@@ -116,10 +119,15 @@ def kill(process: subprocess.Popen, folder: Path, moments: random.Random) -> str
 
 def wait_for_an_epoch(process: subprocess.Popen, metrics: Path) -> None:
     """Return when the file has grown: a resumed run first cuts it."""
-    before = after = metrics.stat().st_size if metrics.exists() else 0
+    before = after = size_of(metrics)
     while after <= before and process.poll() is None:
         time.sleep(0.001)
-        before, after = after, metrics.stat().st_size if metrics.exists() else 0
+        before, after = after, size_of(metrics)
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, 0 if there is none."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def writing(folder: Path) -> bool:
