@@ -11,6 +11,8 @@ import mesh_processes
 import numpy as np
 import pytest
 
+from jaxnet.engine import compile_cache
+
 NO_TORCH = importlib.util.find_spec("torch") is None
 
 if NO_TORCH and os.environ.get("JAXNET_REQUIRE_TORCH"):
@@ -43,9 +45,16 @@ def pytest_report_header():
 
 @pytest.fixture(scope="session", autouse=True)
 def user_cache(tmp_path_factory):
-    """Commands that the tests run keep compiled programs here, not in the user's own folder."""
+    """Keep compiled programs of the tests, and of the commands that they run, in one folder.
+
+    So a program is compiled once for all tests and workers.
+    """
     os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())  # it would list fonts anew
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["XDG_CACHE_HOME"] = str(base / "cache")
+    compile_cache.enable()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 @pytest.fixture
