@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import logging
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -40,10 +38,11 @@ def enable() -> None:
         return
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     compilation_cache._cache = programs  # type: ignore[bad-assignment]
-    # 1 is JAX's own level, another one the user's choice
+    # JAX 0.10 prints pages of false errors for each program that it finds: it takes options of its
+    # own (+prefer-no-gather) for features that the processor lacks. 1 is JAX's own level of
+    # messages; another one is the user's choice.
     if jax.__version_info__ < (0, 11) and os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "1":
-        load = inspect.unwrap(compilation_cache.get_executable_and_time)
-        compilation_cache.get_executable_and_time = _silent(lib.utils.absl_set_min_log_level)(load)
+        lib.utils.absl_set_min_log_level(3)
 
 
 class Programs:
@@ -93,17 +92,3 @@ def _threads() -> str:
     linux = hasattr(os, "sched_getaffinity")
     count = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
     return f"-{os.environ.get('NPROC') or count}"
-
-
-@contextlib.contextmanager
-def _silent(set_level: Callable[[int], None]) -> Iterator[None]:
-    """Silence XLA while it loads a program, and no longer.
-
-    JAX 0.10 prints pages of false errors then: it takes options of its own (+prefer-no-gather) for
-    features that the processor lacks. The processor's real features are part of JAX's keys.
-    """
-    set_level(3)
-    try:
-        yield
-    finally:
-        set_level(1)

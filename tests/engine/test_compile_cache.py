@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from jax._src import compilation_cache as jax_cache
 
+import jaxnet
 from jaxnet.cli import commands as cli
 from jaxnet.engine import compile_cache
 from jaxnet.engine.compile_cache import Programs
@@ -224,11 +226,20 @@ def test_a_program_is_not_found_with_another_number_of_threads(programs, monkeyp
     assert programs.get("a") is None
 
 
-def test_xla_is_silent_while_it_loads_and_no_longer():
-    levels: list[int] = []
-    with compile_cache._silent(levels.append):
-        assert levels == [3]
-    assert levels == [3, 1]
+def test_several_threads_that_load_programs_print_nothing(tmp_path):
+    """A sweep loads in two threads; JAX 0.10 would print an error for each program."""
+    rows = "".join(f"{i % 7},{i % 3},{'yes' if i % 2 else 'no'}\n" for i in range(60))
+    (tmp_path / "t.csv").write_text("a,b,y\n" + rows)
+    options = ["--epochs", "2", "--seeds", "2", "--learning-rate", "1e-3", "1e-2"]
+    command = ["-m", "jaxnet", "sweep", "--data", "t.csv", "--target", "y", *options]
+    env = {name: text for name, text in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    path = str(Path(jaxnet.__file__).parent.parent)
+    env |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_a_home_nothing_is_kept(folder, monkeypatch):
