@@ -32,10 +32,11 @@ from jaxnet.tables.table import (
     KINDS,
     MAX_CATEGORIES,
     SUFFIXES,
-    check_drop,
-    check_names,
+    choose,
     empty,
+    fault,
     find,
+    suffix_of,
     too_many,
 )
 
@@ -70,14 +71,14 @@ def convert(
     Raises: as `reader.read`; OSError naming the folder if it cannot be written.
     """
     files, folder = sources(path), folder_of(path)
-    found = _read(folder)
-    if _fault(found, path, files, drop) is not None:
+    found, reason = _look(path, files, drop)
+    if reason:
         with naming_errors(folder):
             folder.mkdir(exist_ok=True)
         with lock(folder, wait=True):
-            found = _read(folder)  # another process may have made them meanwhile
-            if (fault := _fault(found, path, files, drop)) is not None:
-                found = _convert(Path(path), files, drop, found, fault, on_progress)
+            found, reason = _look(path, files, drop)  # another process may have made them meanwhile
+            if reason:
+                found = _convert(Path(path), files, drop, found, reason, on_progress)
     return Store(path, found, drop)
 
 
@@ -86,45 +87,35 @@ def sources(path: str | Path) -> list[Path]:
 
     Raises: FileNotFoundError; ValueError for an .npz file, or a folder without any table.
     """
-    path = Path(path)
-    files = [path]
+    files = [path := Path(path)]
     if path.is_dir():
-        files = [file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES)]
+        files = sorted(filter(suffix_of, path.iterdir()), key=lambda file: file.name)
     for file in files:
         if find(file)[1] == ".npz":
-            raise ValueError(
-                f"{file}: the rows of an .npz file cannot stay on disk; write it as .parquet, or "
-                "set `on_disk` off"
-            )
+            what = "the rows of an .npz file cannot stay on disk; write it as .parquet"
+            raise ValueError(f"{file}: {what}, or set `on_disk` off")
     if not files:
         raise ValueError(f"{path}: the folder has no file ending in {', '.join(SUFFIXES[1:])}")
-    return sorted(files, key=lambda file: file.name)
+    return files
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """Return the description of a store, or {} if it is unreadable or of another version."""
+def _look(path: str | Path, files: list[Path], drop: Collection[str]) -> tuple[dict[str, Any], str]:
+    """Return the description of a store, {} for none, and why its arrays do not serve, or ""."""
+    folder, found = folder_of(path), {}
     with contextlib.suppress(FileNotFoundError, ValueError):
         found = read_json(folder / DESCRIPTION)
-        return found if found.get("version") == VERSION else {}
-    return {}
-
-
-def _fault(
-    found: dict[str, Any], path: str | Path, files: list[Path], drop: Collection[str]
-) -> str | None:
-    """Return why the arrays do not serve, or None if they do."""
-    if not found:
-        return "there are none"
+    if found.get("version") != VERSION:
+        return {}, "there are none"
     if [(f["name"], *f["state"]) for f in found["files"]] != [(f.name, *state(f)) for f in files]:
-        return CHANGED
-    check_drop(path, found["names"], drop)
+        return found, CHANGED
+    wanted = choose(path, found["names"], drop)
     try:
         for name in (NUMBERS, CODES):
-            np.load(folder_of(path) / name, mmap_mode="r")
+            np.load(folder / name, mmap_mode="r")
     except (OSError, ValueError):
-        return "one is missing or cut short"
+        return found, "one is missing or cut short"
     held = {column["name"] for column in found["columns"]}
-    return None if set(found["names"]) - set(drop) <= held else "a column is wanted that they lack"
+    return found, "" if held.issuperset(wanted) else "a column is wanted that they lack"
 
 
 def _convert(
@@ -132,15 +123,15 @@ def _convert(
     files: list[Path],
     drop: Collection[str],
     found: dict[str, Any],
-    fault: str,
+    reason: str,
     on_progress: Callable[[Conversion], None],
 ) -> dict[str, Any]:
     """Write arrays in the place of those `found`, and last of all what they are; return that."""
-    folder, names, states = folder_of(path), _names(path, files, drop), [*map(state, files)]
-    wanted = [name for name in names if name not in drop]
+    folder, names, states = folder_of(path), _names(files), [*map(state, files)]
+    wanted = choose(files[0], names, drop)
     if found:
-        log.warning("%s: its arrays are made anew: %s", path, fault)
-        held = {column["name"] for column in found["columns"] if fault != CHANGED}
+        log.warning("%s: its arrays are made anew: %s", path, reason)
+        held = {column["name"] for column in found["columns"] if reason != CHANGED}
         wanted = [name for name in names if name in {*wanted, *held}]
     (folder / DESCRIPTION).unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
@@ -163,17 +154,13 @@ def _convert(
     return found
 
 
-def _names(path: Path, files: list[Path], drop: Collection[str]) -> list[str]:
+def _names(files: list[Path]) -> list[str]:
     """Return the columns that all files have."""
     names = reader.read_names(files[0])
-    check_names(files[0], names, drop)
-    check_drop(path, names, drop)
     for file in files[1:]:
         if different := sorted(set(reader.read_names(file)) ^ set(names)):
-            raise ValueError(
-                f"{file}: must have the columns of {files[0].name}, and {different[0]!r} is only "
-                "in one of them"
-            )
+            what = f"must have the columns of {files[0].name}, and {different[0]!r} is only in one"
+            raise ValueError(f"{file}: {what} of them")
     return names
 
 
@@ -185,14 +172,10 @@ def _fields(dtypes: dict[Path, dict[str, np.dtype]]) -> list[Field]:
         words = [file for file, dtype in found.items() if dtype.kind == "O"]
         if words and len(words) < len(found):
             numbers = next(file for file in found if file not in words)
-            raise ValueError(
-                f"{words[0]}: column {name!r} holds text, and in {numbers.name} numbers"
-            )
+            raise fault(words[0], name, f"holds text, and in {numbers.name} numbers")
         place = sum((field.texts is None) != bool(words) for field in fields)
-        if words:
-            fields.append(Field(name, "O", place, []))
-        else:
-            fields.append(Field(name, np.result_type(*found.values()).str, place))
+        dtype = "O" if words else np.result_type(*found.values()).str
+        fields.append(Field(name, dtype, place, [] if words else None))
     return fields
 
 

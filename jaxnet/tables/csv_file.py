@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxnet.tables.table import empty, is_number, wrong_kind
+from jaxnet.tables.table import empty, fault, is_number, suffix_of, wrong_kind
 
 BLOCK_BYTES = 2**20  # of text, parsed at once; a row must fit
 MAX_BLOCK_BYTES = 2**30
@@ -71,8 +71,8 @@ def _open(file: Path, kinds: Mapping[str, str | None]) -> Any:
     from pyarrow import csv
 
     delimiter, names = _header(file)
-    # pyarrow knows .gz, but not .GZ.
-    stream = pa.input_stream(str(file), compression="gzip" if _is_packed(file) else None)
+    packed = suffix_of(file) == ".csv.gz"  # pyarrow itself does not know .GZ
+    stream = pa.input_stream(str(file), compression="gzip" if packed else None)
     size = min(max(BLOCK_BYTES, 32 * len("".join(names).encode())), MAX_BLOCK_BYTES)
     types = {"boolean": pa.bool_(), "integer": pa.int64(), "real": pa.float64()}
     types |= {"time": pa.timestamp("ns"), "text": pa.string(), "verbatim": pa.string()}
@@ -89,12 +89,10 @@ def _open(file: Path, kinds: Mapping[str, str | None]) -> Any:
 
 
 def _header(file: Path) -> tuple[str, list[str]]:
-    """Return the one of comma, semicolon and tab that cuts the header into the most names, and
-    these.
-    """
+    """Return the one of , ; and tab that cuts the header into the most names, and these."""
+    open_ = gzip.open if suffix_of(file) == ".csv.gz" else open
 
     def names(delimiter: str) -> list[str]:
-        open_ = gzip.open if _is_packed(file) else open
         # The text after the header may be anything: what is wrong there has a row.
         with open_(file, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
             with contextlib.suppress(csv.Error):  # a name is too long: another delimiter cuts it
@@ -106,10 +104,6 @@ def _header(file: Path) -> tuple[str, list[str]]:
     if not header:
         raise empty(file)
     return delimiter, header
-
-
-def _is_packed(file: Path) -> bool:
-    return file.name.lower().endswith(".gz")
 
 
 @contextlib.contextmanager
@@ -132,17 +126,13 @@ def _translated(file: Path, text: str, columns: list[str]) -> ValueError:
         name, row = columns[int(found[1])], int(found[2]) - 1
         value = re.fullmatch("invalid value '(.*)'", found[4], re.DOTALL)
         if value is None:
-            return ValueError(f"{file}: row {row}, column {name!r}: the text is not UTF-8")
+            return fault(file, name, "the text is not UTF-8", row)
         error = wrong_kind(file, row, name, value[1], KINDS.get(found[3], "real"))
         return WrongKind(error, name, found[3], value[1])
     if found := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", text):
-        return ValueError(
-            f"{file}: row {int(found[1]) - 1} has {found[3]} values where the header has "
-            f"{found[2]} columns"
+        text = (
+            f"row {int(found[1]) - 1} has {found[3]} values where the header has {found[2]} columns"
         )
-    if "straddl" in text:
-        return ValueError(
-            f"{file}: a row is longer than {BLOCK_BYTES:,} bytes; is there a quote that is never "
-            "closed?"
-        )
+    elif "straddl" in text:
+        text = f"a row is longer than {BLOCK_BYTES:,} bytes; is there a quote that is never closed?"
     return empty(file) if "Empty CSV" in text else ValueError(f"{file}: {text.splitlines()[0]}")

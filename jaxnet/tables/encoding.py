@@ -16,6 +16,7 @@ from jaxnet.tables.table import (
     check_finite,
     check_lengths,
     check_wanted,
+    fault,
     is_number,
     list_names,
     quote,
@@ -67,19 +68,15 @@ def encoding_to_json(encoding: Encoding) -> dict[str, Any]:
 
 def encoding_from_json(value: Any) -> Encoding:
     """Return what `encoding_to_json` was given. Raises: ValueError, TypeError, KeyError."""
-    columns = [
-        Column(
-            str(column["name"]),
-            *(tuple(column[name]) for name in ("mean", "std", "categories")),
-            kind=str(column["kind"]),
-        )
-        for column in (*value["features"], value["target"])
-    ]
-    for column in columns:
+    columns = []
+    for found in (*value["features"], value["target"]):
+        mean, std, categories = (tuple(found[name]) for name in ("mean", "std", "categories"))
+        column = Column(str(found["name"]), mean, std, categories, str(found["kind"]))
         scales = np.asarray([column.mean, column.std], float)
         good = np.isfinite(scales).all() and (scales[1] > 0).all() and column.width > 0
         if not good or not all(isinstance(text, str) for text in column.categories):
             raise ValueError(f"the encoding of column {column.name!r}")
+        columns.append(column)
     return Encoding(tuple(columns[:-1]), columns[-1])
 
 
@@ -104,14 +101,12 @@ def encode_features(
     check_choice("unseen", unseen, UNSEEN)
     arrays = [_find(table, column) for column in encoding.features]
     x = aligned((len(arrays[0]), encoding.width), dtype)
-    stop = 0
-    for column, values in zip(encoding.features, arrays, strict=True):
-        start, stop = stop, stop + column.width
+    parts = np.split(x, np.cumsum([column.width for column in encoding.features])[:-1], axis=1)
+    for column, values, part in zip(encoding.features, arrays, parts, strict=True):
         if column.categories:
-            codes = _codes(table, values, column, unseen)
-            x[:, start:stop] = codes[:, None] == np.arange(column.width)
+            part[:] = _codes(table, values, column, unseen)[:, None] == np.arange(column.width)
         else:
-            _standardise(table, values, column, x[:, start:stop])
+            _standardise(table, values, column, part)
     return x
 
 
@@ -167,15 +162,12 @@ def from_columns(columns: Any, features: tuple[Column, ...], path: str = "`colum
 def _split(x: np.ndarray, features: tuple[Column, ...], path: str) -> dict[str, np.ndarray]:
     """Return the columns of a matrix of numbers (N, D_in)."""
     if text := [column.name for column in features if column.categories]:
-        raise ValueError(
-            f"{path} must be a mapping of names to arrays, since column {text[0]!r} holds "
-            f"categories; got an array of shape {x.shape}"
-        )
+        why = f"since column {text[0]!r} holds categories; got an array of shape {x.shape}"
+        raise ValueError(f"{path} must be a mapping of names to arrays, {why}")
     stops = np.cumsum([column.width for column in features])
     if x.ndim != 2 or x.shape[1] != stops[-1] or x.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{path} must be numbers (N, {stops[-1]}), got {x.dtype} of shape {x.shape}"
-        )
+        got = f"got {x.dtype} of shape {x.shape}"
+        raise ValueError(f"{path} must be numbers (N, {stops[-1]}), {got}")
     parts = np.split(x, stops[:-1], axis=1)
     return {column.name: part for column, part in zip(features, parts, strict=True)}
 
@@ -185,17 +177,13 @@ def _plain(path: str, name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype == object and not all(isinstance(value, str) for value in array.flat):
         for row, value in enumerate(array.tolist(), start=1):
             if not isinstance(value, (str, bool, int, float, np.generic, list)) or value != value:
-                raise ValueError(
-                    f"{path}: row {row}, column {name!r}: the value is missing, or neither "
-                    f"number nor text: {quote(str(value))}"
-                )
+                what = f"the value is missing, or neither number nor text: {quote(str(value))}"
+                raise fault(path, name, what, row)
         array = np.array(array.tolist())
     if array.dtype.kind in "UT":
         array = array.astype(object)
     if array.dtype.kind not in KINDS:
-        raise ValueError(
-            f"{path}: column {name!r} must be numbers, booleans or text, got {array.dtype}"
-        )
+        raise fault(path, name, f"must be numbers, booleans or text, got {array.dtype}")
     return array.reshape(len(array), -1) if array.ndim > 2 else array
 
 
@@ -205,10 +193,8 @@ def _find(table: Table, column: Column) -> np.ndarray:
     values = table.columns[column.name]
     width = 1 if column.categories else column.width
     if values.size != len(values) * width:
-        raise ValueError(
-            f"{table.path}: column {column.name!r} must have {width} "
-            f"value{'s' * (width > 1)} a row, as in training; got shape {values.shape}"
-        )
+        what = f"must have {width} value{'s' * (width > 1)} a row, as in training"
+        raise fault(table.path, column.name, f"{what}; got shape {values.shape}")
     return values.reshape(len(values)) if column.categories else values.reshape(len(values), width)
 
 
@@ -225,11 +211,9 @@ def _codes(
     if unseen == "error" and (codes < 0).any():
         row = int((codes < 0).argmax())
         remedy = ", or encode it as zeros with `unseen` zero" if what == "categories" else ""
-        raise ValueError(
-            f"{table.path}: row {table.offset + row + 1}, column {column.name!r}: "
-            f"{quote(texts[place[row]])} is not among the {what} of training "
-            f"({list_names(column.categories)}); correct it{remedy}"
-        )
+        known = f"the {what} of training ({list_names(column.categories)})"
+        text = f"{quote(texts[place[row]])} is not among {known}; correct it{remedy}"
+        raise fault(table.path, column.name, text, table.offset + row + 1)
     return codes
 
 
@@ -258,7 +242,5 @@ def _standardise(table: Table, values: np.ndarray, column: Column, out: np.ndarr
             part[:] = (some - mean) / std
         if not np.isfinite(part).all():
             row, place = np.argwhere(~np.isfinite(part))[0]
-            raise ValueError(
-                f"{table.path}: row {table.offset + start + row + 1}, column {column.name!r}: the "
-                f"value {some[row, place]} is too large for {out.dtype}; correct it"
-            )
+            what = f"the value {some[row, place]} is too large for {out.dtype}; correct it"
+            raise fault(table.path, column.name, what, table.offset + start + row + 1)

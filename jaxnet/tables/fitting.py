@@ -9,7 +9,15 @@ import numpy as np
 from jaxnet.tables.encoding import Column, Encoding
 from jaxnet.tables.statistics import Distinct, Moments
 from jaxnet.tables.store import Store
-from jaxnet.tables.table import KINDS, MAX_CATEGORIES, Table, check_wanted, list_names, too_many
+from jaxnet.tables.table import (
+    KINDS,
+    MAX_CATEGORIES,
+    Table,
+    check_wanted,
+    fault,
+    missing,
+    too_many,
+)
 
 Source = Table | Store
 MAX_CLASSES = 20  # an integer target with more distinct values is taken for a quantity
@@ -38,24 +46,18 @@ def infer_task(table: Source, target: str) -> tuple[str, str]:
 
 
 def fit_encoding(
-    table: Source,
-    target: str,
-    task: str,
-    rows: np.ndarray,
-    categorical: Collection[str] = (),
+    table: Source, target: str, task: str, rows: np.ndarray, categorical: Collection[str] = ()
 ) -> Encoding:
     """Fit an encoding: numbers standardised by the statistics of `rows`, text one-hot.
 
-    Categories and classes are those of the whole table. The columns named in `categorical` are
-    taken as text.
+    Categories and classes are those of the whole table; columns in `categorical` are text.
 
     Raises: ValueError for an unknown column, a table without features, a target of one value only,
     and categories that hardly repeat (an identifier) or are more than MAX_CATEGORIES.
     """
     if task == "regression" and _target(table, target).dtype.kind == "O":
-        raise ValueError(
-            f"{table.path}: the target {target!r} must be numbers for regression, got text"
-        )
+        what = f"the target {target!r} must be numbers for regression, got text"
+        raise ValueError(f"{table.path}: {what}")
     check_wanted(table.path, list(table.columns), categorical)
     if len(table.columns) < 2:
         raise ValueError(f"{table.path}: there is no feature column beside the target {target!r}")
@@ -78,10 +80,7 @@ def fit_encoding(
 def _target(table: Source, target: str) -> np.ndarray:
     """Return the column to predict, of a store without its rows."""
     if target not in table.columns:
-        raise ValueError(
-            f"{table.path}: no target column {target!r}; "
-            f"the columns are {list_names(table.columns)}"
-        )
+        raise missing(table.path, f"target column {target!r}", table.columns)
     return table.columns[target]
 
 
@@ -94,9 +93,8 @@ def _summarise(
     found: dict[str, Moments | Distinct | None] = dict.fromkeys(table.columns)
     for name, column in table.columns.items():
         if name in as_text and column.ndim > 1:
-            raise ValueError(
-                f"{table.path}: column {name!r} must be (N,) to hold categories, got {column.shape}"
-            )
+            what = f"must be (N,) to hold categories, got {column.shape}"
+            raise fault(table.path, name, what)
         if column.dtype.kind != "O":
             found[name] = Distinct(MAX_CATEGORIES) if name in as_text else Moments()
     chosen = np.zeros(table.num_rows, bool)
@@ -117,10 +115,8 @@ def _numbers(table: Source, name: str, moments: Moments) -> Column:
     if not np.isfinite(std).all():
         blocks = table.blocks([name])
         largest = max(np.abs(block.columns[name].astype(float)).max() for block in blocks)
-        raise ValueError(
-            f"{table.path}: column {name!r} has values up to {largest:.4g}, too large to "
-            "standardise; rescale it"
-        )
+        what = f"has values up to {largest:.4g}, too large to standardise; rescale it"
+        raise fault(table.path, name, what)
     kind = KINDS[table.columns[name].dtype.kind]
     std = np.where(std > 0, std, 1.0)
     return Column(name, tuple(mean.tolist()), tuple(std.tolist()), kind=kind)
@@ -135,16 +131,13 @@ def _categories(table: Source, name: str, distinct: Distinct | None, is_target: 
     else:
         rounded = numbers.dtype.kind in "iu" and isinstance(table, Store)
         if rounded and max(abs(int(number)) for number in numbers) >= EXACT:
-            raise ValueError(
-                f"{table.path}: column {name!r} must hold integers below {EXACT:,} to be "
-                "categories of a table on disk; write them as text"
-            )
+            what = f"must hold integers below {EXACT:,} to be categories of a table on disk"
+            raise fault(table.path, name, f"{what}; write them as text")
         texts = set(numbers.astype(str).tolist())
     if len(texts) > max(MAX_CLASSES, table.num_rows // 2):
-        advice = "choose another target, or `task` regression if it is a quantity"
-        raise ValueError(
-            f"{table.path}: column {name!r} has {len(texts)} distinct categories in "
-            f"{table.num_rows} rows; {advice if is_target else 'drop it if it is an id'}"
-        )
+        what = f"has {len(texts)} distinct categories in {table.num_rows} rows"
+        quantity = "choose another target, or `task` regression if it is a quantity"
+        advice = quantity if is_target else "drop it if it is an id"
+        raise fault(table.path, name, f"{what}; {advice}")
     kind = KINDS[table.columns[name].dtype.kind]
     return Column(name, categories=tuple(sorted(texts)), kind=kind)

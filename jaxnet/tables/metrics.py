@@ -48,10 +48,8 @@ class Metrics:
         r2 is the mean over the target's columns of 1 - residual / total sum of squares; None if a
         column is constant.
         """
-        loss = self._sum / self.rows
-        if self.confusion is not None:
-            return {"loss": loss, "accuracy": float(np.trace(self.confusion) / self.rows)}
-        return {"loss": loss} | self._errors(self._residual)
+        hits = 0 if self.confusion is None else int(np.trace(self.confusion))
+        return self.of_sums(self._sum / self.rows, hits, self._residual)
 
     def of_sums(self, loss: float, hits: int = 0, residual: Any = None) -> dict[str, float | None]:
         """As `result`, for other outputs on the same rows, of which only sums are known.
@@ -61,10 +59,8 @@ class Metrics:
         """
         if self.confusion is not None:
             return {"loss": float(loss), "accuracy": int(hits) / self.rows}
-        return {"loss": float(loss)} | self._errors(np.asarray(residual, float))
-
-    def _errors(self, residual: np.ndarray) -> dict[str, float | None]:
+        residual = np.asarray(residual, float)
         rmse = float(np.sqrt(np.mean(residual * np.square(self._std)) / self.rows))
         total = self._target.squares  # exactly 0 of a constant
         r2 = float((1 - residual / total).mean()) if total.all() else None
-        return {"rmse": rmse, "r2": r2}
+        return {"loss": float(loss), "rmse": rmse, "r2": r2}

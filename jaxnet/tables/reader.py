@@ -17,14 +17,15 @@ from jaxnet.files import unchanged
 from jaxnet.tables import csv_file
 from jaxnet.tables.table import (
     Table,
-    check_drop,
     check_finite,
     check_lengths,
-    check_names,
     check_wanted,
+    choose,
     empty,
+    fault,
     find,
     is_number,
+    suffix_of,
     wrong_kind,
 )
 
@@ -39,20 +40,16 @@ def read(path: str | Path, drop: Collection[str] = ()) -> Table:
     is read.
 
     Raises: FileNotFoundError; ValueError for another kind of file, a damaged or an empty one, a
-    repeated or unknown column, a missing or non-finite value, and text among the numbers of a
-    column.
+    repeated or unknown column, a missing or non-finite value, and text among numbers.
     """
     file, suffix = find(path)
-    every = read_names(file)
-    check_names(file, every, drop)
-    check_drop(path, every, drop)
-    names = [name for name in every if name not in drop]
+    names = choose(file, read_names(file), drop)
     if suffix == ".npz":
         columns: Any = _npz(file, names)
     elif suffix == ".parquet":
-        columns = _together(list(_parquet(file, names, ROWS)))
+        columns = _together(_parquet(file, names, ROWS))
     else:
-        columns = csv_file.settled(file, names, lambda batches: _together(list(batches)))
+        columns = csv_file.settled(file, names, _together)
     if columns is None or not len(columns[names[0]]):
         raise empty(path)
     table = Table(str(path), {name: _to_numpy(file, name, columns[name], 0) for name in names})
@@ -89,25 +86,27 @@ def copies(path: str | Path, names: Iterable[str], rows: int = ROWS) -> Iterator
 
 def read_names(file: Path) -> list[str]:
     """Return the columns of a file."""
-    if _is(file, ".npz"):
-        with _npz_errors(file), zipfile.ZipFile(file) as archive:
+    if suffix_of(file) == ".npz":
+        with _errors(file, ".npz file without pickled objects"), zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
-    if _is(file, ".parquet"):
+    if suffix_of(file) == ".parquet":
         return _metadata(file).schema.to_arrow_schema().names
     return csv_file.read_names(file)
 
 
 def scan(file: Path, names: list[str]) -> tuple[dict[str, np.dtype], int]:
     """Return the dtypes with which `read` reads columns of a CSV or Parquet file, object for text,
-    and the number of rows; of a CSV in a pass over it.
+    and the number of rows; of a CSV in a pass over it. Without rows there are no dtypes.
     """
-    if _is(file, ".parquet"):
+    if suffix_of(file) == ".parquet":
         metadata = _metadata(file)
         schema, rows = metadata.schema.to_arrow_schema(), metadata.num_rows
     else:
         schema, rows = csv_file.settled(file, names, _schema_and_rows)
-    none = schema.empty_table() if rows else {}
-    return {name: _to_numpy(file, name, none[name], 0).dtype for name in names if rows}, rows
+    if not rows:
+        return {}, 0
+    none = schema.empty_table()
+    return {name: _to_numpy(file, name, none[name], 0).dtype for name in names}, rows
 
 
 def _schema_and_rows(batches: Iterator[Any]) -> tuple[Any, int]:
@@ -119,10 +118,10 @@ def _schema_and_rows(batches: Iterator[Any]) -> tuple[Any, int]:
 
 def estimate(file: Path) -> int:
     """Return about how many bytes the columns of a CSV or Parquet file take as arrays."""
-    if _is(file, ".parquet"):
+    if suffix_of(file) == ".parquet":
         metadata = _metadata(file)
         return 8 * metadata.num_rows * metadata.num_columns
-    return file.stat().st_size * (4 if _is(file, ".gz") else 1)
+    return file.stat().st_size * (4 if suffix_of(file) == ".csv.gz" else 1)
 
 
 def check_words(files: list[Path], name: str, texts: Collection[str]) -> None:
@@ -137,10 +136,6 @@ def check_words(files: list[Path], name: str, texts: Collection[str]) -> None:
             for row, text in enumerate(block.columns[name].tolist(), block.offset + 1):
                 if not is_number(text):
                     raise wrong_kind(file, row, name, text)
-
-
-def _is(file: Path, suffix: str) -> bool:
-    return file.name.lower().endswith(suffix)
 
 
 def _parts(path: str | Path, kinds: Mapping[str, str], rows: int) -> Iterator[dict[str, Any]]:
@@ -175,11 +170,12 @@ def _even(batches: Iterator[Any], rows: int) -> Iterator[Any]:
         yield _together(parts)
 
 
-def _together(batches: list[Any]) -> Any:
+def _together(batches: Iterable[Any]) -> Any:
     """Return record batches as one Arrow table, or None if there are none."""
     import pyarrow as pa
 
-    return pa.Table.from_batches(batches) if batches else None
+    parts = list(batches)
+    return pa.Table.from_batches(parts) if parts else None
 
 
 def _parquet(file: Path, names: list[str], rows: int) -> Iterator[Any]:
@@ -187,10 +183,8 @@ def _parquet(file: Path, names: list[str], rows: int) -> Iterator[Any]:
 
     # Buffered, or a row group's columns would be read whole.
     buffer = min(2**20, max(2**14, 2**27 // max(1, len(names))))
-    with (
-        _parquet_errors(file),
-        parquet.ParquetFile(file, buffer_size=buffer, pre_buffer=False) as reader,
-    ):
+    options = {"buffer_size": buffer, "pre_buffer": False}
+    with _errors(file, "Parquet file"), parquet.ParquetFile(file, **options) as reader:
         for batch in reader.iter_batches(rows, columns=names):
             yield batch.select(names)  # "a" has brought "a.b" along
 
@@ -198,50 +192,38 @@ def _parquet(file: Path, names: list[str], rows: int) -> Iterator[Any]:
 def _metadata(file: Path) -> Any:
     from pyarrow import parquet
 
-    with _parquet_errors(file):
+    with _errors(file, "Parquet file"):
         return parquet.read_metadata(file)
-
-
-@contextlib.contextmanager
-def _parquet_errors(file: Path) -> Iterator[None]:
-    """Name the Parquet file that cannot be read."""
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file}: not a readable Parquet file ({reason})") from None
 
 
 def _npz(file: Path, names: list[str]) -> dict[str, np.ndarray]:
     """Return arrays as columns: text as objects, more dimensions flattened to (N, D)."""
-    with _npz_errors(file), np.load(file, allow_pickle=False) as stored:
+    with (
+        _errors(file, ".npz file without pickled objects"),
+        np.load(file, allow_pickle=False) as stored,
+    ):
         arrays = {name: stored[name] for name in names}
     check_lengths(file, {name: array.shape for name, array in arrays.items()})
     for name, array in arrays.items():
         text = array.dtype.kind == "U" and array.ndim == 1
         if not text and array.dtype.kind not in "biuf":
-            raise ValueError(
-                f"{file}: column {name!r} must be numbers, booleans or text (N,), got {array.dtype}"
-            )
+            raise fault(file, name, f"must be numbers, booleans or text (N,), got {array.dtype}")
         if len(array) and not array.size:
-            raise ValueError(f"{file}: column {name!r} must hold values, got shape {array.shape}")
+            raise fault(file, name, f"must hold values, got shape {array.shape}")
         array = array.astype(object if text else array.dtype.newbyteorder("="), copy=False)
         arrays[name] = array.reshape(len(array), -1) if array.ndim > 2 else array
     return arrays
 
 
 @contextlib.contextmanager
-def _npz_errors(file: Path) -> Iterator[None]:
-    """Name the .npz file that cannot be read."""
+def _errors(file: Path, kind: str) -> Iterator[None]:
+    """Name the file that cannot be read; pyarrow's errors are ValueError and OSError too."""
     damage = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
     try:
         yield
     except damage as error:
-        raise ValueError(
-            f"{file}: not a readable .npz file without pickled objects ({error})"
-        ) from None
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{file}: not a readable {kind} ({reason})") from None
 
 
 def _to_numpy(file: Any, name: str, column: Any, offset: int) -> np.ndarray:
@@ -261,10 +243,7 @@ def _from_arrow(file: Any, name: str, column: Any, offset: int) -> np.ndarray:
     kind = column.type
     if column.null_count or pa.types.is_null(kind):  # of a whole column, maybe without rows
         row = int(np.argmax([*column.is_null().to_numpy(), True])) + offset + 1
-        raise ValueError(
-            f"{file}: row {row}, column {name!r}: the value is missing; "
-            "fill it in or drop the column"
-        )
+        raise fault(file, name, "the value is missing; fill it in or drop the column", row)
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_decimal(kind):
@@ -273,8 +252,6 @@ def _from_arrow(file: Any, name: str, column: Any, offset: int) -> np.ndarray:
         coded = column.combine_chunks().dictionary_encode()  # one Python string for each text
         return np.asarray(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy()]
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise ValueError(
-            f"{file}: column {name!r} has type {kind}; make it numbers or UTF-8 text, or drop the "
-            "column"
-        )
+        what = f"has type {kind}; make it numbers or UTF-8 text, or drop the column"
+        raise fault(file, name, what)
     return column.to_numpy()

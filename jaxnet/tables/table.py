@@ -59,44 +59,48 @@ class Table(NamedTuple):
             yield some.take(slice(start, start + rows))._replace(offset=start)
 
 
+def suffix_of(path: str | Path) -> str:
+    """Return which of SUFFIXES a file's name ends in, in letters of any case; "" for none."""
+    name = Path(path).name.lower()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+
+
 def find(path: str | Path) -> tuple[Path, str]:
     """Return the file and which of SUFFIXES it ends in.
 
     Raises: ValueError for another ending, FileNotFoundError if there is no such file.
     """
-    file = Path(path)
-    suffix = next((s for s in SUFFIXES if file.name.lower().endswith(s)), None)
-    if suffix is None:
+    file, suffix = Path(path), suffix_of(path)
+    if not suffix:
         raise ValueError(f"`data` must be a file ending in {', '.join(SUFFIXES)}; got {path}")
     if not file.is_file():
         raise FileNotFoundError(f"`data` names no file: {path}")
     return file, suffix
 
 
-def check_wanted(path: Any, names: Collection[str], wanted: Iterable[str]) -> None:
-    """Refuse a table that lacks a column, or has two of that name."""
-    if missing := [name for name in wanted if name not in names]:
-        raise ValueError(f"{path}: no column {missing[0]!r}; the columns are {list_names(names)}")
-    check_unique(path, [name for name in names if name in set(wanted)])
+def choose(path: Any, names: list[str], drop: Collection[str]) -> list[str]:
+    """Return the names that are not in `drop`.
 
-
-def check_drop(path: Any, names: Collection[str], drop: Collection[str]) -> None:
-    """Refuse a column to drop that is not there, and to drop all."""
-    if unknown := sorted(set(drop) - set(names)):
-        raise ValueError(
-            f"{path}: no column {unknown[0]!r} to drop; the columns are {list_names(names)}"
-        )
-    if not set(names) - set(drop):
-        raise empty(path)
-
-
-def check_names(path: Any, names: list[str], drop: Collection[str]) -> None:
-    """Refuse a name that appears twice, and a column without a name unless it is dropped."""
+    Raises: ValueError for a name that appears twice or is empty, for one in `drop` that is not
+    there, and if none is left.
+    """
     check_unique(path, names)
     if "" in names and "" not in drop:  # pandas writes its index so
         raise ValueError(
             f"{path}: column {names.index('') + 1} has no name; name it, or drop the column ''"
         )
+    if unknown := sorted(set(drop) - set(names)):
+        raise missing(path, f"column {unknown[0]!r} to drop", names)
+    if not set(names) - set(drop):
+        raise empty(path)
+    return [name for name in names if name not in drop]
+
+
+def check_wanted(path: Any, names: Collection[str], wanted: Iterable[str]) -> None:
+    """Refuse a table that lacks a column, or has two of that name."""
+    if lacking := [name for name in wanted if name not in names]:
+        raise missing(path, f"column {lacking[0]!r}", names)
+    check_unique(path, [name for name in names if name in set(wanted)])
 
 
 def check_unique(path: Any, names: Collection[str]) -> None:
@@ -115,11 +119,20 @@ def check_lengths(path: Any, shapes: dict[str, tuple[int, ...]]) -> None:
 def check_finite(path: Any, name: str, column: np.ndarray, offset: int = 0) -> None:
     """Refuse NaN and infinity in a column whose rows come after `offset` others."""
     if column.dtype.kind == "f" and not np.isfinite(column).all():
-        row, *rest = np.argwhere(~np.isfinite(column))[0]
-        raise ValueError(
-            f"{path}: row {row + offset + 1}, column {name!r}: the value is "
-            f"{column[(row, *rest)]}; correct it or drop the column"
-        )
+        place = tuple(np.argwhere(~np.isfinite(column))[0])
+        what = f"the value is {column[place]}; correct it or drop the column"
+        raise fault(path, name, what, place[0] + offset + 1)
+
+
+def fault(path: Any, name: str, what: str, row: int | None = None) -> ValueError:
+    """Return the error that says what is wrong with a column, or with its value in a row."""
+    where = f"column {name!r} " if row is None else f"row {row}, column {name!r}: "
+    return ValueError(f"{path}: {where}{what}")
+
+
+def missing(path: Any, what: str, names: Collection[str]) -> ValueError:
+    """Return the error for a column that is not among `names`."""
+    return ValueError(f"{path}: no {what}; the columns are {list_names(names)}")
 
 
 def empty(path: Any) -> ValueError:
@@ -129,18 +142,14 @@ def empty(path: Any) -> ValueError:
 
 def too_many(path: Any, name: str) -> ValueError:
     """Return the error for a column of more than MAX_CATEGORIES."""
-    return ValueError(
-        f"{path}: column {name!r} has more than {MAX_CATEGORIES:,} distinct categories; drop it if "
-        "it is an id"
-    )
+    what = f"has more than {MAX_CATEGORIES:,} distinct categories; drop it if it is an id"
+    return fault(path, name, what)
 
 
 def wrong_kind(path: Any, row: int, name: str, text: str, kind: str = "real") -> ValueError:
-    """Return the error for a text that is not of its column's kind, in a row counted from 1."""
-    return ValueError(
-        f"{path}: row {row}, column {name!r}: {quote(text)} is {FAULTS[kind]}; "
-        "correct it or drop the column"
-    )
+    """Return the error for a text that is not of its column's kind."""
+    what = f"{quote(text)} is {FAULTS[kind]}; correct it or drop the column"
+    return fault(path, name, what, row)
 
 
 def is_number(text: str) -> bool:
