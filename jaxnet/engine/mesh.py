@@ -4,10 +4,10 @@ Each process (`processes`) runs the same program, and JAX's own runtime moves wh
 between CPUs, NCCL between GPUs). On a mesh with the axes `data` and `model`, the rows of a batch
 are divided over `data`; wide parameters may be divided over `model`.
 
-    mesh = parallel.make_mesh("data=4,model=2")
-    step = parallel.data_parallel(train.make_step(loss, optimizer), mesh)
-    step = train.on_rows(step, parallel.replicate(mesh, data))
-    state = parallel.shard_params(mesh, train.init(params, optimizer))
+    devices = mesh.make_mesh("data=4,model=2")
+    step = mesh.data_parallel(train.make_step(loss, optimizer), devices)
+    step = train.on_rows(step, mesh.replicate(devices, data))
+    state = mesh.shard_params(devices, train.init(params, optimizer))
 
 After that `train.fit`, `train.fit_scan` and `epochs.run` work as on one device, to rounding.
 """
