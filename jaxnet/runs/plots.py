@@ -59,7 +59,9 @@ def learning_curves(
     left.set_ylabel(LABELS[loss])
     name = next(name for name in METRICS if name in metrics[0])
     values = [line[name] for line in metrics]
-    _draw(right, epochs, values, color=VALIDATION, label=f"validation, last {values[-1]:.4g}")
+    last = f"{values[-1]:.1%}" if name == "val_accuracy" else f"{values[-1]:.4g}"
+    label = f"validation, {last} at the last epoch"
+    _draw(right, epochs, values, color=VALIDATION, label=label)
     right.set_ylabel(LABELS[name])
     for axes in (left, right):  # above the axes, never over a curve
         axes.legend(**ABOVE, ncols=3, handlelength=1.2, columnspacing=1.2, fontsize="small")

@@ -73,6 +73,8 @@ def test_the_curves_are_the_metrics_against_the_epoch(axes):
         assert curve.get_ydata().tolist() == [line[name] for line in metrics]
     assert (best.get_xdata().tolist(), best.get_ydata().tolist()) == ([2], [0.75])
     assert best.get_label() == "best, epoch 2"
+    shown = f"{metrics[-1]['val_accuracy']:.1%}"
+    assert accuracy.get_label() == f"validation, {shown} at the last epoch"
     assert left.figure.get_suptitle() == "a title"
 
 
