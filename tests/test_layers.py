@@ -39,7 +39,11 @@ ROOMS = {
     "cli": (f"{CORE} parity tables engine runs sweep export", "tyro", "jax numpy rich"),
 }
 AT_TOP = {  # files that are imported only where they are used, and so may import more at their top
+    "parity/adapter_jax.py": "jax",
+    "parity/adapter_nnx.py": "jax flax",
+    "parity/adapter_optax.py": "jax",
     "parity/adapter_torch.py": "torch",
+    "parity/adapter_torch_optim.py": "torch",
     "parity/plugin.py": "pytest",
     "parity/plants.py": "jax optax",
     "runs/plots.py": "matplotlib",

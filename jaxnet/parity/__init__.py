@@ -9,9 +9,10 @@ functions, or by hand. To import this package needs NumPy only.
 
 from jaxnet.parity.adapters import flax_participant, jax_participant, torch_participant
 from jaxnet.parity.checks import check
-from jaxnet.parity.compare import Case, Leaf
+from jaxnet.parity.compare import Leaf
 from jaxnet.parity.gradient import GradientReport, check_gradient
 from jaxnet.parity.participants import Participant, numpy_participant, oracle, with_layout
+from jaxnet.parity.points import Case
 from jaxnet.parity.recording import Trajectory, load, record, trajectory
 from jaxnet.parity.report import Cause, ParityError, Report
 

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxnet.parity.compare import (
-    DTYPES,
-    MATHEMATICS,
-    Case,
-    Leaf,
-    Outputs,
-    Point,
-    compare,
-    judge,
-)
+from jaxnet.parity.compare import Leaf, compare, judge
 from jaxnet.parity.diagnose import diagnose
+from jaxnet.parity.limits import DTYPES, MATHEMATICS
+from jaxnet.parity.observe import Outputs
 from jaxnet.parity.participants import Participant
+from jaxnet.parity.points import Case, Point
 from jaxnet.parity.recording import Trajectory, free_run, trajectory
 from jaxnet.parity.report import Cause, Report
 
@@ -59,7 +53,8 @@ def check(
         raise ValueError(f"not compared: no points for the tiers {tiers}")
     drift = _drift(candidate, against) if trains else {}
     names = (against.case.name, candidate.name, against.name)
-    return Report(*names, leaves, causes, drift, _left_out(candidate, against))
+    compared = {(leaf.stage, leaf.leaf) for leaf in leaves}
+    return Report(*names, leaves, causes, drift, _left_out(candidate, against, compared))
 
 
 def _trajectory(candidate: Participant, reference: Participant, case: Case | None) -> Trajectory:
@@ -87,9 +82,13 @@ def _causes(
     """Return the mistakes that explain what was seen; none by a recording, which has no replay."""
     if against.reference is not None and (causes := diagnose(against.reference, seen)):
         return causes
+    if candidate.noise:
+        remedy = f"{candidate.noise}: call module.eval(), or give both sides the same masks"
+        return [Cause("active dropout", remedy, 0.0)]
     again, more = (compare(candidate, seen[0][0])[1] for _ in range(2))
     if not all(np.array_equal(again[key], more[key], equal_nan=True) for key in again):
-        remedy = "the same input gives two outputs: look for dropout in training mode, or noise"
+        cause = candidate.noise or "look for dropout in training mode, or random numbers"
+        remedy = f"two calls with the same inputs do not agree: {cause}"
         return [Cause("not deterministic", remedy, 0.0)]
     return []
 
@@ -118,9 +117,12 @@ def _drift(candidate: Participant, against: Trajectory) -> dict[str, dict[int, f
         }
 
 
-def _left_out(candidate: Participant, against: Trajectory) -> list[str]:
-    """Say which stages only one side has."""
-    wanted = {stage for stage, _ in against.points[0].want}
+def _left_out(
+    candidate: Participant, against: Trajectory, compared: set[tuple[str, str]]
+) -> list[str]:
+    """Say which stages, buffers, slots and gradients are not compared."""
+    points = against.points
+    wanted = {stage for stage, _ in points[0].want}
     texts = []
     if "forward" in wanted and candidate.forward is None:
         texts.append(f"forward: {candidate.name} gives none apart from its loss")
@@ -128,4 +130,24 @@ def _left_out(candidate: Participant, against: Trajectory) -> list[str]:
         texts.append(f"parameters and optimizer state: {candidate.name} has no optimizer")
     if "parameters" not in wanted:
         texts.append(f"parameters and optimizer state: {against.name} has no optimizer")
+    changed = {
+        (stage, name)
+        for point in points
+        for (stage, name), value in point.want.items()
+        if stage == "optimizer"
+        or (stage == "buffers" and not np.array_equal(value, point.params[name]))
+    }
+    if candidate.update is None:
+        changed = {key for key in changed if key[0] == "buffers"}
+    for stage, name in sorted(changed - compared):
+        texts.append(f"{stage} {name}: {candidate.name} has none")
+    if candidate.init is not None and "parameters" in wanted:
+        own = candidate.init(points[0].params)
+        slots = {name for point in points for stage, name in point.want if stage == "optimizer"}
+        for name in sorted(set(own) - slots - {"step"}):
+            texts.append(f"optimizer {name}: {against.name} has none")
+    trained = {name for stage, name in points[0].want if stage in ("gradient", "buffers")}
+    frozen = sorted(set(points[0].params) - trained)
+    if frozen:
+        texts.append(f"gradient of {', '.join(frozen)}: frozen in {against.name}")
     return texts

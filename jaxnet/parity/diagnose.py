@@ -7,8 +7,10 @@ import warnings
 import numpy as np
 
 from jaxnet.parity import mistakes
-from jaxnet.parity.compare import MATHEMATICS, Outputs, Point, observe
+from jaxnet.parity.limits import MATHEMATICS
+from jaxnet.parity.observe import Outputs, observe
 from jaxnet.parity.participants import Participant
+from jaxnet.parity.points import Point
 from jaxnet.parity.report import Cause
 
 EXPLAINED = 0.1  # a replay that leaves more of the difference than this explains nothing

@@ -32,6 +32,10 @@ SLOTS = {
     "sum": "sum",
     "mean_of_grads": "mean",
     "grad_avg": "mean",
+    "exp_inf": "v",
+    "e_g": "v",
+    "e_x": "change",
+    "acc_delta": "change",
 }
 
 
@@ -51,8 +55,16 @@ class Participant:
     Make one by hand for a framework that has no maker here. Each function computes in the dtype of
     the parameters that it is given, and returns that dtype.
 
-    value_and_grad(params, batch) -> (loss, gradient by name).
-    forward(params, batch) -> prediction, if the implementation has one apart from its loss.
+    value_and_grad(params, batch) -> (loss, gradient by name). A leaf that the loss does not use, or
+        that is not trained, may be missing from the gradient: the update then leaves it alone.
+    forward(params, batch) -> prediction, if the implementation has one apart from its loss: an
+        array, or a tuple, list or dictionary of arrays.
+    buffers(params, batch) -> the new values of the leaves that a step changes without a gradient,
+        as running statistics; they are leaves of `params` like any other.
+    own: the values of its own leaves that a case may leave out: buffers and frozen parameters.
+    frozen: the names of the leaves that are not trained, buffers among them.
+    aliases: further names of shared leaves, which a case may hold and which are not used.
+    noise: what in it may draw random numbers, for the message if two equal calls do not agree.
     init(params) -> optimizer state: a flat dictionary "slot/leaf" (the slots m, v, v_max, momentum,
         sum) and the counter "step". update(params, grads, state) -> (params, state).
     run(params, batch_at, num_steps) -> the losses (num_steps,) of free training, if there is a
@@ -69,6 +81,11 @@ class Participant:
         default=None, repr=False
     )
     plan: Plan | None = None
+    buffers: Callable[[Leaves, Any], Leaves] | None = None
+    own: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    frozen: frozenset[str] = frozenset()
+    aliases: frozenset[str] = frozenset()
+    noise: str = ""
 
 
 def numpy_participant(
@@ -218,11 +235,20 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def cast(tree: Any, dtype: str) -> Any:
-    """Return a tree of dictionaries, tuples and arrays with every floating leaf in `dtype`."""
+    """Return a tree of dictionaries, tuples and arrays with every floating array in `dtype`.
+
+    JAX arrays and torch tensors become NumPy arrays; Python numbers, text and None stay.
+    """
 
     def cast_leaf(leaf):
-        floating = isinstance(leaf, float) or getattr(leaf, "dtype", np.dtype(int)).kind == "f"
-        return np.asarray(leaf).astype(dtype) if floating else leaf
+        if hasattr(leaf, "detach"):
+            leaf = leaf.detach().cpu()
+            leaf = (leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf).numpy()
+        elif hasattr(leaf, "__array__") and not isinstance(leaf, np.generic):
+            leaf = np.asarray(leaf)
+        if getattr(leaf, "dtype", np.dtype(int)).kind in "fV":  # V: bfloat16, JAX's own dtype
+            return leaf.astype(dtype)
+        return leaf
 
     return map_leaves(cast_leaf, tree)
 
@@ -246,5 +272,5 @@ def _nest(flat: Leaves) -> dict[str, Any]:
         if leaf:
             state.setdefault(slot, {})[leaf] = value
         else:
-            state[slot] = np.asarray(value).item()
+            state[slot] = value.item() if np.ndim(value) == 0 else value
     return state

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.parity.compare import Case, Point, points
 from jaxnet.parity.participants import Leaves, Participant, cast
+from jaxnet.parity.points import Case, Point, points
 from jaxnet.spec import Batch
 
 FORMAT = "jaxnet parity recording 1"
@@ -50,7 +50,7 @@ def trajectory(reference: Participant, case: Case) -> Trajectory:
 @np.errstate(all="ignore")
 def free_run(participant: Participant, case: Case, dtype: str) -> np.ndarray:
     """Return the losses (num_steps,) of free training in a dtype, from the case's parameters."""
-    params = cast(case.params, dtype)
+    params = cast({**participant.own, **case.params}, dtype)
 
     def batch_at(i):
         return cast(case.batch_at(i), dtype)
@@ -61,9 +61,12 @@ def free_run(participant: Participant, case: Case, dtype: str) -> np.ndarray:
     assert participant.update is not None
     state, losses = participant.init(params), []
     for i in range(case.num_steps):
-        value, grads = participant.value_and_grad(params, batch_at(i))
+        batch = batch_at(i)
+        value, grads = participant.value_and_grad(params, batch)
         losses.append(float(value))
-        params, state = participant.update(params, grads, state)
+        new, state = participant.update(params, grads, state)
+        buffers = {} if participant.buffers is None else participant.buffers(params, batch)
+        params = params | new | buffers
     return np.asarray(losses)
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from jaxnet.parity.compare import MATHEMATICS, PRECISION, STAGES, Leaf
+from jaxnet.parity.compare import Leaf
+from jaxnet.parity.limits import MATHEMATICS, PRECISION
+from jaxnet.parity.observe import STAGES
 
 FLOOR = 1e-4  # distances of causes below this are rounding: they do not rank
 MARGIN = 10.0  # a cause is named only if the runner-up is this many times further away

@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxnet import data
 from jaxnet.parity.checks import check
-from jaxnet.parity.compare import PRECISION, Case
+from jaxnet.parity.limits import PRECISION
 from jaxnet.parity.plants import plants
+from jaxnet.parity.points import Case
 from jaxnet.parity.report import Report
 from jaxnet.parity.tutorial import make_probes
 from jaxnet.spec import Spec

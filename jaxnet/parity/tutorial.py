@@ -14,8 +14,9 @@ import numpy as np
 from jaxnet import data
 from jaxnet.parity.adapters import flax_participant, jax_participant, torch_participant
 from jaxnet.parity.checks import check
-from jaxnet.parity.compare import DTYPES, Case
+from jaxnet.parity.limits import DTYPES
 from jaxnet.parity.participants import Leaves, Participant, oracle
+from jaxnet.parity.points import Case
 from jaxnet.parity.recording import Trajectory, load, record, trajectory
 from jaxnet.parity.report import Report
 from jaxnet.spec import Batch, Spec, check_choice
@@ -164,6 +165,7 @@ def in_torch(program: Program, sizes: Sizes = SIZES) -> Participant:
         partial(_sum_squares, torch_net),
         partial(optimizer, lr=program.learning_rate),
         forward=_call,
+        set_to_none=False,
         layout=layout,
         name=f"torch {program.module}",
     )

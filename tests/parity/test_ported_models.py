@@ -146,12 +146,42 @@ def test_a_torch_module_is_left_as_it_was():
         assert p.grad is None
 
 
-@pytest.mark.parametrize("name", ["Dropout", "Dropout2d", "AlphaDropout"])
-def test_a_torch_module_in_training_mode_with_dropout_is_refused_by_name(name):
-    module = nn.Sequential(nn.Linear(5, 4), getattr(nn, name)(0.5))
-    with pytest.raises(ValueError, match=f"1 is an active {name}; call module.eval\\(\\) first"):
-        parity.torch_participant(module, lambda module, batch: module(batch).sum())
-    parity.torch_participant(module.eval(), lambda module, batch: module(batch).sum())
+def noisy_functions():
+    """Modules and losses that draw random numbers, and what the message says of each."""
+    linear = nn.Linear(5, 4)
+    attention = nn.MultiheadAttention(4, 2, dropout=0.5)
+
+    def attend(module, batch):
+        h = module[0](batch)
+        return module[1](h, h, h)[0].square().sum()
+
+    def drop(module, batch):
+        return nn.functional.dropout(module(batch), 0.5).sum()
+
+    for name in ("Dropout", "FeatureAlphaDropout", "AlphaDropout"):
+        module = nn.Sequential(linear, getattr(nn, name)(0.5))
+        yield module, lambda m, b: m(b).sum(), f"1 is an active {name}. Call module.eval"
+    yield nn.Sequential(linear, attention), attend, "1 is an active MultiheadAttention"
+    yield linear, drop, "look for dropout"
+
+
+@pytest.mark.parametrize(("module", "loss", "text"), list(noisy_functions()))
+def test_a_torch_module_that_draws_random_numbers_is_no_reference(module, loss, text):
+    def trajectory(loss):
+        made = parity.torch_participant(module, loss)
+        return parity.trajectory(
+            made, parity.Case("", made_params, lambda i: np.ones((6, 5)), (1,))
+        )
+
+    made_params = {k: p.detach().numpy() for k, p in module.named_parameters()}
+    with pytest.raises(ValueError, match=f"not compared: two calls of torch .*{text}"):
+        trajectory(loss)
+
+    def seeded(module, batch):
+        torch.manual_seed(0)
+        return loss(module, batch)
+
+    trajectory(seeded)
 
 
 def test_a_torch_candidate_of_another_shape_or_name_is_refused():
@@ -257,7 +287,7 @@ def test_a_jax_candidate_that_becomes_nan_in_its_free_run_is_a_mismatch():
     assert "NaN" not in report.to_json()
 
 
-def test_a_flax_module_with_dropout_is_refused_in_training_and_compared_in_evaluation():
+def test_an_active_dropout_of_flax_is_a_mismatch_and_in_evaluation_it_is_none():
     class Dropping(FlaxMLP):
         def __init__(self, rngs):
             super().__init__(rngs)
@@ -266,13 +296,14 @@ def test_a_flax_module_with_dropout_is_refused_in_training_and_compared_in_evalu
         def __call__(self, x):
             return self.drop(super().__call__(x))
 
+    def check(module):
+        candidate = parity.flax_participant(module, flax_loss, layout=MLP_LAYOUT)
+        return parity.check(candidate, against=reference("MLP"), tiers=("mathematics",))
+
     module = Dropping(nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"drop is an active Dropout; call module.eval\(\) first"):
-        parity.flax_participant(module, flax_loss)
+    assert check(module).cause == "active dropout"
     module.eval()
-    candidate = parity.flax_participant(module, flax_loss, layout=MLP_LAYOUT)
-    report = parity.check(candidate, against=reference("MLP"), tiers=("mathematics",))
-    report.raise_for_mismatch()
+    check(module).raise_for_mismatch()
 
 
 def test_a_flax_layout_without_its_axes_is_refused():

@@ -13,8 +13,8 @@ import pytest
 from jaxnet import data, numpy_net
 from jaxnet.parity import tutorial
 from jaxnet.parity.checks import check
-from jaxnet.parity.compare import Case
 from jaxnet.parity.participants import Participant, numpy_participant, oracle
+from jaxnet.parity.points import Case
 from jaxnet.parity.recording import FORMAT, load, record, trajectory
 from jaxnet.spec import Spec
 

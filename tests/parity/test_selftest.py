@@ -5,7 +5,7 @@ import pytest
 from jaxnet import optimizers
 from jaxnet.parity import plants, selftest
 from jaxnet.parity.checks import check
-from jaxnet.parity.compare import MATHEMATICS
+from jaxnet.parity.limits import MATHEMATICS
 from jaxnet.parity.participants import oracle
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxnet.parity import tutorial
-from jaxnet.parity.compare import Point
+from jaxnet.parity.points import Point
 from jaxnet.parity.recording import load
 
 # Both are float64, of the same release: another CPU may sum in another order, no more than that.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet.parity import tutorial
-from jaxnet.parity.compare import MATHEMATICS, PRECISION
+from jaxnet.parity.limits import MATHEMATICS, PRECISION
 from jaxnet.parity.recording import free_run, trajectory
 from jaxnet.parity.tutorial import PROGRAMS
 

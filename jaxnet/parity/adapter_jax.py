@@ -1,0 +1,140 @@
+"""A pure JAX loss of flat leaves as a participant's functions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet.parity.participants import Leaves, check_leaves
+
+
+class Tree:
+    """A pytree as a flat dictionary of NumPy arrays, named by path, and back."""
+
+    def __init__(self, like: Any):
+        self.like = like
+
+    def flatten(self, tree: Any) -> Leaves:
+        """Return the leaves by path ("layers/0/kernel")."""
+        return {name: np.asarray(value) for name, value in self.paths(tree)}
+
+    def paths(self, tree: Any = None) -> list[tuple[str, Any]]:
+        """Return (path, leaf) of every leaf of a tree; of `like` by default."""
+        paths, _ = jax.tree_util.tree_flatten_with_path(self.like if tree is None else tree)
+        return [(path_name(path), leaf) for path, leaf in paths]
+
+    def without(self, names: frozenset[str]) -> Tree:
+        """Return the tree of the other leaves: a flat dictionary, if any is taken away."""
+        return Tree(None) if names else self
+
+    def build(self, leaves: dict[str, Any]) -> Any:
+        """Return the pytree of these leaves.
+
+        Raises: ValueError for other names or shapes than those of `like`.
+        """
+        if self.like is None:
+            return leaves
+        structure = jax.tree.structure(self.like)
+        shapes = {name: np.shape(leaf) for name, leaf in self.paths()}
+        check_leaves(leaves, shapes)
+        return structure.unflatten([leaves[name] for name in shapes])
+
+
+def make(
+    loss: Callable[[dict[str, Any], Any], tuple[Any, dict[str, Any]]],
+    forward: Callable[[dict[str, Any], Any], Any] | None,
+    frozen: frozenset[str],
+) -> dict[str, Any]:
+    """Return a participant's functions but those of its optimizer.
+
+    loss(flat leaves, batch) -> (loss, new buffers by name). forward(flat leaves, batch) ->
+    prediction. frozen: the leaves that get no gradient.
+    """
+
+    def split_loss(trained, others, batch):
+        return loss({**trained, **others}, batch)
+
+    compiled = _compile(jax.value_and_grad(split_loss, has_aux=True))
+
+    def evaluate(params, batch):
+        own = trained(params, frozen)
+        others = {name: leaf for name, leaf in params.items() if name not in own}
+        with precision(params):
+            return jax.tree.map(np.asarray, compiled(own, others, batch))
+
+    def value_and_grad(params, batch):
+        (value, _), grads = evaluate(params, batch)
+        return value, grads
+
+    functions: dict[str, Any] = {"value_and_grad": value_and_grad}
+    if frozen:
+        functions["buffers"] = lambda params, batch: evaluate(params, batch)[0][1]
+    if forward is not None:
+        jitted = _compile(forward)
+
+        def run_forward(params, batch):
+            with precision(params):
+                return jax.tree.map(np.asarray, jitted(params, batch))
+
+        functions["forward"] = run_forward
+    return functions
+
+
+def trained(leaves: Leaves, frozen: frozenset[str]) -> Leaves:
+    """Return the leaves that get a gradient: floating ones that are not frozen."""
+    return {k: v for k, v in leaves.items() if k not in frozen and v.dtype.kind == "f"}
+
+
+@contextlib.contextmanager
+def precision(params: Leaves) -> Iterator[None]:
+    """Switch x64 on for float64 parameters, and TF32 and bfloat16 products off."""
+    double = any(value.dtype == np.float64 for value in params.values())
+    with jax.enable_x64(double), jax.default_matmul_precision("highest"):
+        yield
+
+
+def _compile(function: Callable) -> Callable:
+    """Return a compiled function, whose batch (its last argument) may hold Python values.
+
+    If it needs their values while it is traced, as `range(n)` does, they become constants.
+    """
+    jitted = jax.jit(function)
+    by_values: dict[Any, Callable] = {}
+
+    def call(*arguments):
+        *others, batch = arguments
+        if not by_values:
+            try:
+                return jitted(*arguments)
+            except TypeError:  # a tracer was asked for its value, or the batch holds text
+                pass
+        leaves, structure = jax.tree.flatten(batch)
+        arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray)]
+        places = tuple(None if isinstance(leaf, np.ndarray) else leaf for leaf in leaves)
+
+        def closed(*others, arrays):
+            rest = iter(arrays)
+            merged = [next(rest) if value is None else value for value in places]
+            return function(*others, structure.unflatten(merged))
+
+        by_values.setdefault((structure, places), jax.jit(closed))
+        return by_values[structure, places](*others, arrays=arrays)
+
+    return call
+
+
+def _name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def path_name(path: tuple) -> str:
+    """Return a leaf's path as text, without the `value` of an nnx variable at its end."""
+    wrapped = path and getattr(path[-1], "name", None) == "value"
+    return "/".join(_name(key) for key in (path[:-1] if wrapped else path))

@@ -1,0 +1,116 @@
+"""An optax optimizer as a participant's functions, with its state as slots by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet import train
+from jaxnet.parity.adapter_jax import Tree, path_name, precision, trained
+from jaxnet.parity.participants import SLOTS, Leaves
+
+REFUSED = {  # a state of optax -> why the update cannot be compared by itself
+    "MultiStepsState": "optax.MultiSteps does not update at each step: compare its optimizer",
+    "ScaleByLBFGSState": "L-BFGS evaluates the loss inside its update",
+    "LookaheadState": "optax.lookahead has two sets of parameters: compare its fast optimizer",
+}
+
+
+def make(loss: Callable, optimizer: Any, tree: Tree, frozen: frozenset[str]) -> dict[str, Any]:
+    """Return init, update and run by optax, with its state flattened to slots.
+
+    tree: the structure in which it gets the trained leaves. loss: as in `adapter_jax.make`.
+    """
+    init = jax.jit(optimizer.init)
+
+    @jax.jit
+    def update(params, grads, state):
+        updates, new = optimizer.update(grads, state, params)
+        return jax.tree.map(lambda p, u: p + u, params, updates), new
+
+    def run_init(params):
+        with precision(params):
+            state = init(tree.build(trained(params, frozen)))
+            _check_state(state)
+            return _slots(state, params)
+
+    def run_update(params, grads, state):
+        leaves = trained(params, frozen)
+        grads = {name: grads.get(name, np.zeros_like(leaf)) for name, leaf in leaves.items()}
+        with precision(params):
+            own = tree.build(leaves)
+            own_state = _fill(init(own), leaves, state)
+            new_params, new = update(own, tree.build(grads), own_state)
+            return tree.flatten(new_params), _slots(new, params)
+
+    functions: dict[str, Any] = {"init": run_init, "update": run_update}
+    if not frozen:
+        functions["run"] = _free_run(loss, optimizer, tree)
+    return functions
+
+
+def _slots(state: Any, params: Leaves) -> Leaves:
+    """Return the leaves of a state of optax by "slot/leaf"."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {slot_name(path, params): np.asarray(value) for path, value in paths}
+
+
+def _fill(like: Any, params: Leaves, slots: Leaves) -> Any:
+    """Return a state of optax with these slots, and the values of `like` where there is none."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    values = [slots.get(slot_name(path, params), leaf) for path, leaf in paths]
+    old = [leaf.dtype for _, leaf in paths]
+    return structure.unflatten(map(jax.numpy.asarray, values, old))
+
+
+def _check_state(state: Any) -> None:
+    """Raise ValueError for a state of an optimizer whose update cannot be compared by itself."""
+    kinds = {type(part).__name__ for part in _parts(state)}
+    for kind in kinds & set(REFUSED):
+        raise ValueError(f"not compared: {REFUSED[kind]}")
+
+
+def _parts(state: Any) -> Iterator[Any]:
+    yield state
+    children = state.values() if isinstance(state, dict) else state
+    if isinstance(state, (dict, tuple, list)):
+        for child in children:
+            yield from _parts(child)
+
+
+def _free_run(loss: Callable, optimizer: Any, tree: Tree) -> Callable:
+    def tree_loss(params, batch):
+        return loss(dict(tree.paths(params)), batch)[0]
+
+    step = train.make_step(tree_loss, optimizer)
+
+    def run(params, batch_at, num_steps):
+        with precision(params):
+            params = jax.tree.map(jax.numpy.asarray, tree.build(params))
+            state, losses = train.init(params, optimizer), []
+            for i in range(num_steps):
+                state, value = step(state, batch_at(i))
+                losses.append(value)
+            return np.asarray(jax.device_get(losses))
+
+    return run
+
+
+def slot_name(path: tuple, params: Iterable[str]) -> str:
+    """Name an optimizer state's leaf "slot/leaf": a known field, then the parameter's path.
+
+    A count is "step"; what else belongs to no parameter has a name with dots, without a "/".
+    """
+    names = path_name(path).split("/")
+    tails = {i: "/".join(names[i + 1 :]) for i in range(len(names))}
+    known = [i for i, tail in tails.items() if names[i] in SLOTS and tail in params]
+    if not known and names[-1] in SLOTS:
+        return SLOTS[names[-1]]
+    if not known:
+        known = [i for i, tail in tails.items() if tail in params]
+    if not known:
+        return ".".join(names)
+    return f"{SLOTS.get(names[known[0]], names[known[0]])}/{tails[known[0]]}"

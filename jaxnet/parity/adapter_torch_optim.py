@@ -1,0 +1,151 @@
+"""A torch optimizer as a participant's functions, with its state as slots by name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from jaxnet.parity.adapter_torch import arrays, gradients, tensors, to_tensor
+from jaxnet.parity.participants import SLOTS, Leaves
+
+
+class Training(NamedTuple):
+    """How the module is trained; see `torch_participant`."""
+
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None
+    clip: Callable[[Any], Any] | None
+    scheduler: Callable[[Any], Any] | None
+    set_to_none: bool
+
+
+def make(
+    loss: Callable[[Any, Any], torch.Tensor], training: Training, loaded: Callable[[Leaves], Any]
+) -> dict[str, Any]:
+    """Return init, update and run; loaded: of `adapter_torch.loader(module)`."""
+
+    def init(params):
+        with loaded(params) as twin:
+            optimizer = _make_optimizer(training, twin)
+            _make_state(twin, optimizer, [k for k, p in twin.named_parameters() if p.requires_grad])
+            state = {key: np.zeros_like(value.numpy()) for key, value in _slots(twin, optimizer)}
+            return state | {"step": np.asarray(0)}
+
+    def run(params, batch_at, num_steps):
+        with loaded(params) as twin:
+            optimizer, losses = _make_optimizer(training, twin), []
+            scheduler = None if training.scheduler is None else training.scheduler(optimizer)
+            for i in range(num_steps):
+                value = loss(twin, tensors(batch_at(i)))
+                grads = gradients(twin, value, training.set_to_none)
+                _step(twin, optimizer, grads, training.clip)
+                if scheduler is not None:
+                    scheduler.step()
+                losses.append(value.item())
+            return np.asarray(losses)
+
+    return {"init": init, "update": _make_update(training, loaded), "run": run}
+
+
+def _make_update(training: Training, loaded: Callable[[Leaves], Any]) -> Callable:
+    settings: list[list[dict[str, Any]]] = []  # of the optimizer's groups, by the steps made
+
+    def update(params, grads, state):
+        count = int(state["step"])
+        with loaded(params) as twin:
+            optimizer = _make_optimizer(training, twin)
+            if training.scheduler is not None:
+                if len(settings) <= count:
+                    settings[:] = _schedule(training, twin, 2 * count + 1)
+                for group, values in zip(optimizer.param_groups, settings[count], strict=True):
+                    group.update(values)
+            if count > 0:  # at the first step torch makes its own state: dampening depends on it
+                _load_state(twin, optimizer, state)
+                with torch.no_grad():
+                    for name, p in twin.named_parameters():
+                        p.copy_(to_tensor(params[name]))
+            _step(twin, optimizer, {k: to_tensor(g) for k, g in grads.items()}, training.clip)
+            new_state = {key: value.numpy().copy() for key, value in _slots(twin, optimizer)}
+            new_state = {k: v for k, v in new_state.items() if k[:5] != "step/" or v != count + 1}
+            new_state["step"] = np.asarray(count + 1)  # torch's SGD keeps none
+            return arrays(twin.named_parameters()), new_state
+
+    return update
+
+
+def _make_optimizer(training: Training, twin: torch.nn.Module) -> torch.optim.Optimizer:
+    assert training.optimizer is not None
+    optimizer = training.optimizer(twin.parameters())
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError("not compared: L-BFGS evaluates the loss inside its update")
+    if hasattr(optimizer.step, "_wrapped_by_lr_sched"):
+        raise ValueError(
+            "`optimizer` must not make its scheduler, which would never be stepped: give "
+            "`scheduler=lambda optimizer: ...`"
+        )
+    return optimizer
+
+
+def _schedule(training: Training, twin: torch.nn.Module, count: int) -> list[list[dict[str, Any]]]:
+    """Return the hyperparameters of each group before each of the first steps."""
+    optimizer = _make_optimizer(training, twin)
+    assert training.scheduler is not None
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no step is made before the scheduler's
+        scheduler = training.scheduler(optimizer)
+        for _ in range(count):
+            groups = optimizer.param_groups
+            found.append([{k: v for k, v in group.items() if k != "params"} for group in groups])
+            try:
+                scheduler.step()
+            except TypeError as error:  # ReduceLROnPlateau's needs the loss
+                text = f"`scheduler` must depend on the step alone, got {type(scheduler).__name__}"
+                raise ValueError(f"{text} ({error})") from None
+    return found
+
+
+def _step(
+    twin: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    grads: dict[str, torch.Tensor],
+    clip: Callable[[Any], Any] | None = None,
+) -> None:
+    """Make one update with these gradients; a parameter without one is left alone."""
+    for name, parameter in twin.named_parameters():
+        parameter.grad = grads.get(name)
+    if clip is not None:
+        clip(twin.parameters())
+    optimizer.step()
+
+
+def _make_state(twin: torch.nn.Module, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
+    """Let torch make its state, which it does at the first step: one with zero gradients."""
+    own = dict(twin.named_parameters())
+    _step(twin, optimizer, {name: torch.zeros_like(own[name]) for name in names})
+
+
+def _load_state(twin: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Leaves) -> None:
+    """Set the optimizer's state; a leaf that has none was never updated, and gets none."""
+    held = {key.partition("/")[2] for key in state}
+    names = [name for name, _ in twin.named_parameters()]
+    stateless = not any(held)
+    _make_state(twin, optimizer, names if stateless else [n for n in names if n in held])
+    with torch.no_grad():
+        for key, value in _slots(twin, optimizer):
+            key = "step" if key[:5] == "step/" and key not in state else key
+            if key in state:
+                value.copy_(to_tensor(state[key]))
+
+
+def _slots(
+    twin: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield each tensor of the optimizer's state under its name "slot/leaf"."""
+    for name, parameter in twin.named_parameters():
+        for field, value in optimizer.state[parameter].items():
+            if isinstance(value, torch.Tensor):
+                yield f"{SLOTS.get(field, field)}/{name}", value
