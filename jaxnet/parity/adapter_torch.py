@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from jaxnet.parity.participants import Leaves, check_leaves, map_leaves
+from jaxnet.parity.participants import Leaves, cast, check_leaves, map_leaves
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -51,6 +51,23 @@ def make(
 
         found["forward"] = run_forward
     return found
+
+
+class FunctionModule(torch.nn.Module):
+    """A module of function(params, batch): params are its parameters, integers its buffers."""
+
+    def __init__(self, function: Callable[[dict[str, Any], Any], Any], params: Mapping[str, Any]):
+        super().__init__()
+        self.function = function
+        for name, leaf in cast(dict(params), "float32").items():
+            tensor = to_tensor(leaf)
+            if tensor.is_floating_point():  # set in place of `register_parameter`, which takes no "."
+                self._parameters[name] = torch.nn.Parameter(tensor)
+            else:
+                self._buffers[name] = tensor
+
+    def forward(self, batch: Any) -> Any:
+        return self.function({**self._parameters, **self._buffers}, batch)
 
 
 def loader(module: torch.nn.Module) -> Callable[[Leaves], Any]:

@@ -1,0 +1,110 @@
+"""`check_loss`: a torch and a JAX function of the same parameters and batch, in one call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxnet.parity.adapters import flax_participant, jax_participant, torch_participant
+from jaxnet.parity.checks import check
+from jaxnet.parity.points import Case
+from jaxnet.parity.report import Report
+
+
+def check_loss(
+    torch_side: Any,
+    jax_side: Any,
+    params: Mapping[str, Any] | None,
+    batch: Any,
+    *,
+    layout: Mapping[str, Any] | None = None,
+    layers: Mapping[str, str] | None = None,
+    name: str = "check_loss",
+) -> Report:
+    """Compare a torch module or function with its port: outputs, loss, gradients and buffers.
+
+    torch_side: a torch.nn.Module, or function(params, batch) of tensors; jax_side: an nnx.Module, or
+    function(params, batch) of arrays. A module is called with the batch: `module(*batch)` for a
+    tuple, `module(**batch)` for a dictionary, else `module(batch)`. What they return is the loss, if
+    it is one number; otherwise it is compared as the prediction, and the loss is its sum with fixed
+    random weights. params: under torch's names; None takes the torch module's own state_dict.
+    layout and layers: see `with_layout` and `check`. There is no optimizer: use `check` for training.
+
+    Raises: ValueError as `check`.
+    """
+    torch_module = _is(torch_side, "torch.nn", "Module")
+    if params is None:
+        if not torch_module:
+            raise ValueError("`params` must be given for a function, got None")
+        params = torch_side.state_dict()
+    module = torch_side if torch_module else _as_module(torch_side, params)
+    call = _call if torch_module else lambda module, batch: module(batch)
+    reference = torch_participant(
+        module,
+        lambda module, batch: _loss(call(module, batch)),
+        forward=lambda module, batch: _prediction(call(module, batch)),
+    )
+    if _is(jax_side, "flax.nnx", "Module"):
+        candidate = flax_participant(
+            jax_side,
+            lambda module, batch: _loss(_call(module, batch)),
+            forward=lambda module, batch: _prediction(_call(module, batch)),
+            layout=layout,
+        )
+    else:
+        candidate = jax_participant(
+            lambda params, batch: _loss(jax_side(params, batch)),
+            forward=lambda params, batch: _prediction(jax_side(params, batch)),
+            layout=layout,
+        )
+    case = Case(name, params, lambda step: batch, (1,), 1)
+    return check(candidate, against=reference, case=case, layers=layers)
+
+
+def _is(value: Any, module: str, name: str) -> bool:
+    """Return whether a value is of a class in a package, which is not imported for it."""
+    package = sys.modules.get(module)
+    return package is not None and isinstance(value, getattr(package, name))
+
+
+def _as_module(function: Callable, params: Mapping[str, Any]) -> Any:
+    from jaxnet.parity import adapter_torch
+
+    return adapter_torch.FunctionModule(function, params)
+
+
+def _call(module: Any, batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return module(**batch)
+    return module(*batch) if isinstance(batch, (tuple, list)) else module(batch)
+
+
+def _prediction(found: Any) -> Any:
+    """Return the floating arrays or tensors of a result, in a list if there are several."""
+    arrays = _floats(found)
+    if not arrays:
+        raise ValueError(f"`torch_side` and `jax_side` must return numbers, got {found!r}")
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+def _loss(found: Any) -> Any:
+    arrays = _floats(found)
+    if len(arrays) == 1 and arrays[0].ndim == 0:
+        return arrays[0]
+    rng = np.random.default_rng(0)
+    return sum((a * _like(rng.standard_normal(tuple(a.shape)), a)).sum() for a in arrays)
+
+
+def _like(weights: np.ndarray, array: Any) -> Any:
+    return array.new_tensor(weights) if hasattr(array, "new_tensor") else weights.astype(array.dtype)
+
+
+def _floats(found: Any) -> list[Any]:
+    if isinstance(found, Mapping):
+        found = list(found.values())
+    if isinstance(found, (tuple, list)):
+        return [array for item in found for array in _floats(item)]
+    return [found] if "float" in str(getattr(found, "dtype", "")) else []
