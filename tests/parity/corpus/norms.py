@@ -51,13 +51,39 @@ class BatchNorm(nnx.BatchNorm):
 
 
 class EncoderPort(nnx.Module):
-    def __init__(self, rngs, momentum, norm=BatchNorm):
+    def __init__(self, rngs, momentum, epsilon=1e-5, norm=BatchNorm):
         self.fc = nnx.Linear(6, 4, rngs=rngs)
-        self.norm = norm(4, momentum=momentum, epsilon=1e-5, rngs=rngs)
+        self.norm = norm(4, momentum=momentum, epsilon=epsilon, rngs=rngs)
         self.mean = nnx.Linear(4, 2, rngs=rngs)
 
     def __call__(self, x):
         return self.mean(nnx.relu(self.norm(self.fc(x))))
+
+
+class Probe(nn.Module):
+    """A dense layer on the features of a frozen network, whose batch norm is not in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.norm = nn.Linear(5, 6), nn.BatchNorm1d(6).eval()
+        self.fc = nn.Linear(6, 3)
+        for frozen in (self.backbone, self.norm):
+            frozen.requires_grad_(False)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.norm(self.backbone(x))))
+
+
+class ProbePort(nnx.Module):
+    def __init__(self, wrong, rngs):
+        self.backbone = nnx.Linear(5, 6, rngs=rngs)
+        self.norm = nnx.BatchNorm(
+            6, use_running_average=not wrong, momentum=0.9, epsilon=1e-5, rngs=rngs
+        )
+        self.fc = nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.fc(jax.lax.stop_gradient(nnx.relu(self.norm(self.backbone(x)))))
 
 
 class ImageNorm(nn.Module):
@@ -173,14 +199,14 @@ BUGS = [
     ),
     Bug(
         "scverse/scvi-tools#2309",
-        "The JAX model took Flax's default momentum of batch norm, 0.99, where PyTorch's default "
-        "0.1 is 0.9 in Flax: running statistics moved ten times too slowly.",
+        "The batch norms of the JAX model had momentum 0.99 and epsilon 1e-3; PyTorch's defaults, "
+        "in Flax's terms, are 0.9 and 1e-5.",
         Encoder,
-        lambda wrong, rngs: EncoderPort(rngs, 0.99 if wrong else 0.9),
+        lambda wrong, rngs: EncoderPort(rngs, *((0.99, 1e-3) if wrong else (0.9, 1e-5))),
         normal(x=(5, 6), y=(5, 2)),
-        stage="buffers",
+        stage="forward",
         layer="norm",
-        cause="momentum",
+        cause="epsilon",
     ),
     Bug(
         "pytorch/vision#8312",
@@ -200,11 +226,22 @@ BUGS = [
         "Batch norm stored the variance of the batch, divided by n, as running variance; PyTorch "
         "stores the one divided by n - 1. Only evaluation differed. Flax's layer does the same.",
         lambda: Encoder(momentum=0.3),
-        lambda wrong, rngs: EncoderPort(rngs, 0.7, nnx.BatchNorm if wrong else BatchNorm),
+        lambda wrong, rngs: EncoderPort(rngs, 0.7, norm=nnx.BatchNorm if wrong else BatchNorm),
         normal(x=(5, 6), y=(5, 2)),
         stage="buffers",
         layer="norm",
         cause="variance",
+    ),
+    Bug(
+        "kdexd/virtex#16",
+        "A linear probe on frozen features left the network in training mode: its batch norms used "
+        "the statistics of the batch and went on to move their own.",
+        Probe,
+        ProbePort,
+        normal(x=(4, 5), y=(4, 3)),
+        stage="forward",
+        layer="norm",
+        cause=None,
     ),
     Bug(
         "ml-explore/mlx-examples#1434",

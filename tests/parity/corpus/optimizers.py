@@ -68,15 +68,16 @@ def decay_mask(wrong, params):
     """wrong: the scale of the norm is looked for under a name that it does not have."""
 
     def decays(path, _):
-        *_, layer, leaf = (str(getattr(key, "key", key)) for key in path if not is_value(key))
+        layer, leaf = names(path)
         norm = "LayerNorm" if wrong else "layer_norm"
         return leaf != "bias" and (layer, leaf) != (norm, "scale")
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def is_value(key):
-    return getattr(key, "name", None) == "value"
+def names(path):
+    """Return the keys of a leaf's path: its layer and its own name."""
+    return [str(key.key) for key in path if hasattr(key, "key")]
 
 
 def cosine(last, step):
@@ -93,6 +94,28 @@ def clip(max_norm, eps):
     return optax.stateless(scale)
 
 
+def frozen_net():
+    module = Net()
+    module.hidden.requires_grad_(False)
+    return module
+
+
+def freeze(wrong):
+    """wrong: `masked` gives the frozen leaves their gradients as updates, not zeros."""
+
+    def where(frozen):
+        def mask(params):
+            return jax.tree_util.tree_map_with_path(
+                lambda path, _: (names(path)[0] == "hidden") == frozen, params
+            )
+
+        return mask
+
+    if wrong:
+        return optax.masked(optax.sgd(0.002), where(frozen=False))
+    return optax.chain(optax.sgd(0.002), optax.masked(optax.set_to_zero(), where(frozen=True)))
+
+
 def coupled_decay(wrong):
     if wrong:
         return optax.adamw(0.01, weight_decay=0.1)
@@ -104,11 +127,12 @@ def small_error(prediction, batch):
     return 1e-3 * square_error(prediction, batch)
 
 
-def optimizer_bug(source, story, cause, optimizer, port_optimizer, **others):
+def optimizer_bug(source, story, cause, optimizer, port_optimizer, reference=Net, **others):
+    """Return a bug of the optimizer of a right port."""
     return Bug(
         source,
         story,
-        Net,
+        reference,
         NetPort,
         normal(x=(4, 5), y=(4, 3)),
         stage="parameters",
@@ -154,6 +178,15 @@ BUGS = [
         lambda wrong: optax.adamw(
             0.01, weight_decay=0.1, mask=functools.partial(decay_mask, wrong)
         ),
+    ),
+    optimizer_bug(
+        "google-deepmind/optax#290",
+        "A layer was to be frozen by `optax.masked`, which passes on the gradients of what it "
+        "leaves out: the frozen layer was updated by its raw gradient (told in optax#159).",
+        None,
+        functools.partial(torch.optim.SGD, lr=0.002),
+        freeze,
+        reference=frozen_net,
     ),
     optimizer_bug(
         "goodfire-ai/spd#642",
