@@ -192,8 +192,14 @@ def assert_drawn_from(values, bound: float | None = None) -> None:
 
 def undrawn(make):
     """Return the Flax module of make() with zeros for values: to draw compiles for every shape."""
+
+    def zeros(leaf):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        return np.zeros(leaf.shape, leaf.dtype)
+
     graphdef, state = nnx.split(nnx.eval_shape(make))
-    return nnx.merge(graphdef, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state))
+    return nnx.merge(graphdef, jax.tree.map(zeros, state))
 
 
 # What is changed in a good call -> the text of the ValueError. Names of leaves replace a leaf, None
