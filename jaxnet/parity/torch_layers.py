@@ -8,7 +8,7 @@ from itertools import permutations
 import torch
 import torch.nn.functional as F
 
-from jaxnet.parity.torch_causes import family
+from jaxnet.parity.torch_causes import LOSSES, family
 
 
 def _each(value, n):
@@ -23,7 +23,8 @@ def _pad(x, pads, value=0.0):
 def _windows(call, sizes):
     """Return the padding of each axis, and JAX's padding SAME, as (before, after)."""
     n = len(sizes)
-    steps = _each(call["stride"] or sizes, n), _each(call["dilation"] or 1, n)
+    stride = call["stride"] or (sizes if "pool" in call.name else 1)
+    steps = _each(stride, n), _each(call["dilation"] or 1, n)
     same = []
     for length, size, stride, dilation in zip(call["input"].shape[-n:], sizes, *steps, strict=True):
         total = max((-(-length // stride) - 1) * stride + (size - 1) * dilation + 1 - length, 0)
@@ -35,10 +36,9 @@ def _windows(call, sizes):
 
 @family("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d")
 def _weights(call):
-    x, weight = call["input"], call["weight"]
+    weight = call["weight"]
     if call["bias"] is not None:
         yield f"bias of {call.name} left out", "add the bias", partial(call, bias=None)
-    yield f"{call.name} left out", "apply it here", lambda: x
     axes = tuple(range(2, weight.ndim))
     if any(weight.shape[axis] > 1 for axis in axes):
         remedy = "JAX's convolutions do not flip, as torch's; nnx.ConvTranspose does not either: "
@@ -68,32 +68,12 @@ def _convolution(call):
         yield f"dilation 1 for {dilations}", f"set kernel_dilation={dilations}", changed
 
 
-@family("conv_transpose1d conv_transpose2d")
-def _transposed_convolution(call):
-    n = call["weight"].ndim - 2
-    padding = _each(call["padding"] or 0, n)
-    for start in (0, 2) if min(padding) > 0 else ():
-
-        def moved(start=start):
-            y = call(padding=[p - 1 for p in padding])
-            return _pad(y, [(-start, start - 2)] * n)
-
-        remedy = "pad explicitly: JAX's SAME may put the odd place on the other side"
-        yield f"output of {call.name} moved by {1 - start}", remedy, moved
-
-
 @family("max_pool1d max_pool2d")
 def _max_pool(call):
-    x, low = call["input"], float("-inf")
-    sizes = _each(call["kernel_size"], int(call.name[-2]))
-    pads, same = _windows(call, sizes)
-    remedy = f"set padding={pads}"
+    pads, same = _windows(call, _each(call["kernel_size"], int(call.name[-2])))
     if same != pads:
-        changed = partial(call, input=_pad(x, same, low), padding=0)
-        yield f"pooling with padding SAME {same} for {pads}", remedy, changed
-    if call["padding"]:
-        remedy = "pad with -inf, as nnx.max_pool does by itself"
-        yield "pooling padded with 0", remedy, partial(call, input=_pad(x, pads), padding=0)
+        changed = partial(call, input=_pad(call["input"], same, float("-inf")), padding=0)
+        yield f"pooling with padding SAME {same} for {pads}", f"set padding={pads}", changed
 
 
 @family("pad")
@@ -101,13 +81,10 @@ def _padding(call):
     x, pad, mode = call["input"], [*call["pad"]], call["mode"] or "constant"
     if mode != "constant":
         yield f"zero padding for {mode}", f"pad with mode {mode!r}", partial(F.pad, x, pad)
-        return
-    pairs = [*zip(pad[::2], pad[1::2], strict=True)]
+    pairs = zip(pad[::2], pad[1::2], strict=True)
     centred = [side for a, b in pairs for side in ((a + b) // 2, (a + b + 1) // 2)]
-    turned = [side for a, b in pairs for side in (b, a)]
-    for name, new in (("on both sides", centred), ("on the other side", turned)):
-        if new != pad and (name == "on both sides" or turned != centred):
-            yield f"padding {name}", f"pad by {pad}", partial(call, pad=new)
+    if centred != pad:
+        yield "padding on both sides", f"pad by {pad}", partial(call, pad=centred)
 
 
 @family("embedding")
@@ -136,10 +113,7 @@ def _dropout(call):
         yield "dropout left out", "switch to training mode", lambda: call["input"]
 
 
-@family(
-    "cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss huber_loss "
-    "binary_cross_entropy binary_cross_entropy_with_logits"
-)
+@family(LOSSES)
 def _reduction(call):
     each = call(reduction="none")
     divisors = {"sum": 1, "mean over all elements": each.numel(), "mean over the batch": len(each)}

@@ -187,7 +187,7 @@ def _decoupled(optimizer):
 
 
 def _clip(scale: Callable[[Any, float, Any], Any]) -> Context:
-    """Return a context in which clip_grad_norm_ multiplies each gradient by scale(g, most, norm)."""
+    """In the context clip_grad_norm_ makes each gradient scale(g, max_norm, norm)."""
 
     def clip(parameters, max_norm, total_norm, foreach=None):
         for p in parameters:

@@ -14,7 +14,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 
-from jaxnet.parity import torch_attention, torch_layers
+from jaxnet.parity import torch_attention, torch_layers  # noqa: F401 they enter the catalogue
 from jaxnet.parity.torch_causes import TABLE, WHOLE, Call, Change, family
 
 SINGLE = 8  # so many calls at most are also changed one at a time
@@ -104,7 +104,7 @@ class _Mode(TorchFunctionMode):
         if not self.name:
             for name, remedy in _offers(call):
                 self.offered.setdefault(name, (remedy, []))[1].append((call.name, n))
-        elif (call.name, n % self.counts[call.name]) in self.places:
+        elif (call.name, n % max(self.counts[call.name], 1)) in self.places:
             return next((make() for name, _, make in _changes(call) if name == self.name), None)
         return None
 
@@ -147,14 +147,15 @@ def _changes(call: Call) -> Iterator[Change]:
 def _offers(call: Call) -> list[tuple[str, str]]:
     """Return name and remedy of each change that a call allows: it runs, and keeps the shapes."""
     found, shapes = [], None
-    for name, remedy, make in _changes(call):
-        if call.name == "batch_norm":  # each run changes its statistics; all changes are allowed
-            found.append((name, remedy))
-            continue
-        shapes = _shapes(call.original()) if shapes is None else shapes
-        with contextlib.suppress(Exception):
-            if _shapes(make()) == shapes:
+    with contextlib.suppress(Exception):  # a form of call that the catalogue does not know
+        for name, remedy, make in _changes(call):
+            if call.name == "batch_norm":  # each run changes its statistics; all are allowed
                 found.append((name, remedy))
+                continue
+            shapes = _shapes(call.original()) if shapes is None else shapes
+            with contextlib.suppress(Exception):
+                if _shapes(make()) == shapes:
+                    found.append((name, remedy))
     return found
 
 
