@@ -14,6 +14,7 @@ Explanation = tuple[str, str, float]
 
 DIFFERS = 1e-10  # leaves whose difference is a smaller share of their size are equal
 EXACT = 1e-6  # the share of each leaf's difference that an explanation may leave
+SIMPLE = ("2", "1/2", "4", "1/4")  # factors that one number alone may show
 NOISE = 1e-13  # the share of a leaf's size that rounding may leave
 
 
@@ -23,14 +24,14 @@ def explain(pairs: Pairs, counts: Mapping[str, int] | None = None) -> list[Expla
     pairs: (want, got) by leaf, float64, of one stage of one layer; leaves that are equal may be
     among them. counts: numbers that a wrong mean may have divided by, {"rows": 4, "tokens": 12}.
     distance: the largest share of a leaf's difference that is left, at most 1e-6. A factor or a
-    constant that is fitted to a single number is returned only if `counts` or a small fraction
-    says what it is. The list is empty where nothing explains every leaf.
+    constant that is fitted to a single number is returned only if it is 2, 4, a half, a quarter,
+    or what `counts` say. The list is empty where nothing explains every leaf.
     """
     pairs = {k: (np.asarray(w, float), np.asarray(g, float)) for k, (w, g) in pairs.items()}
     wrong = {k: pair for k, pair in pairs.items() if not _are_equal(*pair)}
     if not wrong or not all(np.isfinite(a).all() for pair in wrong.values() for a in pair):
         return []
-    where = "all" if len(wrong) == len(pairs) > 1 else ", ".join(wrong)
+    where = "all leaves" if len(wrong) == len(pairs) > 1 else ", ".join(wrong)
     found = [*_orders(wrong, where), *_swaps(wrong, pairs)]
     if all(w.shape == g.shape for w, g in wrong.values()):
         found += [*_factors(wrong, where, counts or {}), *_constants(wrong, where)]
@@ -89,8 +90,8 @@ def _factors(wrong: Pairs, where: str, counts: Mapping[str, int]) -> Iterator[Ex
     want, got = (np.concatenate([p[i].ravel() for p in wrong.values()]) for i in (0, 1))
     if not want.any():
         return
-    if not got.any():
-        yield f"zero: {where}", "is it frozen, detached, masked, or not returned?", 0.0
+    if (left := _explained(wrong, np.zeros_like)) <= EXACT:
+        yield f"zero: {where}", "is it frozen, detached, masked, or not returned?", left
         return
     top = np.argmax(np.abs(want))
     factor = float(got[top] / want[top])
@@ -101,10 +102,9 @@ def _factors(wrong: Pairs, where: str, counts: Mapping[str, int]) -> Iterator[Ex
         yield f"sign of {where}", "look for a minus, or an ascent for a descent", left
         return
     text, reasons = _fraction(factor), [*_reasons(factor, counts)]
-    simple = "." not in text and "e" not in text
-    if np.count_nonzero(want) > 1 or simple or reasons:
+    if np.count_nonzero(want) > 1 or reasons or text in SIMPLE:
         remedy = "compare what the loss is summed, averaged or scaled by"
-        hint = f" = {' or '.join(reasons)}" if reasons else ""
+        hint = f": {' or '.join(reasons)}?" if reasons else ""
         yield f"factor {text} on {where}{hint}", remedy, left
 
 
@@ -127,7 +127,7 @@ def _reasons(factor: float, counts: Mapping[str, int]) -> Iterator[str]:
             yield f"1 of {name}"
     for (a, n), (b, m) in itertools.permutations(known.items(), 2):
         if n != m and min(n, m) > 1 and math.isclose(factor, n / m, rel_tol=1e-9):
-            yield f"{a} of {b}: the mean is over others than the reference's"
+            yield f"{a} of {b}"
 
 
 def _constants(wrong: Pairs, where: str) -> Iterator[Explanation]:
@@ -185,7 +185,7 @@ def _describe(order: np.ndarray) -> str:
     n = len(order)
     if (order == np.arange(n)[::-1]).all():
         return "reversed"
-    for parts in range(2, n + 1):
+    for parts in range(2, n):
         if n % parts:
             continue
         size = n // parts

@@ -195,11 +195,11 @@ def _activation(call):
         if name != own:
             yield f"{name} for {own}", f"use {own}", partial(function, x)
     yield f"{own} left out", f"apply {own} here", lambda: x
-    added = call.made_by(x, "add")
-    for key, other in (("input", "other"), ("other", "input")) if added else ():
-        name = f"{own} before the addition, of its {ORDINAL[key]} operand"
-        changed = lambda k=key, o=other: call(input=added[k]) + added[o]  # noqa: E731
-        yield name, f"apply {own} to the sum", changed
+    if added := call.made_by(x, "add"):
+        for first, second in (("input", "other"), ("other", "input")):
+            name = f"{own} before the addition, of its {ORDINAL[first]} operand"
+            operands = partial(call, input=added[first]), added[second]
+            yield name, f"apply {own} to the sum", lambda o=operands: o[0]() + o[1]
 
 
 @family("relu clamp clamp_min")

@@ -104,7 +104,7 @@ def _eps_in_root(optimizer):
     eps = {group["eps"] for group in optimizer.param_groups}
 
     class Mode(TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):
+        def __torch_function__(self, func, types, args: Any = (), kwargs=None):
             if getattr(func, "__name__", "") == "add_" and args[1] in eps:
                 return args[0].square_().add_(args[1]).sqrt_()
             return func(*args, **kwargs or {})

@@ -73,7 +73,7 @@ class _Mode(TorchFunctionMode):
         self.attention: Any = None  # the result of the last attention inside multi-head attention
         self.inside = False
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func, types, args: Any = (), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name == "multi_head_attention_forward":
             return self._multi_head(func, args, kwargs)
