@@ -1,0 +1,218 @@
+"""Causes that can be read from the numbers alone: a factor, a sign, another order, other leaves."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+
+import numpy as np
+
+Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
+Explanation = tuple[str, str, float]
+
+DIFFERS = 1e-10  # leaves whose difference is a smaller share of their size are equal
+EXACT = 1e-6  # the share of each leaf's difference that an explanation may leave
+SIMPLE = ("2", "1/2", "4", "1/4")  # factors that one number alone may show
+NOISE = 1e-13  # the share of a leaf's size that rounding may leave
+
+
+def explain(pairs: Pairs, counts: Mapping[str, int] | None = None) -> list[Explanation]:
+    """Return (name, remedy, distance) of what turns all that is wanted into all that was got.
+
+    pairs: (want, got) by leaf, float64, of one stage of one layer; leaves that are equal may be
+    among them. counts: numbers that a wrong mean may have divided by, {"rows": 4, "tokens": 12}.
+    distance: the largest share of a leaf's difference that is left, at most 1e-6. A factor or a
+    constant that is fitted to a single number is returned only if it is 2, 4, a half, a quarter,
+    or what `counts` say. The list is empty where nothing explains every leaf.
+    """
+    pairs = {k: (np.asarray(w, float), np.asarray(g, float)) for k, (w, g) in pairs.items()}
+    wrong = {k: pair for k, pair in pairs.items() if not _are_equal(*pair)}
+    if not wrong or not all(np.isfinite(a).all() for pair in wrong.values() for a in pair):
+        return []
+    where = "all leaves" if len(wrong) == len(pairs) > 1 else ", ".join(wrong)
+    found = [*_orders(wrong, where), *_swaps(wrong, pairs)]
+    if all(w.shape == g.shape for w, g in wrong.values()):
+        found += [*_factors(wrong, where, counts or {}), *_constants(wrong, where)]
+    return found
+
+
+def explain_rates(
+    factors: Mapping[int, float], rate_at: Callable[[int], float] | None = None
+) -> list[Explanation]:
+    """Return (name, remedy, distance) of the factor on the update at each step, counted from 0.
+
+    rate_at: the reference's learning rate at a step; without it only a constant factor is found.
+    """
+    steps, got = [*factors], np.array([*factors.values()])
+    if np.allclose(got, 1, rtol=EXACT, atol=0):
+        return []
+    ideas = {
+        f"learning rate times {_fraction(got[0])}": (np.full(len(got), got[0]), "set the rate")
+    }
+    if rate_at is not None:
+        rates = np.array([rate_at(i) for i in steps])
+        for shift in (-1, 1):
+            moved = np.array([rate_at(max(i + shift, 0)) for i in steps]) / rates
+            remedy = "the first update takes the schedule's value at 0"
+            ideas[f"schedule off by one ({shift:+d})"] = (moved, remedy)
+        remedy = "step the schedule"
+        ideas["schedule stays at its first value"] = (rate_at(0) / rates, remedy)
+    found = []
+    for name, (wanted, remedy) in ideas.items():
+        left = np.abs(got - wanted).max() / np.abs(got - 1).max()
+        if left <= EXACT and len(steps) > 1:
+            found.append((name, remedy, float(left)))
+    return found
+
+
+def _size(a: np.ndarray) -> float:
+    return float(np.abs(a).max(initial=0))
+
+
+def _are_equal(want: np.ndarray, got: np.ndarray) -> bool:
+    return want.shape == got.shape and _size(got - want) <= DIFFERS * _size(want)
+
+
+def _left(want: np.ndarray, got: np.ndarray, found: np.ndarray) -> float:
+    """Return the share of got - want that found - got is: infinite if it is more than rounding."""
+    left, size = _size(got - found), max(_size(want), _size(got))
+    difference = _size(got - want) if want.shape == got.shape else size
+    return left / difference if left <= EXACT * difference + NOISE * size else math.inf
+
+
+def _explained(pairs: Pairs, change: Callable[[np.ndarray], np.ndarray]) -> float:
+    return max(_left(want, got, change(want)) for want, got in pairs.values())
+
+
+def _factors(wrong: Pairs, where: str, counts: Mapping[str, int]) -> Iterator[Explanation]:
+    want, got = (np.concatenate([p[i].ravel() for p in wrong.values()]) for i in (0, 1))
+    if not want.any():
+        return
+    if (left := _explained(wrong, np.zeros_like)) <= EXACT:
+        yield f"zero: {where}", "is it frozen, detached, masked, or not returned?", left
+        return
+    top = np.argmax(np.abs(want))
+    factor = float(got[top] / want[top])
+    left = _explained(wrong, lambda a: factor * a)
+    if left > EXACT:
+        return
+    if math.isclose(factor, -1, rel_tol=EXACT):
+        yield f"sign of {where}", "look for a minus, or an ascent for a descent", left
+        return
+    text, reasons = _fraction(factor), [*_reasons(factor, counts)]
+    if np.count_nonzero(want) > 1 or reasons or text in SIMPLE:
+        remedy = "compare what the loss is summed, averaged or scaled by"
+        hint = f": {' or '.join(reasons)}?" if reasons else ""
+        yield f"factor {text} on {where}{hint}", remedy, left
+
+
+def _fraction(factor: float) -> str:
+    near = Fraction(factor).limit_denominator(64)
+    if math.isclose(near, factor, rel_tol=1e-9):
+        return str(near)
+    square = Fraction(factor * factor).limit_denominator(64)
+    if math.isclose(square, factor * factor, rel_tol=1e-9):
+        return f"{'-' * (factor < 0)}sqrt({square})"
+    return f"{factor:.6g}"
+
+
+def _reasons(factor: float, counts: Mapping[str, int]) -> Iterator[str]:
+    known = {f"{count} {name}": count for name, count in counts.items()}
+    for name, count in known.items():
+        if count > 1 and math.isclose(factor, count, rel_tol=1e-9):
+            yield name
+        if count > 1 and math.isclose(factor, 1 / count, rel_tol=1e-9):
+            yield f"1 of {name}"
+    for (a, n), (b, m) in itertools.permutations(known.items(), 2):
+        if n != m and min(n, m) > 1 and math.isclose(factor, n / m, rel_tol=1e-9):
+            yield f"{a} of {b}"
+
+
+def _constants(wrong: Pairs, where: str) -> Iterator[Explanation]:
+    differences = np.concatenate([(got - want).ravel() for want, got in wrong.values()])
+    constant = float(np.median(differences))
+    left = _explained(wrong, lambda a: a + constant)
+    if left <= EXACT and differences.size > 1:
+        yield f"constant {constant:.6g} added to {where}", "look for a term or a bias", left
+
+
+def _orders(wrong: Pairs, where: str) -> Iterator[Explanation]:
+    """Yield another order of axes or elements, or of the slices of one axis, in every leaf."""
+    found = [_leaf_orders(want, got) for want, got in wrong.values()]
+    for label in found[0]:
+        if all(label in orders for orders in found):
+            remedy = "compare how the leaf is laid out: declare it in `layout`"
+            yield f"{label}: {where}", remedy, max(orders[label] for orders in found)
+
+
+def _leaf_orders(want: np.ndarray, got: np.ndarray) -> dict[str, float]:
+    """Return what is left of a leaf's difference by each order that explains it."""
+    orders: dict[str, float] = {}
+
+    def enter(label: str, found: np.ndarray):
+        if not math.isinf(left := _left(want, got, found)):
+            orders.setdefault(label, left)
+
+    if want.size == got.size and want.ndim <= 5:
+        for axes in itertools.permutations(range(want.ndim)):
+            turned = want.transpose(axes)
+            if turned.shape == got.shape:
+                enter(f"axes in the order {axes}", turned)
+            elif not orders:
+                straight = axes == tuple(range(want.ndim))
+                text = "reshaped" if straight else f"flattened with the axes in the order {axes}"
+                enter(text, turned.reshape(got.shape))
+    if want.shape == got.shape:
+        for axis in range(want.ndim):
+            order = _order(np.moveaxis(want, axis, 0), np.moveaxis(got, axis, 0))
+            if (order != np.arange(len(order))).any():
+                enter(_describe(order), np.take(want, order, axis))
+    return orders
+
+
+def _order(want: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """Return the order in which the slices of `want` may be those of `got`."""
+    slices = want.reshape(len(want), -1), got.reshape(len(got), -1)
+    weights = np.random.default_rng(0).uniform(1, 2, slices[0].shape[1])
+    order = np.empty(len(want), int)
+    order[np.argsort(slices[1] @ weights)] = np.argsort(slices[0] @ weights)
+    return order
+
+
+def _describe(order: np.ndarray) -> str:
+    n = len(order)
+    if (order == np.arange(n)[::-1]).all():
+        return "reversed"
+    for parts in range(2, n):
+        if n % parts:
+            continue
+        size = n // parts
+        if (order == np.arange(n).reshape(parts, size).T.ravel()).all():
+            return f"{parts} x {size} read as {size} x {parts} (interleaved)"
+        blocks = order.reshape(parts, size)
+        if parts <= 8 and (blocks - blocks[:, :1] == np.arange(size)).all():
+            return f"{parts} blocks in the order {(blocks[:, 0] // size).tolist()}"
+    if (order == np.roll(np.arange(n), order.argmin())).all():
+        return f"moved by {order.argmin()} of {n}"
+    return f"permuted, {order[:8].tolist()}{'...' * (n > 8)}"
+
+
+def _swaps(wrong: Pairs, pairs: Pairs) -> Iterator[Explanation]:
+    """Yield which leaf's values each wrong leaf has."""
+    sources, worst = {}, 0.0
+    for name, (want, got) in wrong.items():
+        for other, (values, _) in pairs.items():
+            same = values.shape == got.shape and got.size > 1 and values.any() and other != name
+            if same and not math.isinf(left := _left(want, got, values)):
+                sources[name], worst = other, max(worst, left)
+                break
+        else:
+            return
+    swapped = all(sources.get(other) == name for name, other in sources.items())
+    pairs_text = [f"{a} and {b}" for a, b in sources.items() if a < b]
+    text = f"{', '.join(pairs_text)} swapped"
+    if not swapped:
+        text = ", ".join(f"{name} has the values of {other}" for name, other in sources.items())
+    yield text, "compare the names in `layout`, or the order of a fused weight's parts", worst
