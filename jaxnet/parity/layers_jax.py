@@ -1,0 +1,154 @@
+"""The layers of a JAX program, run without jit: nnx modules by their calls, and by `tap`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.extend.core import get_opaque_trace_state
+
+from jaxnet.parity.adapters import _precision
+from jaxnet.parity.layers import Key, LayerRun, Locks, Taps
+from jaxnet.parity.participants import Leaves, map_leaves
+
+
+def run(
+    loss: Callable[[Any, Any], Any],
+    params: Leaves,
+    batch: Any,
+    build: Callable[[dict[str, Any]], Any],
+    locks: Locks | None = None,
+) -> LayerRun:
+    """Return every layer call of loss(build(params), batch) and its gradient.
+
+    build(params) -> what `loss` takes: an nnx module, whose modules are the layers, or any pytree.
+    What is recorded of a locked array is what came by itself. Code under another transformation
+    (a jitted function, the cell inside an nnx.RNN) has no calls.
+    """
+    made: list[tuple[Taps, dict[str, frozenset[str]]]] = []
+
+    def function(trained: dict[str, Any], zeros: dict[Key, Any]) -> Any:
+        model = build(fixed | trained)
+        taps = _Taps(zeros, locks or {})
+        modules = _modules(model)
+        made.append((taps, _leaves(model, modules)))
+        with taps.active(), _intercepted(modules, taps):
+            return loss(model, arrays), taps.values
+
+    with _precision(params):
+        arrays = map_leaves(lambda v: jnp.asarray(v) if isinstance(v, np.ndarray) else v, batch)
+        fixed = {name: jnp.asarray(value) for name, value in params.items()}
+        trained = {name: value for name, value in fixed.items() if _floating(value)}
+        _, shapes = jax.eval_shape(function, trained, {})
+        zeros = {key: jnp.zeros(s.shape, s.dtype) for key, s in shapes.items() if _floating(s)}
+        both = jax.value_and_grad(function, argnums=(0, 1), has_aux=True)
+        (value, values), (grads, cotangents) = jax.device_get(both(trained, zeros))
+    taps, leaves = made[-1]
+    return LayerRun(np.asarray(value), grads, taps.times, values, cotangents, leaves)
+
+
+class _Taps(Taps):
+    """Records the values of one trace; the zero that goes with an array gets its gradient."""
+
+    def __init__(self, zeros: Mapping[Key, Any], locks: Locks):
+        super().__init__(self._record, _is_array)
+        self.values: dict[Key, Any] = {}
+        self._zeros, self._locks = zeros, locks
+        self._state = get_opaque_trace_state(convention="nnx")
+
+    def live(self) -> bool:
+        return get_opaque_trace_state(convention="nnx") == self._state
+
+    def _record(self, key: Key, x: Any) -> Any:
+        self.values[key] = x
+        value, grad = self._locks.get(key, (None, None))
+        value = None if value is None else jnp.asarray(value, x.dtype)
+        if key in self._zeros:
+            return _lock(x, self._zeros[key], value, grad)
+        return x if value is None else value  # an integer, or the run that finds the shapes
+
+
+def _lock(x: Any, zero: Any, value: Any, grad: np.ndarray | None) -> Any:
+    """Return `value`, or x; give x the gradient `grad`, or what arrives, which `zero` gets."""
+
+    @jax.custom_vjp
+    def lock(x, zero):
+        return x if value is None else value
+
+    def backward(_, arrived):
+        return arrived if grad is None else jnp.asarray(grad, arrived.dtype), arrived
+
+    lock.defvjp(lambda x, zero: (lock(x, zero), None), backward)
+    return lock(x, zero)
+
+
+def _is_array(value: Any) -> bool:
+    signed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.signedinteger)
+    return signed or (isinstance(value, jax.Array) and _floating(value))
+
+
+def _floating(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def _modules(model: Any) -> dict[str, nnx.Module]:
+    """Return the modules that can be called, by path."""
+    parts = nnx.iter_graph(model) if isinstance(model, nnx.Module) else ()
+    return {
+        _name(path): part
+        for path, part in parts
+        if isinstance(part, nnx.Module)
+        and any("__call__" in vars(base) for base in type(part).__mro__)
+    }
+
+
+def _leaves(model: Any, modules: Mapping[str, nnx.Module]) -> dict[str, frozenset[str]]:
+    parts = list(nnx.iter_graph(model)) if modules else ()
+    names = {id(part): _name(path) for path, part in parts if isinstance(part, nnx.Variable)}
+    return {
+        path: frozenset(names[id(part)] for _, part in nnx.iter_graph(module) if id(part) in names)
+        for path, module in modules.items()
+    }
+
+
+def _name(path: tuple) -> str:
+    return "/".join(map(str, path))
+
+
+@contextlib.contextmanager
+def _intercepted(modules: Mapping[str, nnx.Module], taps: Taps) -> Iterator[None]:
+    """Let the calls of these modules go through the taps."""
+    paths = {id(module): path for path, module in modules.items()}
+
+    def intercept(original: Callable) -> Callable:
+        @functools.wraps(original)
+        def call(module, *args, **kwargs):
+            if id(module) not in paths or not taps.live():
+                return original(module, *args, **kwargs)
+            path = paths.pop(id(module))  # for its time: super().__call__ is no call of its own
+            try:
+                return taps.call(path, functools.partial(original, module), args, kwargs)
+            finally:
+                paths[id(module)] = path
+
+        return call
+
+    classes = {type(module) for module in modules.values()}
+    own = {cls: vars(cls).get("__call__") for cls in classes}
+    calls = {cls: intercept(cls.__call__) for cls in classes}
+    try:
+        for cls, call in calls.items():
+            cls.__call__ = call
+        yield
+    finally:
+        for cls, call in own.items():
+            if call is None:
+                del cls.__call__
+            else:
+                cls.__call__ = call

@@ -1,0 +1,279 @@
+"""The layer of a difference: each layer of the candidate alone, on the reference's own values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnet.parity.layers import INPUTS, OUTPUTS, Key, LayerRun, Locks
+from jaxnet.parity.pairs import Pairs, pair, path_of
+
+RELATIVE = 1e-9  # float64: what a locked array may differ by, as a share of its largest
+CANCELLED = 1e-14  # and as a share of the largest beside it, whose terms may have cancelled
+NOISE = 10.0  # and as a multiple of what the reference's noise moved it
+SINGLE = 5e-7  # relative: below it a difference may come from a library that computes in float32
+FORWARD, BACKWARD, EQUAL, UNPAIRED = "forward", "backward", "=", "."
+OUTSIDE = "the loss function"  # the code around all layers
+
+
+class Fault(NamedTuple):
+    """A difference that is not inherited. time: when it was met, on the way back below 0."""
+
+    direction: str
+    time: float
+    layer: str
+    error: float
+    text: str
+
+    def rank(self) -> tuple[bool, bool, float]:
+        """The first in this order is the culprit: what float32 rounds away can hide nothing."""
+        return self.error < SINGLE, self.direction == BACKWARD, self.time
+
+
+class Mark(NamedTuple):
+    """A line of the tree of the candidate's layers. mark: "=", "x forward", "x backward" or "."."""
+
+    layer: str
+    reference: str
+    depth: int
+    mark: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where two programs part. layer: "" if every layer is equal; direction: forward or backward.
+
+    text: what is equal there and what is not. marks: all layers of the candidate, in the order in
+    which they begin. notes: what was not paired, and why.
+    """
+
+    layer: str
+    reference: str
+    direction: str
+    text: str
+    marks: list[Mark]
+    notes: list[str]
+
+    def lines(self) -> list[str]:
+        """The lines of a report: the layer, then the tree with a mark for each layer."""
+        other = f" ({self.reference} in the reference)" if self.reference else ""
+        where = f"{self.layer}{other}, {self.direction}: " if self.layer else ""
+        tree = [f"  {m.mark:10}  {'  ' * m.depth}{m.layer}  {m.text}" for m in self.marks]
+        return [f"layer: {where}{self.text}", *map(str.rstrip, tree), *self.notes]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return vars(self) | {"marks": [mark._asdict() for mark in self.marks]}
+
+
+def locate(
+    reference: LayerRun,
+    run: Callable[[Locks | None], LayerRun],
+    *,
+    layers: Mapping[str, str] | None = None,
+    noise: LayerRun | None = None,
+    relative: float = RELATIVE,
+) -> Located:
+    """Return the layer in which a candidate parts from a reference.
+
+    run(locks) -> the candidate's run, with leaves and their gradients named as the reference's: it
+    is called without locks, to pair the layers, then with them. layers: names that are paired
+    first. noise: the reference on parameters moved by their rounding, or in another precision.
+
+    It tells where, never whether: two layers that are paired wrongly only look different.
+    """
+    pairs = pair(reference, run(None), layers)
+    return _Judge(
+        reference, run(pairs.locks(reference)), pairs, noise or reference, relative
+    ).found()
+
+
+class _Judge:
+    """Judges the locked run of a candidate."""
+
+    def __init__(
+        self, reference: LayerRun, own: LayerRun, pairs: Pairs, noise: LayerRun, relative: float
+    ):
+        self.reference, self.own, self.pairs = reference, own, pairs
+        self.noise, self.relative = noise, relative
+        self.around = _around(own.times)
+
+    def found(self) -> Located:
+        faults = [fault for name in self.pairs.calls for fault in self.call_faults(name)]
+        faults += [*self.leaf_faults(), *self.loss_faults()]
+        marks = [self.mark(name, faults) for name in self.around]
+        rest = marks, self.pairs.notes
+        if not faults:
+            return Located("", "", "", "every layer is equal on the reference's values", *rest)
+        first = min(faults, key=Fault.rank)
+        names = {_shown(own): _shown(other) for own, other in self.pairs.calls.items()}
+        return Located(first.layer, names.get(first.layer, ""), first.direction, first.text, *rest)
+
+    def call_faults(self, call: str) -> Iterator[Fault]:
+        name, outer = _shown(call), self.outer(call)
+        start, stop = self.own.times[call]
+        errors = [
+            self.side_error(call, s, back) for back in (False, True) for s in (INPUTS, OUTPUTS)
+        ]
+        input_off, output_off, input_grad_off, output_grad_off = errors
+        if input_off:
+            text = f"what comes before {name}: its input is {_off(input_off)}"
+            yield self.moved(Fault(FORWARD, start, outer, input_off, text))
+        if output_off and self.is_moved(call, INPUTS):
+            text = f"the input of {name} has the reference's numbers in another order"
+            yield Fault(FORWARD, stop, outer, output_off, text)
+        elif output_off:
+            text = f"its inputs{self.contents(call)} are equal, its output is {_off(output_off)}"
+            yield self.moved(Fault(FORWARD, stop, name, output_off, text))
+        if output_grad_off:
+            text = f"the gradient of the output of {name} is {_off(output_grad_off)}"
+            yield Fault(BACKWARD, -stop, self.user(call), output_grad_off, text)
+        if input_grad_off:
+            text = f"the gradient of its output is equal, of its input {_off(input_grad_off)}"
+            yield Fault(BACKWARD, -start, name, input_grad_off, text)
+
+    def side_error(self, call: str, side: str, backward: bool) -> float:
+        """Return how far a call's inputs or outputs, or the gradients of them, are off."""
+        own, other, noise = (
+            run.cotangents if backward else run.values
+            for run in (self.own, self.reference, self.noise)
+        )
+        floor = CANCELLED * _largest(v for k, v in other.items() if k[0] == self.pairs.calls[call])
+        errors = [0.0]
+        for keys, members in self.groups(call, side, backward):
+            want, moved = (np.add.reduce([run[key] for key in keys]) for run in (other, noise))
+            links = {key: self.pairs.links[key] for key in members}
+            got = [link.to_reference(own[key], want.shape) for key, link in links.items()]
+            errors.append(self.error(np.add.reduce(got), want, moved, floor))
+        return max(errors)
+
+    def groups(
+        self, call: str, side: str, backward: bool
+    ) -> Iterator[tuple[tuple[Key, ...], list[Key]]]:
+        """Yield the reference's arrays and the own ones whose sums must be equal.
+
+        The gradients of inputs that are equal are added: a program may pass one array twice.
+        """
+        shared: dict[tuple[Key, ...], list[Key]] = {}
+        for key in self.own.keys(call, side):
+            if key not in self.pairs.links or (backward and key not in self.own.cotangents):
+                continue
+            keys = self.pairs.links[key].keys
+            if backward and side == INPUTS:
+                shared.setdefault(tuple(sorted(keys)), []).append(key)
+            else:
+                yield keys[:1], [key]
+        yield from shared.items()
+
+    def error(self, got: np.ndarray, want: np.ndarray, noise: np.ndarray, floor: float) -> float:
+        """Return the largest distance as a share of the largest number, 0 within the limit."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            same = (got == want) | (np.isnan(got) & np.isnan(want))
+            apart = np.abs(np.nan_to_num(np.where(same, 0.0, got - want), nan=np.inf)).max(
+                initial=0
+            )
+            moved = np.where(noise == want, 0.0, noise - want)
+        largest = _largest([want])
+        if apart <= self.relative * largest + floor + NOISE * _largest([moved]):
+            return 0.0
+        return float(apart / largest) if largest else math.inf
+
+    def leaf_faults(self) -> Iterator[Fault]:
+        """Yield the parameters' gradients that are off, at the innermost layer that has them."""
+        own, other, noise = self.own.grads, self.reference.grads, self.noise.grads
+        floor = CANCELLED * _largest(other.values())
+        for leaf in [leaf for leaf in other if leaf in own]:
+            if error := self.error(own[leaf], other[leaf], noise[leaf], floor):
+                owners = self.owners(leaf)
+                time = -max((self.own.times[name][0] for name in owners), default=0)
+                layer = " or ".join(map(_shown, owners)) or OUTSIDE
+                text = f"the gradient of its output is equal, of {leaf} {_off(error)}"
+                yield Fault(BACKWARD, time, layer, error, text)
+
+    def loss_faults(self) -> Iterator[Fault]:
+        if error := self.error(self.own.loss, self.reference.loss, self.noise.loss, 0.0):
+            text = f"every layer's output is equal, the loss is {_off(error)}"
+            yield self.moved(Fault(FORWARD, math.inf, OUTSIDE, error, text))
+
+    def owners(self, leaf: str) -> list[str]:
+        """Return the innermost paired layers that hold a leaf."""
+        holding = [n for n in self.pairs.calls if leaf in self.own.leaves.get(path_of(n), ())]
+        outer = {path_of(above) for name in holding for above in self.above(name)}
+        return [name for name in holding if path_of(name) not in outer and path_of(name) == name]
+
+    def is_moved(self, call: str, side: str) -> bool:
+        links = [self.pairs.links.get(key) for key in self.own.keys(call, side)]
+        return any(link.reordered for link in links if link)
+
+    def moved(self, fault: Fault) -> Fault:
+        """Blame instead the layer inside whose output is in another order, if there is one."""
+        for name in self.pairs.calls:
+            if self.outer(name) == fault.layer and self.is_moved(name, OUTPUTS):
+                text = "its output has the reference's numbers in another order"
+                return self.moved(fault._replace(layer=_shown(name), text=text))
+        return fault
+
+    def above(self, call: str) -> Iterator[str]:
+        """Yield the calls around a call, the nearest first."""
+        while (outer := self.around[call]) is not None:
+            yield outer
+            call = outer
+
+    def outer(self, call: str) -> str:
+        """Return the code around a call, for people."""
+        return next((_shown(above) for above in self.above(call)), OUTSIDE)
+
+    def user(self, call: str) -> str:
+        """Return the code that takes a call's output: that before the next tap, or that around."""
+        calls = [name for name, outer in self.around.items() if outer == self.around[call]]
+        after = calls[calls.index(call) + 1 :]
+        if after and path_of(after[0]) not in self.own.leaves:
+            return _shown(after[0])
+        return self.outer(call)
+
+    def contents(self, call: str) -> str:
+        inside = [name in self.pairs.calls for name in self.around if call in self.above(name)]
+        return "" if not any(inside) else " and its layers" if all(inside) else " and paired layers"
+
+    def mark(self, call: str, faults: list[Fault]) -> Mark:
+        name, depth = _shown(call), len(list(self.above(call)))
+        if call not in self.pairs.calls:
+            return Mark(name, "", depth, UNPAIRED, "not paired")
+        other = _shown(self.pairs.calls[call])
+        found = sorted((f for f in faults if f.layer == name), key=Fault.rank)
+        if not found:
+            return Mark(name, other, depth, EQUAL, "")
+        return Mark(name, other, depth, f"x {found[0].direction}", found[0].text)
+
+
+def _around(times: Mapping[str, tuple[int, int]]) -> dict[str, str | None]:
+    """Return the call around each call, None outside of all; in the order in which they begin."""
+    around: dict[str, str | None] = {}
+    stack: list[str] = []
+    for name, (start, _) in sorted(times.items(), key=lambda item: item[1]):
+        while stack and times[stack[-1]][1] < start:
+            stack.pop()
+        around[name] = stack[-1] if stack else None
+        stack.append(name)
+    return around
+
+
+def _largest(arrays: Iterable[np.ndarray]) -> float:
+    sizes = [np.abs(array[np.isfinite(array)]).max(initial=0) for array in arrays]
+    return float(max(sizes, default=0))
+
+
+def _off(error: float) -> str:
+    if not math.isfinite(error):
+        return "not the reference's 0"
+    return f"{error:.1e} off" + (", as rounding to float32 is" if error < SINGLE else "")
+
+
+def _shown(call: str) -> str:
+    """Return a call's name for people: the path of the model itself is empty."""
+    return call if path_of(call) else f"the model{call}"

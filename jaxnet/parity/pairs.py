@@ -1,0 +1,257 @@
+"""Which layer of a candidate is which of the reference, and how the axes of their arrays lie."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxnet.parity.layers import INPUTS, OUTPUTS, Key, LayerRun, Locks
+
+CLOSE = 0.1  # relative: arrays further apart are tried with their last axis in another order
+SAME = 1e-6  # relative: a second array this near is the reference's same one
+TINY = 1e-12  # relative: distances below this do not count
+PLAIN = 10.0  # another order of arrays or axes must be this many times nearer than the plain one
+WIDEST, MOST_AXES = 4096, 5  # of more, no other order is tried
+
+Index = np.ndarray | None  # of the elements of a flat array; None: all in order
+
+
+class Link(NamedTuple):
+    """Where a candidate's array lies in the reference's: reference.flat = own.flat[index].
+
+    keys: the reference's array, and after it the others of its call that hold the same values.
+    reordered: whether the last axis is in another order. distance: of the free values.
+    """
+
+    keys: tuple[Key, ...]
+    shape: tuple[int, ...]
+    index: Index
+    reordered: bool
+    distance: float
+
+    def to_reference(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an own array in the reference's order and shape."""
+        return _ordered(array, self.index).reshape(shape)
+
+    def to_own(self, array: np.ndarray) -> np.ndarray:
+        """Return an array of the reference in the own order and shape."""
+        own = array.ravel()
+        if self.index is not None:
+            own = np.empty_like(own)
+            own[self.index] = array.ravel()
+        return own.reshape(self.shape)
+
+
+class Pairs(NamedTuple):
+    """calls: the candidate's paired calls -> the reference's. links: of their arrays.
+
+    notes: which layers belong together but have no shapes that fit.
+    """
+
+    calls: dict[str, str]
+    links: dict[Key, Link]
+    notes: list[str]
+
+    def locks(self, reference: LayerRun) -> Locks:
+        """Return what the candidate's arrays are replaced by."""
+        count = Counter(frozenset(link.keys) for key, link in self.links.items())
+        made = {}
+        for key, link in self.links.items():
+            grad = reference.cotangents.get(link.keys[0])
+            # of inputs that are equal it is not known which has what share of the gradient
+            alone = key[1] == OUTPUTS or len(link.keys) == count[frozenset(link.keys)] == 1
+            own = link.to_own(grad) if grad is not None and alone else None
+            made[key] = link.to_own(reference.values[link.keys[0]]), own
+        return made
+
+
+def pair(
+    reference: LayerRun, candidate: LayerRun, layers: Mapping[str, str] | None = None
+) -> Pairs:
+    """Pair the calls of two runs, and link their arrays.
+
+    Modules pair if they hold the same leaves, which both runs name as the reference does; else, as
+    taps do, if they have the same name inside the same pair. Among several, order and values
+    decide. layers: own name -> the reference's, which goes before.
+
+    Raises: ValueError if `layers` names a layer that was not called.
+    """
+    own, others = _calls(candidate), _calls(reference)
+    layers = dict(layers or {})
+    for name, known in [(n, own) for n in layers] + [(n, others) for n in layers.values()]:
+        if name not in known:
+            raise ValueError(
+                f"`layers` must name layers that are called: {list(known)}, got {name!r}"
+            )
+    made = Pairs({}, {}, [])
+    for path, other in _pair_paths(reference, candidate, layers).items():
+        for names in zip(own[path], others[other], strict=False):
+            outputs = _links(candidate, reference, *names, OUTPUTS)
+            if outputs:
+                made.calls[names[0]] = names[1]
+                made.links.update(outputs | _links(candidate, reference, *names, INPUTS))
+            else:
+                made.notes.append(f"{names[0]} and {names[1]} are not paired: their shapes differ")
+    return made
+
+
+def path_of(call: str) -> str:
+    """Return the path of the layer that a call is of."""
+    return call.partition("#")[0]
+
+
+def _calls(run: LayerRun) -> dict[str, list[str]]:
+    """Return the calls of each layer, in order of completion."""
+    calls: dict[str, list[str]] = {}
+    for name in run.times:
+        calls.setdefault(path_of(name), []).append(name)
+    return calls
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(re.split("[./]", path)) if path else ()
+
+
+def _pair_paths(
+    reference: LayerRun, candidate: LayerRun, layers: Mapping[str, str]
+) -> dict[str, str]:
+    runs = candidate, reference
+    paths = [list(_calls(run)) for run in runs]
+    held, wanted = (frozenset().union(*run.leaves.values()) for run in runs)
+    found = dict(layers)
+    if "" in paths[0] and "" in paths[1]:
+        found.setdefault("", "")
+
+    def likeness(own: str, other: str) -> float:
+        links = _links(candidate, reference, own, other, OUTPUTS).values()
+        near = max((1 - link.distance for link in links), default=-1.0)
+        return 1 + 2 * max(near, 0.0) + (_parts(own)[-1:] == _parts(other)[-1:]) if links else 0.0
+
+    def pair_by(key: Callable[[int, str], object]) -> None:
+        groups: dict[object, tuple[list[str], list[str]]] = {}
+        taken = set(found), set(found.values())
+        for side in (0, 1):
+            for path in paths[side]:
+                if path not in taken[side] and (value := key(side, path)):
+                    groups.setdefault(value, ([], []))[side].append(path)
+        for group in groups.values():
+            found.update(_align(*group, likeness))
+
+    def leaves(side: int, path: str) -> object:
+        return runs[side].leaves.get(path, frozenset()) & held & wanted
+
+    def place(side: int, path: str) -> object:
+        """The reference's name of the nearest paired layer around, and the path from there."""
+        known = {_parts(names[side]): names[1] for names in found.items()}
+        parts = _parts(path)
+        above = next((n for n in reversed(range(len(parts))) if parts[:n] in known), 0)
+        return known.get(parts[:above]), parts[above:]
+
+    pair_by(leaves)
+    pair_by(place)
+    return found
+
+
+def _align(
+    own: list[str], others: list[str], likeness: Callable[[str, str], float]
+) -> dict[str, str]:
+    """Return the pairs, in the order of both lists, of which the likeness adds up to most.
+
+    At the ends of nested modules are the innermost and the outermost, which belong together.
+    """
+    best: dict[tuple[int, int], tuple[float, dict[str, str]]] = {}
+    for i, j in itertools.product(range(len(own) + 1), range(len(others) + 1)):
+        options = [best[k] for k in ((i - 1, j), (i, j - 1)) if k in best] or [(0.0, {})]
+        if i and j and (like := likeness(own[i - 1], others[j - 1])):
+            ends = (i == j == 1) + (i == len(own) and j == len(others))
+            total, pairs = best[i - 1, j - 1]
+            options.append((total + like + ends / 2, pairs | {own[i - 1]: others[j - 1]}))
+        best[i, j] = max(options, key=lambda option: option[0])
+    return best[len(own), len(others)][1]
+
+
+def _links(
+    candidate: LayerRun, reference: LayerRun, own: str, other: str, side: str
+) -> dict[Key, Link]:
+    """Link each array with the nearest of the reference's whose shape fits, in order if alike."""
+    wanted = {key: reference.values[key] for key in reference.keys(other, side)}
+    links: dict[Key, Link] = {}
+    used: set[Key] = set()
+    for key in candidate.keys(own, side):
+        array, options = candidate.values[key], []
+        for other_key, want in wanted.items():
+            for index in _orders(array, want):
+                distance = _distance(_ordered(array, index), want.ravel())
+                departs = (key[2] != other_key[2]) + (index is not None)
+                cost = (distance + TINY) * PLAIN**departs
+                if other_key not in used or distance < SAME:
+                    options.append((other_key in used, cost, other_key, index))
+        if options:
+            *_, other_key, index = min(options, key=lambda option: option[:2])
+            used.add(other_key)
+            links[key] = _link(array, wanted, other_key, index)
+    return links
+
+
+def _link(array: np.ndarray, wanted: dict[Key, np.ndarray], key: Key, index: Index) -> Link:
+    want, reordered = wanted[key], False
+    distance = _distance(_ordered(array, index), want.ravel())
+    if distance > CLOSE and (order := _last_order(_ordered(array, index), want)) is not None:
+        index, reordered = order if index is None else index[order], True
+        distance = _distance(_ordered(array, index), want.ravel())
+    equal = [k for k, value in wanted.items() if k != key and np.array_equal(value, want)]
+    return Link((key, *equal), array.shape, index, reordered, distance)
+
+
+def _last_order(flat: np.ndarray, want: np.ndarray) -> Index:
+    """Return the order in which the last axis has the reference's values, if there is one."""
+    width = want.shape[-1] if want.ndim else 1
+    if not 1 < width <= WIDEST or not (np.isfinite(flat).all() and np.isfinite(want).all()):
+        return None
+    columns, wanted = flat.reshape(-1, width), want.reshape(-1, width)
+    products = wanted.T @ columns
+    nearest = ((columns**2).sum(0) - 2 * products).argmin(1)
+    index = np.arange(flat.size).reshape(-1, width)[:, nearest].ravel()
+    nearer = PLAIN * _distance(flat[index], want.ravel()) < _distance(flat, want.ravel())
+    return index if nearer and len(set(nearest)) == width else None
+
+
+def _ordered(array: np.ndarray, index: Index) -> np.ndarray:
+    return array.ravel() if index is None else array.ravel()[index]
+
+
+def _distance(got: np.ndarray, want: np.ndarray) -> float:
+    """Return the mean distance as a share of the mean size, at most a large number."""
+    with np.errstate(all="ignore"):
+        apart = np.where(got == want, 0.0, np.abs(got - want)).sum()
+        return float(min(np.nan_to_num(apart / np.abs(want).sum() if apart else 0.0, nan=1e9), 1e9))
+
+
+def _orders(own: np.ndarray, want: np.ndarray) -> Iterator[Index]:
+    """Yield each order of own elements that has the wanted shape: axes moved, merged or split."""
+    if own.size != want.size or own.dtype.kind != want.dtype.kind:
+        return
+    a, b = (tuple(n for n in array.shape if n != 1) for array in (own, want))
+    if a == b or _merges(a, b) or _merges(b, a):
+        yield None
+    if max(len(a), len(b)) > MOST_AXES:
+        return
+    places = np.arange(own.size)
+    for axes in itertools.islice(itertools.permutations(range(len(a))), 1, None):
+        if _merges([a[i] for i in axes], b):
+            yield places.reshape(a).transpose(axes).ravel()
+    for axes in itertools.islice(itertools.permutations(range(len(b))), 1, None):
+        if len(b) > len(a) and _merges([b[i] for i in axes], a):
+            yield places.reshape(b).transpose(axes).ravel().argsort()
+
+
+def _merges(shape: Sequence[int], merged: Sequence[int]) -> bool:
+    """Whether the second shape is the first with neighbouring axes merged."""
+    ends = set(itertools.accumulate(merged, operator.mul))
+    return ends <= set(itertools.accumulate(shape, operator.mul))
