@@ -27,6 +27,10 @@ class Tree:
         paths, _ = jax.tree_util.tree_flatten_with_path(self.like if tree is None else tree)
         return [(path_name(path), leaf) for path, leaf in paths]
 
+    def names(self) -> list[str] | None:
+        """Return the names of the leaves, None if they are not known."""
+        return None if self.like is None else [name for name, _ in self.paths()]
+
     def without(self, names: frozenset[str]) -> Tree:
         """Return the tree of the other leaves: a flat dictionary, if any is taken away."""
         return Tree(None) if names else self

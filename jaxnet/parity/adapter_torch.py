@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jaxnet.parity import layers_torch
 from jaxnet.parity.participants import Leaves, cast, check_leaves, map_leaves
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -43,6 +44,11 @@ def make(
     found["aliases"] -= found["frozen"]
     if any(True for _ in module.buffers()):
         found["buffers"] = buffers
+    def layers(params, batch, locks):
+        with loaded(params) as twin:
+            return layers_torch.run(loss, twin, tensors(batch), locks)
+
+    found["layers"] = layers
     if forward is not None:
 
         def run_forward(params, batch):
@@ -68,6 +74,11 @@ class FunctionModule(torch.nn.Module):
 
     def forward(self, batch: Any) -> Any:
         return self.function({**self._parameters, **self._buffers}, batch)
+
+
+def leaf_names(module: torch.nn.Module) -> list[str]:
+    """Return the names of its parameters and buffers."""
+    return [name for name, _ in [*module.named_parameters(), *module.named_buffers()]]
 
 
 def loader(module: torch.nn.Module) -> Callable[[Leaves], Any]:

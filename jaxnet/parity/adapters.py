@@ -27,7 +27,7 @@ def jax_participant(
     values of frozen leaves by name), as of running statistics. layout: see `with_layout`. x64 is
     switched on inside for float64 parameters: no flag need be set.
     """
-    from jaxnet.parity import adapter_jax, adapter_optax
+    from jaxnet.parity import adapter_jax, adapter_optax, layers_jax
 
     tree = adapter_jax.Tree(like)
     fixed = frozenset(frozen)
@@ -40,7 +40,14 @@ def jax_participant(
     functions = adapter_jax.make(flat_loss, flat_forward, fixed)
     if optimizer is not None:
         functions |= adapter_optax.make(flat_loss, optimizer, tree.without(fixed), fixed)
-    return with_layout(Participant(name, **functions, frozen=fixed), layout)
+    functions["layers"] = lambda params, batch, locks: layers_jax.run(
+        lambda tree, batch: loss(tree, batch)[0] if buffers else loss(tree, batch),
+        params,
+        batch,
+        tree.build,
+        locks,
+    )
+    return with_layout(Participant(name, **functions, frozen=fixed), layout, tree.names())
 
 
 def flax_participant(
@@ -63,7 +70,7 @@ def flax_participant(
     """
     from flax import nnx
 
-    from jaxnet.parity import adapter_jax, adapter_nnx, adapter_optax
+    from jaxnet.parity import adapter_jax, adapter_nnx, adapter_optax, layers_jax
 
     parts = adapter_nnx.split(module, nnx.Param if wrt is None else wrt)
     frozen = frozenset(dict(parts.others.paths()))
@@ -73,8 +80,11 @@ def flax_participant(
     functions = adapter_jax.make(flat_loss, flat_forward, frozen)
     if optimizer is not None:
         functions |= adapter_optax.make(flat_loss, optimizer, parts.trained, frozen)
+    functions["layers"] = lambda params, batch, locks: layers_jax.run(
+        loss, params, batch, parts.merge, locks
+    )
     own = {"own": parts.own, "frozen": frozen, "noise": adapter_nnx.noise(module)}
-    return with_layout(Participant(name, **functions, **own), layout)
+    return with_layout(Participant(name, **functions, **own), layout, list(parts.shapes))
 
 
 def torch_participant(
@@ -103,11 +113,15 @@ def torch_participant(
     Raises: ValueError for an optimizer that evaluates the loss itself (L-BFGS), and for a scheduler
     that is made with the optimizer.
     """
-    from jaxnet.parity import adapter_torch, adapter_torch_optim
+    from jaxnet.parity import adapter_torch, adapter_torch_causes, adapter_torch_optim
 
     loaded = adapter_torch.loader(module)
     functions = adapter_torch.make(module, loaded, loss, forward, set_to_none)
     if optimizer is not None:
         training = adapter_torch_optim.Training(optimizer, clip, scheduler, set_to_none)
         functions |= adapter_torch_optim.make(loss, training, loaded)
-    return with_layout(Participant(name, **functions), layout)
+        functions["replay_update"] = lambda: adapter_torch_causes.replay_update(training, loaded)
+    functions["replay_layer"] = lambda params, batch, layer: adapter_torch_causes.replay_layer(
+        loaded, loss, params, batch, layer
+    )
+    return with_layout(Participant(name, **functions), layout, adapter_torch.leaf_names(module))

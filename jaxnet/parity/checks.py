@@ -45,7 +45,8 @@ def check(
     for tier in tiers:
         found, seen = _locked(candidate, [p for p in against.points if p.tier == tier])
         if not causes and not all(leaf.equal for leaf in found):
-            causes = _causes(candidate, against, seen)
+            located = _locate(candidate, against, seen, found, layers)
+            causes = find_causes(candidate, against.reference, seen, located)
         leaves += found
         if tier == MATHEMATICS and trains:
             leaves.append(_free_leaf(candidate, against))
@@ -76,21 +77,23 @@ def _locked(
     return leaves, seen
 
 
-def _causes(
-    candidate: Participant, against: Trajectory, seen: list[tuple[Point, Outputs]]
-) -> list[Cause]:
-    """Return the mistakes that explain what was seen; none by a recording, which has no replay."""
-    if against.reference is not None and (causes := diagnose(against.reference, seen)):
-        return causes
-    if candidate.noise:
-        remedy = f"{candidate.noise}: call module.eval(), or give both sides the same masks"
-        return [Cause("active dropout", remedy, 0.0)]
-    again, more = (compare(candidate, seen[0][0])[1] for _ in range(2))
-    if not all(np.array_equal(again[key], more[key], equal_nan=True) for key in again):
-        cause = candidate.noise or "look for dropout in training mode, or random numbers"
-        remedy = f"two calls with the same inputs do not agree: {cause}"
-        return [Cause("not deterministic", remedy, 0.0)]
-    return []
+def _locate(
+    candidate: Participant,
+    against: Trajectory,
+    seen: list[tuple[Point, Outputs]],
+    leaves: list[Leaf],
+    layers: Mapping[str, str] | None,
+) -> Located | None:
+    """Return the layer of the first difference before the update, if both sides have layers."""
+    first = next((leaf for leaf in leaves if not leaf.equal), None)
+    before = first is not None and first.stage not in ("parameters", "optimizer", "free run")
+    if first is None or not before or candidate.layers is None or against.reference is None:
+        return None
+    if against.reference.layers is None:
+        return None
+    point = next(p for p, _ in seen if (p.step, p.probe) == (first.step, first.probe))
+    dtype = DTYPES[point.tier]
+    return locate(candidate.layers, against.reference.layers, point, dtype, layers)
 
 
 def _free_leaf(candidate: Participant, against: Trajectory) -> Leaf:

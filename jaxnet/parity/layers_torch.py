@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jaxnet.parity.layers import Key, LayerRun, Locks, Taps
+from jaxnet.parity.layers import Key, LayerRun, Locks, Taps, _map
 
 
 def run(
@@ -82,6 +82,13 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and (
         value.is_floating_point() or value.dtype in (torch.int32, torch.int64)
     )
+
+
+def arrays_of(results: Any) -> list[torch.Tensor]:
+    """Return the tensors of a layer's results in the order of its keys."""
+    found: dict[int, torch.Tensor] = {}
+    _map(lambda value: found.setdefault(id(value), value) if _is_array(value) else value, results)
+    return list(found.values())
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -70,6 +70,8 @@ class Participant:
     run(params, batch_at, num_steps) -> the losses (num_steps,) of free training, if there is a
         faster way than calling the functions above.
     plan: given by `oracle` only: such a reference has error bars.
+    layers(params, batch, locks) -> a `LayerRun`: what goes through its layers. replay_layer(params,
+        batch, layer) and replay_update(): the same with each known mistake. The makers give them.
     """
 
     name: str
@@ -81,6 +83,9 @@ class Participant:
         default=None, repr=False
     )
     plan: Plan | None = None
+    layers: Callable[[Leaves, Any, Any], Any] | None = None
+    replay_layer: Callable[[Leaves, Any, str | None], Iterator[Any]] | None = None
+    replay_update: Callable[[], Iterator[tuple[str, str, Callable]]] | None = None
     buffers: Callable[[Leaves, Any], Leaves] | None = None
     own: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     frozen: frozenset[str] = frozenset()

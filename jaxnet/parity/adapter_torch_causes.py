@@ -1,0 +1,126 @@
+"""A torch participant with one known mistake: inside the layer where a port parts, or its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from jaxnet.parity import adapter_torch_optim, layers_torch
+from jaxnet.parity.adapter_torch import tensors
+from jaxnet.parity.layers import INPUTS, OUTPUTS, LayerRun, Locks
+from jaxnet.parity.participants import Leaves
+from jaxnet.parity.torch_optimizers import optimizer_changes
+from jaxnet.parity.torch_replay import replays
+
+Replay = tuple[str, str, LayerRun]  # the mistake's name, its remedy, and what it gives
+
+
+def replay_layer(
+    loaded: Callable[[Leaves], Any],
+    loss: Callable[[Any, Any], torch.Tensor],
+    params: Leaves,
+    batch: Any,
+    layer: str | None,
+) -> Iterator[Replay]:
+    """Yield the runs of one module with each known mistake, its layers locked to the right values.
+
+    layer: the module's path ("" for the whole model), or None for the loss with the model in it.
+    Calls and leaves have the names that they have in the whole model.
+    """
+    with loaded(params) as twin:
+        base = layers_torch.run(loss, twin, tensors(batch), {})
+        locks = {key: (value, base.cotangents.get(key)) for key, value in base.values.items()}
+        locks = {k: (v, None if k[1] == INPUTS else g) for k, (v, g) in locks.items()}
+        if layer is None:
+            yield from _replayed(lambda: layers_torch.run(loss, twin, tensors(batch), locks))
+            return
+        piece = twin.get_submodule(layer)
+        given = _arguments(loss, twin, piece, tensors(batch))
+        wanted = [base.cotangents.get(key) for key in base.keys(layer, OUTPUTS)]
+        inner = {(_relative(key[0], layer), *key[1:]): lock for key, lock in locks.items()}
+
+        def run() -> LayerRun:
+            found = layers_torch.run(_Projection(wanted), piece, given, inner)
+            return _renamed(found, layer)
+
+        yield from _replayed(run)
+
+
+def _replayed(run: Callable[[], LayerRun]) -> Iterator[Replay]:
+    for name, remedy, mistake in replays(run):
+        try:
+            with mistake:
+                found = run()
+        except Exception:  # the mistake cannot be made here: shapes do not fit, say
+            continue
+        yield name, remedy, found
+
+
+class _Projection:
+    """The sum of a layer's outputs, each times the gradient that it gets in the whole model."""
+
+    def __init__(self, wanted: list[Any]):
+        self.wanted = wanted
+
+    def __call__(self, module: torch.nn.Module, given: Any) -> torch.Tensor:
+        args, kwargs = given
+        outputs = layers_torch.arrays_of(module(*args, **kwargs))
+        terms = [
+            (output * torch.as_tensor(grad)).sum()
+            for output, grad in zip(outputs, self.wanted, strict=False)
+            if grad is not None and output.is_floating_point()
+        ]
+        return sum(terms, torch.zeros(()))
+
+
+def _arguments(loss: Callable, twin: torch.nn.Module, piece: torch.nn.Module, batch: Any) -> Any:
+    """Return the arguments of a module's first call."""
+    seen: list[Any] = []
+    handle = piece.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
+    )
+    try:
+        with torch.no_grad():
+            loss(twin, batch)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _relative(call: str, layer: str) -> str:
+    return call if not layer else call.removeprefix(layer).removeprefix(".")
+
+
+def _renamed(run: LayerRun, layer: str) -> LayerRun:
+    """Return a run of one module with the names of the whole model."""
+
+    def full(name: str) -> str:
+        return ".".join(filter(None, (layer, name)))
+
+    def moved(arrays: dict) -> dict:
+        return {(full(key[0]), *key[1:]): value for key, value in arrays.items()}
+
+    grads = {full(name): grad for name, grad in run.grads.items()}
+    return run._replace(
+        grads=grads, values=moved(run.values), cotangents=moved(run.cotangents)
+    )
+
+
+def replay_update(
+    training: adapter_torch_optim.Training, loaded: Callable[[Leaves], Any]
+) -> Iterator[tuple[str, str, Callable]]:
+    """Yield (name, remedy, update) of the optimizer with each known mistake."""
+    leaves = [torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))]
+    for name, remedy, make in optimizer_changes(training.make, training.make(leaves)):
+        changed = training._replace(optimizer=make, clip=None)
+        yield name, remedy, adapter_torch_optim.make_update(changed, loaded)
+    if training.scheduler is not None:
+        first = "the first update takes the schedule's value at 0"
+        for name, remedy, scheduled in (
+            ("schedule off by one (+1)", first, lambda count: count + 1),
+            ("schedule off by one (-1)", first, lambda count: max(count - 1, 0)),
+            ("schedule stays at its first value", "step the schedule", lambda count: 0),
+        ):
+            yield name, remedy, adapter_torch_optim.make_update(training, loaded, scheduled)

@@ -1,0 +1,215 @@
+"""Why do two programs differ? Each known mistake is replayed; what reproduces the numbers names it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxnet.parity import arithmetic, mistakes
+from jaxnet.parity.limits import MATHEMATICS
+from jaxnet.parity.locate import OUTSIDE, Located
+from jaxnet.parity.observe import Outputs, observe
+from jaxnet.parity.participants import Leaves, Participant, map_leaves
+from jaxnet.parity.points import Point
+from jaxnet.parity.report import Cause
+
+EXPLAINED = 0.1  # a replay that leaves more of the difference than this explains nothing
+MOST = 5  # causes that are returned
+Seen = list[tuple[Point, Outputs]]
+
+
+def find_causes(
+    candidate: Participant, reference: Participant | None, seen: Seen, located: Located | None
+) -> list[Cause]:
+    """Rank the mistakes that reproduce what the candidate returned, the nearest first.
+
+    seen: the points of one tier in the order in which the candidate saw them, with its outputs.
+    reference: None for a recording, which cannot replay. located: the layer of the difference.
+
+    Tried in turn are mistakes of the whole program, of the layer and of the update, and what the
+    numbers alone tell; the first of these that explains anything is returned. A replay explains the
+    difference if it leaves less than a tenth of it in every leaf.
+    """
+    if seen[0][0].tier == MATHEMATICS and _single(seen):
+        return [Cause("computed in float32", "switch x64 on, or keep float64 throughout", 0.0)]
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # a mistake may overflow, or leave a batch empty
+        for source in (_of_program, _of_layer, _of_numbers):
+            found = [c for c in source(reference, seen, located) if np.isfinite(c.distance)]
+            if found:
+                return sorted(found, key=lambda cause: cause.distance)[:MOST]
+    return _of_noise(candidate, seen)
+
+
+def _of_program(
+    reference: Participant | None, seen: Seen, located: Located | None
+) -> Iterator[Cause]:
+    """Replay mistakes of the whole program; of its update, if nothing before it differs."""
+    if reference is None:
+        return
+    known = mistakes.known_mistakes(reference, seen[0][0].params)
+    if reference.update is not None and (factor := _rate_factor(seen)) is not None:
+        known.append(mistakes.scaled_rate(reference, factor))
+    for name, remedy, participant in known:
+        yield Cause(name, remedy, _distance(lambda *a, p=participant: observe(p, *a), seen))
+    if located is None and reference.replay_update is not None:
+        for name, remedy, update in reference.replay_update():
+            yield Cause(name, remedy, _distance(_only_update(update), seen))
+
+
+def _only_update(update: Callable) -> Callable[..., Outputs]:
+    def run(params: Leaves, state: Leaves, batch: Any, grads: Leaves) -> Outputs:
+        new_params, new_state = update(params, grads, state)
+        found = {("parameters", name): leaf for name, leaf in new_params.items()}
+        return found | {("optimizer", name): leaf for name, leaf in new_state.items()}
+
+    return run
+
+
+def _of_layer(
+    reference: Participant | None, seen: Seen, located: Located | None
+) -> Iterator[Cause]:
+    """Replay mistakes inside the layer, whose inputs are the reference's."""
+    if reference is None or reference.replay_layer is None or located is None:
+        return
+    layer = None if located.layer == OUTSIDE else located.reference_path
+    if layer is None and located.layer != OUTSIDE:
+        return
+    point = located.point
+    for name, remedy, run in reference.replay_layer(point.params, point.batch, layer):
+        yield Cause(name, remedy, _unexplained(located.seen(layer), run.arrays()))
+
+
+def _of_numbers(
+    reference: Participant | None, seen: Seen, located: Located | None
+) -> Iterator[Cause]:
+    """Read the cause from the numbers of the layer, or of the first point that differs."""
+    if located is not None and (pairs := located.pairs(located.layer)):
+        found = arithmetic.explain(pairs, _counts(located.point.batch))
+    else:
+        point, got = next(pair for pair in seen if _differs(*pair))
+        stages = dict.fromkeys(stage for stage, _ in got if stage in ("loss", "gradient"))
+        named = {f"{k[0]} {k[1]}": (point.want[k], got[k]) for k in got if k[0] in stages}
+        found = arithmetic.explain(named, _counts(point.batch))
+    for explanation in found:
+        yield Cause(*explanation)
+
+
+def _of_noise(candidate: Participant, seen: Seen) -> list[Cause]:
+    """Say if the candidate draws random numbers."""
+    if candidate.noise:
+        remedy = f"{candidate.noise}: call module.eval(), or give both sides the same masks"
+        return [Cause("active dropout", remedy, 0.0)]
+    point = seen[0][0]
+    first, again = (
+        observe(candidate, point.params, point.state, point.batch, point.grads) for _ in range(2)
+    )
+    if all(np.array_equal(first[key], again[key], equal_nan=True) for key in first):
+        return []
+    remedy = "two calls with the same inputs do not agree: look for dropout, or random numbers"
+    return [Cause("not deterministic", remedy, 0.0)]
+
+
+def _distance(replay: Callable[..., Outputs], seen: Seen) -> float:
+    """Return the largest share of any leaf's difference that the replay leaves unexplained.
+
+    It is infinite as soon as it is more than `EXPLAINED`, and if a leaf that differs is not
+    replayed: such a replay is not looked at further.
+    """
+    worst = 0.0
+    for point, got in seen:
+        try:
+            found = replay(point.params, point.state, point.batch, point.grads)
+        except Exception:  # this reference cannot make the mistake: a batch of a fixed size, say
+            return np.inf
+        pairs = {key: (point.want[key], value) for key, value in got.items()}
+        limits = {key: point.allowed * point.bar[key].max(initial=0) for key in got}
+        worst = max(worst, _unexplained(pairs, found, limits))
+        if not np.isfinite(worst):
+            return np.inf
+    return worst
+
+
+def _unexplained(
+    pairs: Mapping[Any, tuple[np.ndarray, np.ndarray]],
+    found: Mapping[Any, np.ndarray],
+    limits: Mapping[Any, float] | None = None,
+) -> float:
+    """Return the largest share of the differences (want, got) that `found` leaves."""
+    worst = 0.0
+    for key, (want, got) in pairs.items():
+        limit = 1e-12 * _size(want) if limits is None else limits[key]
+        scale = max(_size(got - want), limit)
+        if key not in found or found[key].shape != got.shape:
+            if _size(got - want) > limit:
+                return np.inf
+            continue
+        left = _size(got - found[key])
+        if not np.isfinite(left) or left > EXPLAINED * scale:
+            return np.inf
+        if left > 0:
+            worst = max(worst, left / scale)
+    return worst
+
+
+def _size(difference: np.ndarray) -> float:
+    finite = np.where(np.isfinite(difference), np.abs(difference.astype(float)), np.inf)
+    return float(finite.max(initial=0))
+
+
+def _single(seen: Seen) -> bool:
+    """Return whether all gradients of a float64 comparison are numbers that float32 holds."""
+    pairs = [
+        (value, point.want[key])
+        for point, got in seen
+        for key, value in got.items()
+        if key[0] == "gradient"
+    ]
+    near = all(_size(value - want) <= 1e-4 * _size(want) for value, want in pairs)
+    return (
+        near
+        and all(_is_single(got) for got, _ in pairs)
+        and not all(_is_single(want) for _, want in pairs)
+    )
+
+
+def _is_single(values: np.ndarray) -> bool:
+    return np.array_equal(values.astype("float32").astype(float), values)
+
+
+def _rate_factor(seen: Seen) -> float | None:
+    """Return the factor on the update that fits the candidate best; None for about 1."""
+    inner = squares = 0.0
+    for point, got in seen:
+        for (stage, name), value in got.items():
+            if stage == "parameters":
+                wanted = point.want[stage, name] - point.params[name]
+                inner += float(((value - point.params[name]) * wanted).sum())
+                squares += float((wanted**2).sum())
+    factor = inner / squares if squares > 0 else 1.0
+    return factor if np.isfinite(factor) and abs(factor - 1) > 1e-9 else None
+
+
+def _differs(point: Point, got: Outputs) -> bool:
+    return any(
+        _size(value - point.want[key]) > point.allowed * point.bar[key].max(initial=0)
+        for key, value in got.items()
+    )
+
+
+def _counts(batch: Any) -> dict[str, int]:
+    """Return numbers of a batch that a mean may divide by: rows, elements, marked by a mask."""
+    counts: dict[str, int] = {}
+
+    def count(leaf):
+        if isinstance(leaf, np.ndarray) and leaf.ndim:
+            counts.setdefault("rows", len(leaf))
+            counts[f"elements of {leaf.shape}"] = leaf.size
+            if leaf.dtype.kind == "b" or np.isin(leaf, (0, 1)).all():
+                counts[f"ones of {leaf.shape}"] = int(leaf.sum())
+
+    map_leaves(count, batch)
+    return {name: n for name, n in counts.items() if n > 0}
