@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity.participants import SLOTS, Leaves, Participant, check_leaves, with_layout
+from jaxnet.parity.layout import with_layout
+from jaxnet.parity.participants import SLOTS, Leaves, Participant, check_leaves
 
 
 def jax_participant(
@@ -47,7 +48,7 @@ def jax_participant(
         functions["forward"] = run_forward
     if optimizer is not None:
         functions |= _optax_functions(loss, optimizer, tree)
-    return with_layout(Participant(name, run_value_and_grad, **functions), layout)
+    return with_layout(Participant(name, run_value_and_grad, **functions), layout, tree.names())
 
 
 def flax_participant(
@@ -109,7 +110,8 @@ def torch_participant(
     from jaxnet.parity import adapter_torch
 
     functions = adapter_torch.make(module, loss, optimizer, forward)
-    return with_layout(Participant(name, **functions), layout)
+    own = [name for name, _ in module.named_parameters()]
+    return with_layout(Participant(name, **functions), layout, own)
 
 
 class _Tree:
@@ -117,6 +119,14 @@ class _Tree:
 
     def __init__(self, like: Any):
         self.like = like
+
+    def names(self) -> list[str] | None:
+        """Return the leaves' names, where the structure is known."""
+        import jax
+
+        if self.like is None:
+            return None
+        return [_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(self.like)[0]]
 
     def flatten(self, tree: Any) -> Leaves:
         import jax

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.parity.compare import Case, Point, points
-from jaxnet.parity.participants import Leaves, Participant, cast
+from jaxnet.parity.participants import Leaves, Participant, cast, train_losses
 from jaxnet.spec import Batch
 
 FORMAT = "jaxnet parity recording 1"
@@ -55,16 +55,7 @@ def free_run(participant: Participant, case: Case, dtype: str) -> np.ndarray:
     def batch_at(i):
         return cast(case.batch_at(i), dtype)
 
-    if participant.run is not None:
-        return np.asarray(participant.run(params, batch_at, case.num_steps), float)
-    assert participant.init is not None
-    assert participant.update is not None
-    state, losses = participant.init(params), []
-    for i in range(case.num_steps):
-        value, grads = participant.value_and_grad(params, batch_at(i))
-        losses.append(float(value))
-        params, state = participant.update(params, grads, state)
-    return np.asarray(losses)
+    return train_losses(participant, params, batch_at, case.num_steps)
 
 
 def record(path: str | Path, participant: Participant, case: Case) -> None:
