@@ -10,9 +10,14 @@ functions, or by hand. To import this package needs NumPy only.
 from jaxnet.parity.adapters import flax_participant, jax_participant, torch_participant
 from jaxnet.parity.checks import check
 from jaxnet.parity.compare import Leaf
+from jaxnet.parity.expression import concatenate, leaf, stack
 from jaxnet.parity.gradient import GradientReport, check_gradient
-from jaxnet.parity.participants import Participant, numpy_participant, oracle, with_layout
+from jaxnet.parity.layers import tap
+from jaxnet.parity.layout import convert, with_layout
+from jaxnet.parity.loss_check import check_loss
+from jaxnet.parity.participants import Participant, numpy_participant, oracle
 from jaxnet.parity.points import Case
+from jaxnet.parity.propose import propose_layout
 from jaxnet.parity.recording import Trajectory, load, record, trajectory
 from jaxnet.parity.report import Cause, ParityError, Report
 
@@ -27,12 +32,17 @@ __all__ = [
     "Trajectory",
     "check",
     "check_gradient",
+    "concatenate",
+    "convert",
     "flax_participant",
     "jax_participant",
+    "leaf",
     "load",
     "numpy_participant",
     "oracle",
+    "propose_layout",
     "record",
+    "stack",
     "torch_participant",
     "trajectory",
     "with_layout",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from jaxnet.parity.participants import Participant, with_layout
+from jaxnet.parity.layout import with_layout
+from jaxnet.parity.participants import Participant
 
 
 def jax_participant(

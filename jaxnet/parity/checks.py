@@ -22,6 +22,7 @@ def check(
     against: Participant | Trajectory,
     case: Case | None = None,
     tiers: tuple[str, ...] = tuple(DTYPES),
+    layers: Mapping[str, str] | None = None,
 ) -> Report:
     """Compare a candidate with a reference, number by number: are they the same function?
 
@@ -30,13 +31,17 @@ def check(
     in float64. A mismatch is diagnosed by replaying known mistakes.
 
     against: a participant, which needs a `case`; or a recording (`load`), which has its own.
-    tiers: "mathematics", "precision" or both.
+    tiers: "mathematics", "precision" or both. layers: layers of the candidate that are the same as
+    layers of the reference, where their names and parameters do not tell; they only help to locate.
 
     Raises: ValueError if nothing can be compared: the same object twice, other leaves or shapes, a
     reference that is not finite, no case.
     """
     if isinstance(against, Participant):
         against = _trajectory(candidate, against, case)
+    trained = {name for stage, name in against.points[0].want if stage == "gradient"}
+    if candidate.layout is not None:  # frozen leaves and buffers need no counterpart
+        candidate.layout.optional |= set(against.points[0].params) - trained
     if not tiers or set(tiers) - set(DTYPES):
         raise ValueError(f"`tiers` must be of {', '.join(DTYPES)}, got {tiers}")
     trains = candidate.update is not None and len(against.losses) > 0
@@ -150,6 +155,9 @@ def _left_out(
         for name in sorted(set(own) - slots - {"step"}):
             texts.append(f"optimizer {name}: {against.name} has none")
     trained = {name for stage, name in points[0].want if stage in ("gradient", "buffers")}
+    if candidate.layout is not None and candidate.update is not None:
+        for name in sorted(candidate.layout.summed):
+            texts.append(f"parameters and optimizer {name}: {candidate.name} holds only a sum")
     frozen = sorted(set(points[0].params) - trained)
     if frozen:
         texts.append(f"gradient of {', '.join(frozen)}: frozen in {against.name}")

@@ -97,8 +97,10 @@ def _common(candidate: Participant, got: Outputs, point: Point) -> list[tuple[st
         if stage == "gradient" and (stage, name) not in got:  # the candidate does not train it
             got[stage, name] = np.zeros_like(point.params[name])
     shared = {stage for stage, _ in got} & {stage for stage, _ in point.want}
+    summed = () if candidate.layout is None else candidate.layout.summed
     for stage, name in point.want:
-        if stage in shared - {"buffers", "optimizer"} and (stage, name) not in got:
+        needed = stage not in ("buffers", "optimizer") and name not in summed
+        if stage in shared and needed and (stage, name) not in got:
             raise ValueError(f"not compared: {candidate.name} gives no {stage} {name}")
     for stage, name in got:
         known = (stage, name) in point.want or (stage != "forward" and name in point.params)

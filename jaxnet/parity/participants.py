@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxnet import numpy_net
 from jaxnet.spec import Spec
+
+if TYPE_CHECKING:
+    from jaxnet.parity.layout import Layout
 
 Leaves = dict[str, np.ndarray]
 
@@ -72,6 +76,7 @@ class Participant:
     plan: given by `oracle` only: such a reference has error bars.
     layers(params, batch, locks) -> a `LayerRun`: what goes through its layers. replay_layer(params,
         batch, layer) and replay_update(): the same with each known mistake. The makers give them.
+    layout: given by `with_layout` only.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Participant:
     frozen: frozenset[str] = frozenset()
     aliases: frozenset[str] = frozenset()
     noise: str = ""
+    layout: Layout | None = field(default=None, repr=False)
 
 
 def numpy_participant(
@@ -133,92 +139,51 @@ def oracle(
     return replace(made, plan=Plan(spec, optimizer, learning_rate, hyperparameters))
 
 
-class _Layout:
-    """Renames and transposes leaves, from the reference's to a participant's own and back."""
-
-    def __init__(self, layout: Mapping[str, str | tuple[str, tuple[int, ...]]], owner: str):
-        self.owner = owner
-        self.pairs = {
-            own: (to, None) if isinstance(to, str) else (to[0], tuple(to[1]))
-            for own, to in layout.items()
-        }
-        self.names = [name for name, _ in self.pairs.values()]
-        if len(set(self.names)) != len(self.names):
-            raise ValueError(
-                f"`layout` must name each leaf of the reference once, got {self.names}"
-            )
-
-    def to_own(self, leaves: Leaves) -> Leaves:
-        if set(leaves) != set(self.names):
-            raise ValueError(
-                f"`layout` must cover the reference's leaves {sorted(leaves)}, "
-                f"got {sorted(self.names)}"
-            )
-        return {
-            own: leaves[name] if axes is None else np.transpose(leaves[name], axes)
-            for own, (name, axes) in self.pairs.items()
-        }
-
-    def from_own(self, leaves: Leaves) -> Leaves:
-        if set(leaves) != set(self.pairs):
-            raise ValueError(
-                f"`layout` must have the leaves of {self.owner}, {sorted(leaves)}; "
-                f"got {sorted(self.pairs)}"
-            )
-        return {
-            name: leaves[own] if axes is None else np.transpose(leaves[own], np.argsort(axes))
-            for own, (name, axes) in self.pairs.items()
-        }
+def train_losses(
+    participant: Participant, params: Leaves, batch_at: Callable[[int], Any], num_steps: int
+) -> np.ndarray:
+    """Return the losses (num_steps,) of free training."""
+    if participant.run is not None:
+        return np.asarray(participant.run(params, batch_at, num_steps), float)
+    assert participant.init is not None
+    assert participant.update is not None
+    state, losses = participant.init(params), []
+    for i in range(num_steps):
+        batch = batch_at(i)
+        value, grads = participant.value_and_grad(params, batch)
+        losses.append(float(value))
+        new, state = participant.update(params, grads, state)
+        buffers = {} if participant.buffers is None else participant.buffers(params, batch)
+        params = params | new | buffers
+    return np.asarray(losses)
 
 
-def with_layout(
-    participant: Participant, layout: Mapping[str, str | tuple[str, tuple[int, ...]]] | None
-) -> Participant:
-    """Return the participant under the reference's names and axes, both declared, never guessed.
-
-    layout: each of its own leaves -> the reference's name, or (name, axes) where its own array is
-    `np.transpose(reference's, axes)`: {"linear1.weight": ("w1", (1, 0)), "linear1.bias": "b1"}.
-    None: the names and axes are the reference's already.
-
-    Raises: ValueError unless the layout names every leaf of both sides once.
-    """
-    if layout is None:
-        return participant
-    own = _Layout(layout, participant.name)
-
-    def value_and_grad(params, batch):
-        value, grads = participant.value_and_grad(own.to_own(params), batch)
-        return value, own.from_own(grads)
-
-    changes: dict[str, Any] = {"value_and_grad": value_and_grad}
-    if forward := participant.forward:
-        changes["forward"] = lambda params, batch: forward(own.to_own(params), batch)
-    if init := participant.init:
-        changes["init"] = lambda params: _in_slots(init(own.to_own(params)), own.from_own)
-    if update := participant.update:
-
-        def own_update(params, grads, state):
-            state = _in_slots(state, own.to_own)
-            new_params, new_state = update(own.to_own(params), own.to_own(grads), state)
-            return own.from_own(new_params), _in_slots(new_state, own.from_own)
-
-        changes["update"] = own_update
-    if run := participant.run:
-        changes["run"] = lambda params, batch_at, n: run(own.to_own(params), batch_at, n)
-    return replace(participant, **changes)
+def listing(names: Iterable[str], most: int = 8) -> str:
+    """Return names as text: the first ones, and how many more."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
 
 
-def _in_slots(state: Leaves, change: Callable[[Leaves], Leaves]) -> Leaves:
-    """Return a flat optimizer state with `change` made to the leaves of each slot."""
-    return _flatten({k: change(v) if isinstance(v, dict) else v for k, v in _nest(state).items()})
+def difference(needed: Iterable[str], got: Iterable[str], known: Iterable[str]) -> str:
+    """Say which names are missing from `got`, and which are not known, with the nearest one."""
+    needed, got, known = list(needed), list(got), list(known)
+    missing = [name for name in needed if name not in set(got)]
+    unknown = [name for name in got if name not in set(known)]
+    texts = [f"{listing(missing)} missing"] if missing else []
+    for name in unknown[:8]:
+        near = difflib.get_close_matches(name, missing or known, 1)
+        texts.append(f"no leaf {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    if len(unknown) > 8:
+        texts.append(f"and {len(unknown) - 8} more that are none")
+    return "; ".join(texts)
 
 
 def check_leaves(leaves: Leaves, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise ValueError unless the leaves have the candidate's own names and shapes."""
-    if set(shapes) != set(leaves):
+    if text := difference(shapes, leaves, shapes):
         raise ValueError(
-            f"the reference's leaves {sorted(leaves)} are not the candidate's {sorted(shapes)}: "
-            "declare a `layout`"
+            f"the reference's leaves must be the candidate's: {text}: declare a `layout`"
         )
     for name, shape in shapes.items():
         if leaves[name].shape != shape:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.parity.participants import Leaves, Participant, cast
-from jaxnet.parity.points import Case, Point, points
+from jaxnet.parity.participants import Leaves, Participant, cast, train_losses
+from jaxnet.parity.points import Case, Point, complete, points
 from jaxnet.spec import Batch
 
 FORMAT = "jaxnet parity recording 1"
@@ -50,24 +50,12 @@ def trajectory(reference: Participant, case: Case) -> Trajectory:
 @np.errstate(all="ignore")
 def free_run(participant: Participant, case: Case, dtype: str) -> np.ndarray:
     """Return the losses (num_steps,) of free training in a dtype, from the case's parameters."""
-    params = cast({**participant.own, **case.params}, dtype)
+    params = cast(complete(participant, case.params), dtype)
 
     def batch_at(i):
         return cast(case.batch_at(i), dtype)
 
-    if participant.run is not None:
-        return np.asarray(participant.run(params, batch_at, case.num_steps), float)
-    assert participant.init is not None
-    assert participant.update is not None
-    state, losses = participant.init(params), []
-    for i in range(case.num_steps):
-        batch = batch_at(i)
-        value, grads = participant.value_and_grad(params, batch)
-        losses.append(float(value))
-        new, state = participant.update(params, grads, state)
-        buffers = {} if participant.buffers is None else participant.buffers(params, batch)
-        params = params | new | buffers
-    return np.asarray(losses)
+    return train_losses(participant, params, batch_at, case.num_steps)
 
 
 def record(path: str | Path, participant: Participant, case: Case) -> None:
