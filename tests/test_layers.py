@@ -40,10 +40,10 @@ ROOMS = {
 }
 AT_TOP = {  # files that are imported only where they are used, and so may import more at their top
     "parity/adapter_torch.py": "torch",
-    "parity/torch_attention.py": "torch",
+    "parity/torch_causes_attention.py": "torch",
     "parity/torch_causes.py": "torch",
-    "parity/torch_layers.py": "torch",
-    "parity/torch_optimizers.py": "torch",
+    "parity/torch_causes_layers.py": "torch",
+    "parity/torch_causes_training.py": "torch",
     "parity/torch_replay.py": "torch",
     "parity/plugin.py": "pytest",
     "parity/plants.py": "jax optax",
