@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 torch = pytest.importorskip("torch", reason="the catalogue changes torch's optimizers")
-from jaxnet.parity.torch_optimizers import optimizer_changes  # noqa: E402
+from jaxnet.parity.torch_causes_training import training_changes  # noqa: E402
 
 pytestmark = pytest.mark.torch
 SAME = 1e-12  # float64, values of size 1
@@ -25,14 +25,19 @@ GRADS = [
 GRADS[1] = {name: 1e4 * g for name, g in GRADS[1].items()}  # sizes at which every eps shows
 
 
-def train(make):
+def train(optimizer, clip=None, scheduler=None):
     """Return the parameters after three steps of a torch optimizer."""
     own = {name: p.clone().requires_grad_(True) for name, p in START.items()}
-    optimizer = make([own["w"], own["b"]])
+    made = optimizer([own["w"], own["b"]])
+    schedule = scheduler(made) if scheduler else None
     for grads in GRADS:
         for name, p in own.items():
             p.grad = grads[name].clone()
-        optimizer.step()
+        if clip:
+            clip(iter(own.values()))
+        made.step()
+        if schedule:
+            schedule.step()
     return [p.detach() for p in own.values()]
 
 
@@ -65,9 +70,8 @@ def adam(
     corrected=True,
     inside=False,
     amsgrad=False,
-    sign=1,
 ):
-    wd, g = decays(p, decay, which), sign * g
+    wd = decays(p, decay, which)
     g = g if decoupled else g + wd * p
     s["m"] = b1 * s.get("m", 0) + (1 - b1) * g
     s["v"] = b2 * s.get("v", 0) + (1 - b2) * g**2
@@ -89,9 +93,8 @@ def sgd(
     nesterov=False,
     damped_first=False,
     decoupled=False,
-    sign=1,
 ):
-    wd, g = decays(p, decay, which), sign * g
+    wd = decays(p, decay, which)
     g = g if decoupled else g + wd * p
     first = (1 - damp) * g if damped_first else g
     s["buf"] = momentum * s["buf"] + (1 - damp) * g if "buf" in s else first
@@ -99,8 +102,8 @@ def sgd(
     return p - RATE * (step + (wd * p if decoupled else 0))
 
 
-def rmsprop(p, g, t, s, alpha=0.95, eps=1e-8, inside=False, decay=0.0, sign=1):
-    g = sign * g + decay * p
+def rmsprop(p, g, t, s, alpha=0.95, eps=1e-8, inside=False, decay=0.0):
+    g = g + decay * p
     s["v"] = alpha * s.get("v", 0) + (1 - alpha) * g**2
     return p - RATE * g / ((s["v"] + eps).sqrt() if inside else s["v"].sqrt() + eps)
 
@@ -114,7 +117,6 @@ ADAM = DECAYS | {
     **{f"eps {eps:g} for 1e-08": {"eps": eps} for eps in (1e-6, 1e-7, 1e-10)},
     **{f"b1 {b:g} for 0.9": {"b1": b} for b in (0.0, 0.5, 0.95, 0.99)},
     **{f"b2 {b:g} for 0.999": {"b2": b} for b in (0.9, 0.95, 0.99, 0.9999)},
-    "maximize True for False": {"sign": -1},
     "eps inside the root": {"inside": True},
     "Adam's step off by one": {"shift": 1},
     "Adam without bias correction": {"corrected": False},
@@ -192,17 +194,11 @@ CASES = {
         },
     ),
 }
-MOST = 0.5  # of the three gradients' norms only the second is above
+MOST = 0.2  # of the three gradients only the second has a norm, and an update, above it
 
 
-def clipped(params):
-    optimizer = torch.optim.SGD(params, lr=RATE)
-
-    def clip(*_):
-        torch.nn.utils.clip_grad_norm_(params, MOST)
-
-    optimizer.register_step_pre_hook(clip)
-    return optimizer
+def clip(parameters):
+    torch.nn.utils.clip_grad_norm_(parameters, MOST)
 
 
 CLIPS = {
@@ -210,9 +206,16 @@ CLIPS = {
     "clipping without 1e-6 in the denominator": lambda g, norm: g * min(1, MOST / norm),
     "clipping by value": lambda g, norm: g.clip(-MOST, MOST),
     "clipping by each leaf's norm": lambda g, norm: (
-        g * min(1, MOST / (float(g.square().sum()) ** 0.5 + 1e-6))
+        g * min(1, MOST / (math.sqrt(float((g * g).sum())) + 1e-6))
     ),
-    "clipping scales small gradients up": lambda g, norm: g * MOST / (norm + 1e-6),
+    "clipping that scales small gradients up": lambda g, norm: g * MOST / (norm + 1e-6),
+    # plain SGD's update is the gradient times the rate
+    "clipping of the update, not the gradient": lambda g, norm: g * min(1, MOST / (RATE * norm)),
+}
+SCHEDULES = {
+    "schedule off by one (+1)": (1, 2, 3),
+    "schedule off by one (-1)": (0, 0, 1),
+    "schedule stays at its first value": (0, 0, 0),
 }
 
 
@@ -220,9 +223,14 @@ def agree(a, b):
     return all((x - y).abs().max() <= SAME for x, y in zip(a, b, strict=True))
 
 
-def changes(make):
-    made = make([p.clone().requires_grad_(True) for p in START.values()])
-    return {name: changed for name, _, changed in optimizer_changes(make, made)}
+def changes(**training):
+    made = training["optimizer"]([p.clone().requires_grad_(True) for p in START.values()])
+    return {name: training | new for name, _, new in training_changes(made, **training)}
+
+
+def names_of(wanted, **training):
+    found = {name: train(**changed) for name, changed in changes(**training).items()}
+    return [name for name, params in found.items() if agree(params, wanted)]
 
 
 @pytest.mark.parametrize(
@@ -233,32 +241,43 @@ def test_a_mistake_written_by_hand_is_that_of_the_changed_optimizer_and_no_other
     assert agree(train(make), by_hand(rule))
     wanted = by_hand(partial(rule, **mistakes[name]))
     assert not agree(train(make), wanted)
-    found = {n: train(changed) for n, changed in changes(make).items()}
-    assert [n for n, params in found.items() if agree(params, wanted)] == [name]
+    assert names_of(wanted, optimizer=make) == [name]
+
+
+PLAIN = partial(torch.optim.SGD, lr=RATE)
+
+
+def descend(p, g, t, state, rates=(RATE, RATE, RATE)):
+    return p - rates[t - 1] * g
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_a_mistake_in_clipping_is_that_of_the_changed_step_and_no_other(name):
-    rule = lambda p, g, t, s: p - RATE * g  # noqa: E731
-    right = lambda g, norm: g * min(1, MOST / (norm + 1e-6))  # noqa: E731
-    assert agree(train(clipped), by_hand(rule, right))
-    found = {n: train(changed) for n, changed in changes(clipped).items()}
-    wanted = by_hand(rule, CLIPS[name])
-    assert [n for n, params in found.items() if agree(params, wanted)] == [name]
+def test_a_mistake_in_clipping_is_that_of_the_changed_training_and_no_other(name):
+    right = by_hand(descend, lambda g, norm: g * min(1, MOST / (norm + 1e-6)))
+    assert agree(train(PLAIN, clip), right)
+    assert names_of(by_hand(descend, CLIPS[name]), optimizer=PLAIN, clip=clip) == [name]
 
 
-def test_every_change_of_an_optimizer_is_planted():
-    planted = {name for *_, names in CASES.values() for name in names} | set(CLIPS)
-    families = {name.split(" for ")[0].rsplit(" ", 1)[0] for name in planted}
-    for make, *_ in [*CASES.values(), (clipped,)]:
-        for name in changes(make):
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_a_shifted_schedule_is_that_of_the_changed_scheduler_and_no_other(name):
+    halves = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
+    rates = [RATE * 0.5**i for i in SCHEDULES[name]]
+    wanted = by_hand(partial(descend, rates=rates))
+    assert names_of(wanted, optimizer=PLAIN, scheduler=halves) == [name]
+
+
+def test_every_change_of_the_training_is_planted():
+    planted = {name for *_, names in CASES.values() for name in names} | {*CLIPS, *SCHEDULES}
+    families = {name.split(" for ")[0].rsplit(" ", 1)[0] for name in planted if " for " in name}
+    for make, *_ in CASES.values():
+        for name in changes(optimizer=make, clip=clip, scheduler=lambda optimizer: None):
             assert name in planted or name.split(" for ")[0].rsplit(" ", 1)[0] in families, name
 
 
 def test_a_scheduler_steps_a_changed_optimizer():
-    make = partial(torch.optim.Adam, lr=RATE)
-    changed = changes(make)["b1 0.5 for 0.9"]
-    optimizer = changed([p.clone().requires_grad_(True) for p in START.values()])
+    changed = changes(optimizer=partial(torch.optim.Adam, lr=RATE))["b1 0.5 for 0.9"]
+    optimizer = changed["optimizer"]([p.clone().requires_grad_(True) for p in START.values()])
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
     for p in optimizer.param_groups[0]["params"]:
         p.grad = torch.ones_like(p)
