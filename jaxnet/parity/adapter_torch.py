@@ -44,6 +44,7 @@ def make(
     found["aliases"] -= found["frozen"]
     if any(True for _ in module.buffers()):
         found["buffers"] = buffers
+
     def layers(params, batch, locks):
         with loaded(params) as twin:
             return layers_torch.run(loss, twin, tensors(batch), locks)
@@ -67,7 +68,9 @@ class FunctionModule(torch.nn.Module):
         self.function = function
         for name, leaf in cast(dict(params), "float32").items():
             tensor = to_tensor(leaf)
-            if tensor.is_floating_point():  # set in place of `register_parameter`, which takes no "."
+            if (
+                tensor.is_floating_point()
+            ):  # set in place of `register_parameter`, which takes no "."
                 self._parameters[name] = torch.nn.Parameter(tensor)
             else:
                 self._buffers[name] = tensor

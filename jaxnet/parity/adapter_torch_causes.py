@@ -9,9 +9,9 @@ import torch
 
 from jaxnet.parity import adapter_torch_optim, layers_torch
 from jaxnet.parity.adapter_torch import tensors
-from jaxnet.parity.layers import INPUTS, OUTPUTS, LayerRun, Locks
+from jaxnet.parity.layers import INPUTS, OUTPUTS, LayerRun
 from jaxnet.parity.participants import Leaves
-from jaxnet.parity.torch_optimizers import optimizer_changes
+from jaxnet.parity.torch_causes_training import training_changes
 from jaxnet.parity.torch_replay import replays
 
 Replay = tuple[str, str, LayerRun]  # the mistake's name, its remedy, and what it gives
@@ -103,24 +103,14 @@ def _renamed(run: LayerRun, layer: str) -> LayerRun:
         return {(full(key[0]), *key[1:]): value for key, value in arrays.items()}
 
     grads = {full(name): grad for name, grad in run.grads.items()}
-    return run._replace(
-        grads=grads, values=moved(run.values), cotangents=moved(run.cotangents)
-    )
+    return run._replace(grads=grads, values=moved(run.values), cotangents=moved(run.cotangents))
 
 
 def replay_update(
     training: adapter_torch_optim.Training, loaded: Callable[[Leaves], Any]
 ) -> Iterator[tuple[str, str, Callable]]:
     """Yield (name, remedy, update) of the optimizer with each known mistake."""
-    leaves = [torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))]
-    for name, remedy, make in optimizer_changes(training.make, training.make(leaves)):
-        changed = training._replace(optimizer=make, clip=None)
-        yield name, remedy, adapter_torch_optim.make_update(changed, loaded)
-    if training.scheduler is not None:
-        first = "the first update takes the schedule's value at 0"
-        for name, remedy, scheduled in (
-            ("schedule off by one (+1)", first, lambda count: count + 1),
-            ("schedule off by one (-1)", first, lambda count: max(count - 1, 0)),
-            ("schedule stays at its first value", "step the schedule", lambda count: 0),
-        ):
-            yield name, remedy, adapter_torch_optim.make_update(training, loaded, scheduled)
+    made = training.make(torch.nn.Linear(2, 2))
+    optimizer, clip, scheduler, _ = training
+    for name, remedy, changes in training_changes(made, optimizer, clip, scheduler):
+        yield name, remedy, adapter_torch_optim.make_update(training._replace(**changes), loaded)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -22,13 +21,12 @@ class Training(NamedTuple):
     scheduler: Callable[[Any], Any] | None
     set_to_none: bool
 
-    def make(self, parameters: Any) -> torch.optim.Optimizer:
-        """Return the optimizer, whose step clips the gradients first.
+    def make(self, twin: torch.nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of a module's parameters.
 
         Raises: ValueError for one that evaluates the loss, or that has a scheduler already.
         """
-        parameters = list(parameters)
-        optimizer = self.optimizer(parameters)
+        optimizer = self.optimizer(twin.parameters())
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ValueError("not compared: L-BFGS evaluates the loss inside its update")
         if hasattr(optimizer.step, "_wrapped_by_lr_sched"):
@@ -36,14 +34,6 @@ class Training(NamedTuple):
                 "`optimizer` must not make its scheduler, which would never be stepped: give "
                 "`scheduler=lambda optimizer: ...`"
             )
-        clip, step = self.clip, optimizer.step
-        if clip is not None:
-
-            def clip_and_step(_, *args, **kwargs):
-                clip(parameters)
-                return step(*args, **kwargs)
-
-            optimizer.step = types.MethodType(clip_and_step, optimizer)
         return optimizer
 
 
@@ -54,19 +44,19 @@ def make(
 
     def init(params):
         with loaded(params) as twin:
-            optimizer = training.make(twin.parameters())
+            optimizer = training.make(twin)
             _make_state(twin, optimizer, [k for k, p in twin.named_parameters() if p.requires_grad])
             state = {key: np.zeros_like(value.numpy()) for key, value in _slots(twin, optimizer)}
             return state | {"step": np.asarray(0)}
 
     def run(params, batch_at, num_steps):
         with loaded(params) as twin:
-            optimizer, losses = training.make(twin.parameters()), []
+            optimizer, losses = training.make(twin), []
             scheduler = None if training.scheduler is None else training.scheduler(optimizer)
             for i in range(num_steps):
                 value = loss(twin, tensors(batch_at(i)))
                 grads = gradients(twin, value, training.set_to_none)
-                _step(twin, optimizer, grads)
+                _step(twin, optimizer, grads, training.clip)
                 if scheduler is not None:
                     scheduler.step()
                 losses.append(value.item())
@@ -76,32 +66,26 @@ def make(
 
 
 def make_update(
-    training: Training,
-    loaded: Callable[[Leaves], Any],
-    scheduled: Callable[[int], int] = lambda count: count,
+    training: Training, loaded: Callable[[Leaves], Any]
 ) -> Callable[[Leaves, Leaves, Leaves], tuple[Leaves, Leaves]]:
-    """Return update(params, grads, state).
-
-    scheduled(n) -> the step whose hyperparameters the schedule gives to the update after n updates.
-    """
+    """Return update(params, grads, state) -> (new params, new state)."""
     settings: list[list[dict[str, Any]]] = []  # of the optimizer's groups, by the steps made
 
     def update(params, grads, state):
         count = int(state["step"])
         with loaded(params) as twin:
-            optimizer = training.make(twin.parameters())
+            optimizer = training.make(twin)
             if training.scheduler is not None:
-                at = scheduled(count)
-                if len(settings) <= at:
-                    settings[:] = _schedule(training, twin, 2 * at + 1)
-                for group, values in zip(optimizer.param_groups, settings[at], strict=True):
+                if len(settings) <= count:
+                    settings[:] = _schedule(training, twin, 2 * count + 1)
+                for group, values in zip(optimizer.param_groups, settings[count], strict=True):
                     group.update(values)
             if count > 0:  # at the first step torch makes its own state: dampening depends on it
                 _load_state(twin, optimizer, state)
                 with torch.no_grad():
                     for name, p in twin.named_parameters():
                         p.copy_(to_tensor(params[name]))
-            _step(twin, optimizer, {k: to_tensor(g) for k, g in grads.items()})
+            _step(twin, optimizer, {k: to_tensor(g) for k, g in grads.items()}, training.clip)
             new_state = {key: value.numpy().copy() for key, value in _slots(twin, optimizer)}
             new_state = {k: v for k, v in new_state.items() if k[:5] != "step/" or v != count + 1}
             new_state["step"] = np.asarray(count + 1)  # torch's SGD keeps none
@@ -112,7 +96,7 @@ def make_update(
 
 def _schedule(training: Training, twin: torch.nn.Module, count: int) -> list[list[dict[str, Any]]]:
     """Return the hyperparameters of each group before each of the first steps."""
-    optimizer = training.make(twin.parameters())
+    optimizer = training.make(twin)
     assert training.scheduler is not None
     found: list[list[dict[str, Any]]] = []
     with warnings.catch_warnings():
@@ -130,11 +114,16 @@ def _schedule(training: Training, twin: torch.nn.Module, count: int) -> list[lis
 
 
 def _step(
-    twin: torch.nn.Module, optimizer: torch.optim.Optimizer, grads: dict[str, torch.Tensor]
+    twin: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    grads: dict[str, torch.Tensor],
+    clip: Callable[[Any], Any] | None = None,
 ) -> None:
     """Make one update with these gradients; a parameter without one is left alone."""
     for name, parameter in twin.named_parameters():
         parameter.grad = grads.get(name)
+    if clip is not None:
+        clip(twin.parameters())
     optimizer.step()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,17 @@ from jaxnet.parity.report import Cause
 EXPLAINED = 0.1  # a replay that leaves more of the difference than this explains nothing
 MOST = 5  # causes that are returned
 Seen = list[tuple[Point, Outputs]]
+Place = tuple[Located, Point]
 
 
 def find_causes(
-    candidate: Participant, reference: Participant | None, seen: Seen, located: Located | None
+    candidate: Participant, reference: Participant | None, seen: Seen, place: Place | None
 ) -> list[Cause]:
     """Rank the mistakes that reproduce what the candidate returned, the nearest first.
 
     seen: the points of one tier in the order in which the candidate saw them, with its outputs.
-    reference: None for a recording, which cannot replay. located: the layer of the difference.
+    reference: None for a recording, which cannot replay. place: the layer of the difference, and the
+    point at which it was found.
 
     Tried in turn are mistakes of the whole program, of the layer and of the update, and what the
     numbers alone tell; the first of these that explains anything is returned. A replay explains the
@@ -38,15 +40,13 @@ def find_causes(
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # a mistake may overflow, or leave a batch empty
         for source in (_of_program, _of_layer, _of_numbers):
-            found = [c for c in source(reference, seen, located) if np.isfinite(c.distance)]
+            found = [c for c in source(reference, seen, place) if np.isfinite(c.distance)]
             if found:
                 return sorted(found, key=lambda cause: cause.distance)[:MOST]
     return _of_noise(candidate, seen)
 
 
-def _of_program(
-    reference: Participant | None, seen: Seen, located: Located | None
-) -> Iterator[Cause]:
+def _of_program(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
     """Replay mistakes of the whole program; of its update, if nothing before it differs."""
     if reference is None:
         return
@@ -55,7 +55,7 @@ def _of_program(
         known.append(mistakes.scaled_rate(reference, factor))
     for name, remedy, participant in known:
         yield Cause(name, remedy, _distance(lambda *a, p=participant: observe(p, *a), seen))
-    if located is None and reference.replay_update is not None:
+    if place is None and reference.replay_update is not None:
         for name, remedy, update in reference.replay_update():
             yield Cause(name, remedy, _distance(_only_update(update), seen))
 
@@ -69,32 +69,33 @@ def _only_update(update: Callable) -> Callable[..., Outputs]:
     return run
 
 
-def _of_layer(
-    reference: Participant | None, seen: Seen, located: Located | None
-) -> Iterator[Cause]:
+def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
     """Replay mistakes inside the layer, whose inputs are the reference's."""
-    if reference is None or reference.replay_layer is None or located is None:
+    if reference is None or reference.replay_layer is None or place is None:
         return
-    layer = None if located.layer == OUTSIDE else located.reference_path
-    if layer is None and located.layer != OUTSIDE:
+    located, point = place
+    if located.path is None and located.layer != OUTSIDE:
         return
-    point = located.point
-    for name, remedy, run in reference.replay_layer(point.params, point.batch, layer):
-        yield Cause(name, remedy, _unexplained(located.seen(layer), run.arrays()))
+    pairs = located.inside()
+    for name, remedy, run in reference.replay_layer(point.params, point.batch, located.path):
+        yield Cause(name, remedy, _unexplained(pairs, run.arrays()))
 
 
-def _of_numbers(
-    reference: Participant | None, seen: Seen, located: Located | None
-) -> Iterator[Cause]:
+def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
     """Read the cause from the numbers of the layer, or of the first point that differs."""
-    if located is not None and (pairs := located.pairs(located.layer)):
-        found = arithmetic.explain(pairs, _counts(located.point.batch))
+    if place is not None and place[0].layer:
+        located, point = place
+        kinds = ("values",) if located.direction == "forward" else ("cotangents", "grads")
+        named = {
+            " ".join(map(str, key[1:])): pair
+            for key, pair in located.inside().items()
+            if key[0] in kinds
+        }
     else:
-        point, got = next(pair for pair in seen if _differs(*pair))
-        stages = dict.fromkeys(stage for stage, _ in got if stage in ("loss", "gradient"))
+        point, got = next((pair for pair in seen if _differs(*pair)), seen[0])
+        stages = ("loss", "gradient")
         named = {f"{k[0]} {k[1]}": (point.want[k], got[k]) for k in got if k[0] in stages}
-        found = arithmetic.explain(named, _counts(point.batch))
-    for explanation in found:
+    for explanation in arithmetic.explain(named, _counts(point.batch)):
         yield Cause(*explanation)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from jaxnet.parity.causes import find_causes
 from jaxnet.parity.compare import Leaf, compare, judge
-from jaxnet.parity.diagnose import diagnose
-from jaxnet.parity.limits import DTYPES, MATHEMATICS
+from jaxnet.parity.limits import DTYPES, MATHEMATICS, PRECISION, rounded
+from jaxnet.parity.locate import RELATIVE, SINGLE, Located, locate
 from jaxnet.parity.observe import Outputs
-from jaxnet.parity.participants import Participant
+from jaxnet.parity.participants import Participant, cast
 from jaxnet.parity.points import Case, Point
 from jaxnet.parity.recording import Trajectory, free_run, trajectory
 from jaxnet.parity.report import Cause, Report
@@ -47,11 +50,12 @@ def check(
     trains = candidate.update is not None and len(against.losses) > 0
     leaves: list[Leaf] = []
     causes: list[Cause] = []
+    place: tuple[Located, Point] | None = None
     for tier in tiers:
         found, seen = _locked(candidate, [p for p in against.points if p.tier == tier])
         if not causes and not all(leaf.equal for leaf in found):
-            located = _locate(candidate, against, seen, found, layers)
-            causes = find_causes(candidate, against.reference, seen, located)
+            place = _locate(candidate, against, seen, found, layers)
+            causes = find_causes(candidate, against.reference, seen, place)
         leaves += found
         if tier == MATHEMATICS and trains:
             leaves.append(_free_leaf(candidate, against))
@@ -60,7 +64,8 @@ def check(
     drift = _drift(candidate, against) if trains else {}
     names = (against.case.name, candidate.name, against.name)
     compared = {(leaf.stage, leaf.leaf) for leaf in leaves}
-    return Report(*names, leaves, causes, drift, _left_out(candidate, against, compared))
+    left_out = _left_out(candidate, against, compared)
+    return Report(*names, leaves, causes, drift, left_out, place and place[0])
 
 
 def _trajectory(candidate: Participant, reference: Participant, case: Case | None) -> Trajectory:
@@ -88,7 +93,7 @@ def _locate(
     seen: list[tuple[Point, Outputs]],
     leaves: list[Leaf],
     layers: Mapping[str, str] | None,
-) -> Located | None:
+) -> tuple[Located, Point] | None:
     """Return the layer of the first difference before the update, if both sides have layers."""
     first = next((leaf for leaf in leaves if not leaf.equal), None)
     before = first is not None and first.stage not in ("parameters", "optimizer", "free run")
@@ -98,7 +103,17 @@ def _locate(
         return None
     point = next(p for p, _ in seen if (p.step, p.probe) == (first.step, first.probe))
     dtype = DTYPES[point.tier]
-    return locate(candidate.layers, against.reference.layers, point, dtype, layers)
+    own, given = candidate.layers, (point.params, point.batch)
+    reference = against.reference.layers(*given, {})
+    moved = cast(given, dtype) if point.tier == PRECISION else rounded(*given, dtype)[0]
+    found = locate(
+        reference,
+        lambda locks: own(*cast(given, dtype), locks),
+        layers=layers,
+        noise=against.reference.layers(*moved, {}),
+        relative=RELATIVE if point.tier == MATHEMATICS else SINGLE,
+    )
+    return found, point
 
 
 def _free_leaf(candidate: Participant, against: Trajectory) -> Leaf:

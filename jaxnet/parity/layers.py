@@ -36,6 +36,12 @@ class LayerRun(NamedTuple):
     cotangents: dict[Key, np.ndarray]
     leaves: dict[str, frozenset[str]]
 
+    def arrays(self) -> dict[tuple, np.ndarray]:
+        """Return all arrays by ("loss", ""), ("grads", leaf), ("values", *key) and so on."""
+        found = {("values", *key): value for key, value in self.values.items()}
+        found |= {("cotangents", *key): value for key, value in self.cotangents.items()}
+        return found | {("grads", k): v for k, v in self.grads.items()} | {("loss", ""): self.loss}
+
     def keys(self, call: str, side: str) -> list[Key]:
         """Return the keys of a call's inputs or outputs."""
         keys = ((call, side, i) for i in itertools.count())

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from jaxnet.parity.layers import Key, LayerRun, Locks, Taps, _map
+from jaxnet.parity.layers import Key, LayerRun, Locks, Taps
+from jaxnet.parity.participants import map_leaves
 
 
 def run(
@@ -17,10 +18,10 @@ def run(
     batch: Any,
     locks: Locks | None = None,
 ) -> LayerRun:
-    """Return every layer call of loss(module, batch) and its gradient.
+    """Return every layer call of loss(module, batch).
 
-    The module holds the parameters, the batch holds tensors. What is recorded of a locked array is
-    what came by itself.
+    The module holds the parameters, the batch holds tensors. locks: None records values only; with
+    {} or locks there are gradients too. What is recorded of a locked array is what came by itself.
     """
     taps = _Taps(locks or {})
     handles = _hook(module, taps)
@@ -32,7 +33,7 @@ def run(
             handle.remove()
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     grads: dict[str, np.ndarray] = {}
-    if value.requires_grad:
+    if locks is not None and value.requires_grad:
         taps.backward = True
         found = torch.autograd.grad(value, [*named.values(), taps.token], allow_unused=True)
         grads = {k: _array(g) for k, g in zip(named, found, strict=False) if g is not None}
@@ -84,13 +85,6 @@ def _is_array(value: Any) -> bool:
     )
 
 
-def arrays_of(results: Any) -> list[torch.Tensor]:
-    """Return the tensors of a layer's results in the order of its keys."""
-    found: dict[int, torch.Tensor] = {}
-    _map(lambda value: found.setdefault(id(value), value) if _is_array(value) else value, results)
-    return list(found.values())
-
-
 def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().numpy().copy()
 
@@ -123,3 +117,12 @@ def _leaves(module: torch.nn.Module) -> dict[str, frozenset[str]]:
         path: frozenset(names[id(tensor)] for _, tensor in tensors(part))
         for path, part in module.named_modules()
     }
+
+
+def arrays_of(results: Any) -> list[torch.Tensor]:
+    """Return the tensors of a layer's results in the order of its keys."""
+    found: dict[int, torch.Tensor] = {}
+    map_leaves(
+        lambda value: found.setdefault(id(value), value) if _is_array(value) else value, results
+    )
+    return list(found.values())

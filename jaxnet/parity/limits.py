@@ -68,7 +68,7 @@ def _noise_floor(reference, params, batch, want) -> dict[tuple[str, str], float]
     floor = dict.fromkeys(keys, 0.0)
     if not keys:
         return floor
-    for inputs in _moved(params, batch, "float64"):
+    for inputs in rounded(params, batch, "float64"):
         found, _ = evaluate(reference, *inputs)
         for key in keys:
             moved = NOISE * float(np.abs(found[key] - want[key]).max(initial=0))
@@ -81,7 +81,7 @@ def _single_error(reference, params, batch) -> dict[tuple[str, str], float]:
     points that differ by a rounding.
     """
     worst: dict[tuple[str, str], float] = {}
-    for inputs in [(params, batch), *_moved(params, batch, "float32")]:
+    for inputs in [(params, batch), *rounded(params, batch, "float32")]:
         exact, _ = evaluate(reference, *inputs)
         single, _ = evaluate(reference, *cast(inputs, "float32"))
         for key, value in exact.items():
@@ -90,7 +90,7 @@ def _single_error(reference, params, batch) -> dict[tuple[str, str], float]:
     return worst
 
 
-def _moved(params: Leaves, batch: Any, dtype: str) -> list[tuple[Leaves, Any]]:
+def rounded(params: Leaves, batch: Any, dtype: str) -> list[tuple[Leaves, Any]]:
     """Return the inputs moved at random by about a rounding of `dtype`; zeros stay zeros."""
     rng = np.random.default_rng(0)
 

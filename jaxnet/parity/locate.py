@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,27 @@ class Located:
     text: str
     marks: list[Mark]
     notes: list[str]
+    path: str | None = None
+    compared: dict[tuple, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    leaves: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def inside(self) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
+        """Return (wanted, got) of all that the layer's code makes, named as `LayerRun.arrays`."""
+        if self.path is None:
+            return self.compared
+        own, outside = self.leaves.get(self.path, frozenset()), set[str]()
+        for path, leaves in self.leaves.items():
+            if not _is_below(path, self.path) and not _is_below(self.path, path):
+                outside |= leaves
+
+        def made(kind, name, side="", *_):
+            if kind in ("loss", "grads"):
+                return name in own - outside
+            given = INPUTS if kind == "values" else OUTPUTS
+            path = path_of(name)
+            return _is_below(path, self.path) and (path != self.path or side != given)
+
+        return {key: pair for key, pair in self.compared.items() if made(*key)}
 
     def lines(self) -> list[str]:
         """The lines of a report: the layer, then the tree with a mark for each layer."""
@@ -68,7 +89,8 @@ class Located:
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
-        return vars(self) | {"marks": [mark._asdict() for mark in self.marks]}
+        plain = ("layer", "reference", "direction", "text", "notes")
+        return {n: getattr(self, n) for n in plain} | {"marks": [m._asdict() for m in self.marks]}
 
 
 def locate(
@@ -82,8 +104,8 @@ def locate(
     """Return the layer in which a candidate parts from a reference.
 
     run(locks) -> the candidate's run, with leaves and their gradients named as the reference's: it
-    is called without locks, to pair the layers, then with them. layers: names that are paired
-    first. noise: the reference on parameters moved by their rounding, or in another precision.
+    is called with None, to pair the layers, then with locks. layers: names that are paired first.
+     noise: the reference on parameters moved by their rounding, or in another precision.
 
     It tells where, never whether: two layers that are paired wrongly only look different.
     """
@@ -111,8 +133,32 @@ class _Judge:
         if not faults:
             return Located("", "", "", "every layer is equal on the reference's values", *rest)
         first = min(faults, key=Fault.rank)
-        names = {_shown(own): _shown(other) for own, other in self.pairs.calls.items()}
-        return Located(first.layer, names.get(first.layer, ""), first.direction, first.text, *rest)
+        names = {_shown(own): other for own, other in self.pairs.calls.items()}
+        path = names.get(first.layer)
+        return Located(
+            first.layer,
+            "" if path is None else _shown(path),
+            first.direction,
+            first.text,
+            *rest,
+            None if path is None else path_of(path),
+            self.compared(),
+            self.reference.leaves,
+        )
+
+    def compared(self) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
+        """Return (wanted, got) of every array, by the reference's names: see `LayerRun.arrays`."""
+        found: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
+        own, other = self.own.arrays(), self.reference.arrays()
+        for key, link in self.pairs.links.items():
+            for kind in ("values", "cotangents"):
+                wanted = other.get((kind, *link.keys[0]))
+                alone = kind == "values" or len(link.keys) == 1
+                if wanted is not None and alone and (kind, *key) in own:
+                    got = link.to_reference(own[kind, *key], wanted.shape)
+                    found[kind, *link.keys[0]] = wanted, got
+        rest = [key for key in other if key[0] in ("loss", "grads") and key in own]
+        return found | {key: (other[key], own[key]) for key in rest}
 
     def call_faults(self, call: str) -> Iterator[Fault]:
         name, outer = _shown(call), self.outer(call)
@@ -126,7 +172,7 @@ class _Judge:
             yield self.moved(Fault(FORWARD, start, outer, input_off, text))
         if output_off and self.is_moved(call, INPUTS):
             text = f"the input of {name} has the reference's numbers in another order"
-            yield Fault(FORWARD, stop, outer, output_off, text)
+            yield self.moved(Fault(FORWARD, stop, outer, output_off, text))
         elif output_off:
             text = f"its inputs{self.contents(call)} are equal, its output is {_off(output_off)}"
             yield self.moved(Fault(FORWARD, stop, name, output_off, text))
@@ -134,7 +180,7 @@ class _Judge:
             text = f"the gradient of the output of {name} is {_off(output_grad_off)}"
             yield Fault(BACKWARD, -stop, self.user(call), output_grad_off, text)
         if input_grad_off:
-            text = f"the gradient of its output is equal, of its input {_off(input_grad_off)}"
+            text = f"its output's gradient is equal, its input's is {_off(input_grad_off)}"
             yield Fault(BACKWARD, -start, name, input_grad_off, text)
 
     def side_error(self, call: str, side: str, backward: bool) -> float:
@@ -192,7 +238,7 @@ class _Judge:
                 owners = self.owners(leaf)
                 time = -max((self.own.times[name][0] for name in owners), default=0)
                 layer = " or ".join(map(_shown, owners)) or OUTSIDE
-                text = f"the gradient of its output is equal, of {leaf} {_off(error)}"
+                text = f"its output's gradient is equal, that of {leaf} is {_off(error)}"
                 yield Fault(BACKWARD, time, layer, error, text)
 
     def loss_faults(self) -> Iterator[Fault]:
@@ -272,6 +318,10 @@ def _off(error: float) -> str:
     if not math.isfinite(error):
         return "not the reference's 0"
     return f"{error:.1e} off" + (", as rounding to float32 is" if error < SINGLE else "")
+
+
+def _is_below(path: str, above: str) -> bool:
+    return not above or path == above or path.startswith(f"{above}.")
 
 
 def _shown(call: str) -> str:

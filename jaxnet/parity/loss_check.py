@@ -99,7 +99,9 @@ def _loss(found: Any) -> Any:
 
 
 def _like(weights: np.ndarray, array: Any) -> Any:
-    return array.new_tensor(weights) if hasattr(array, "new_tensor") else weights.astype(array.dtype)
+    return (
+        array.new_tensor(weights) if hasattr(array, "new_tensor") else weights.astype(array.dtype)
+    )
 
 
 def _floats(found: Any) -> list[Any]:

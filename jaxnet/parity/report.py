@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 from jaxnet.parity.compare import Leaf
 from jaxnet.parity.limits import MATHEMATICS, PRECISION
+from jaxnet.parity.locate import Located
 from jaxnet.parity.observe import STAGES
 
 FLOOR = 1e-4  # distances of causes below this are rounding: they do not rank
@@ -35,7 +36,8 @@ class Report:
 
     leaves: the worst element of every leaf at every point, in order; causes: ranked mistakes.
     drift: the relative distance of the float32 losses from the float64 reference's, by step, of the
-    candidate and of a float32 shadow of the reference: reported, never judged.
+    candidate and of a float32 shadow of the reference: reported, never judged. left_out: what was
+    not compared. located: the layer of the first difference, where both sides have layers.
     """
 
     case: str
@@ -45,6 +47,7 @@ class Report:
     causes: Sequence[Cause] = ()
     drift: dict[str, dict[int, float]] = field(default_factory=dict)
     left_out: Sequence[str] = ()
+    located: Located | None = None
 
     @property
     def n_compared(self) -> int:
@@ -93,6 +96,7 @@ class Report:
         lines[0] += f", {self.n_compared:,} numbers compared"
         if first := self.first:
             lines += ["first difference:", *_explain(first)]
+            lines += self.located.lines() if self.located else []
             lines += [f"cause: {self.cause}"]
             lines += [f"  {c.distance:.1e}  {c.name}: {c.remedy}" for c in self.causes]
         lines += _columns([_HEADER, *map(_row, self.worst())])
@@ -110,6 +114,7 @@ class Report:
             "cause": self.cause,
             "n_compared": self.n_compared,
             "first": _plain(self.first),
+            "layer": self.located.to_dict() if self.located else None,
             "causes": [cause._asdict() for cause in self.causes],
             "leaves": [_plain(leaf) for leaf in self.leaves],
             "drift": {name: _texts(by_step) for name, by_step in self.drift.items()},
