@@ -151,8 +151,9 @@ def _axes(call):
         if x.shape == y.shape:
             yield "transpose left out", "transpose here", lambda: x
         else:
+            last = " of the last two axes" if y.stride() == x.mT.stride() else ""
             remedy = "transpose: a reshape moves no elements"
-            yield "reshape for transpose", remedy, lambda: x.reshape(y.shape)
+            yield f"reshape for transpose{last}", remedy, lambda: x.reshape(y.shape)
 
 
 @family("chunk split unbind")

@@ -155,7 +155,6 @@ def _classes(call):
 
 
 GATES = {"lstm": "ifgo", "lstm_cell": "ifgo", "gru": "rzn", "gru_cell": "rzn"}
-BIAS = "set the bias's gates as torch has them: b_ih + b_hh"
 
 
 def _rebuilt(call, change):

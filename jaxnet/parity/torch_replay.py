@@ -26,21 +26,33 @@ ALIASES = {"bmm": "matmul", "mm": "matmul"}
 def replays(run: Callable[[], Any]) -> Iterator[tuple[str, str, AbstractContextManager]]:
     """Yield (name, remedy, context) of each known mistake that fits the torch functions run calls.
 
-    run: executes a piece of the reference once. Inside the context the same piece makes the
-    mistake, forward and backward; it may be executed there several times, and the context may be
-    entered again. A function that is called several times is changed in all calls and, if there are
-    at most 8, also in each alone.
+    run: executes a piece of the reference forward, once. Inside the context the same piece makes
+    the mistake; it may be executed there several times, by itself, and the context may be entered
+    again. Backward may follow inside or outside. A function that is called several times is changed
+    in all calls, in those with arguments of one shape, and if there are at most 8 in each alone.
     """
     record = _Mode()
     with _Replay(lambda: record):
         run()
     for name, (remedy, calls) in record.offered.items():
-        makers = [(name, calls)]
-        if 1 < len(calls) <= SINGLE:
-            makers += [(f"{name} (call {i + 1} of {len(calls)})", [c]) for i, c in enumerate(calls)]
-        for text, places in makers:
-            make = functools.partial(_Mode, name, frozenset(places), record.seen)
-            yield text, remedy, _Replay(make)
+        for chosen in _choices([shape for _, shape in calls]):
+            places = frozenset(calls[i][0] for i in chosen)
+            text = name
+            if len(chosen) < len(calls):
+                text += f" (call {', '.join(str(i + 1) for i in chosen)} of {len(calls)})"
+            yield text, remedy, _Replay(functools.partial(_Mode, name, places, record.seen))
+
+
+def _choices(shapes: list[Any]) -> Iterator[list[int]]:
+    """Yield which of some calls to change together: all, those of one shape, and single ones."""
+    every = [*range(len(shapes))]
+    yield every
+    for shape in dict.fromkeys(map(str, shapes)):
+        same = [i for i in every if str(shapes[i]) == shape]
+        if 1 < len(same) < len(shapes):
+            yield same
+    if 1 < len(shapes) <= SINGLE:
+        yield from ([i] for i in every)
 
 
 class _Replay(AbstractContextManager):
@@ -68,7 +80,7 @@ class _Mode(TorchFunctionMode):
         super().__init__()
         self.name, self.places, self.counts = name, places, counts
         self.seen: Counter[str] = Counter()
-        self.offered: dict[str, tuple[str, list[tuple[str, int]]]] = {}
+        self.offered: dict[str, tuple[str, list[tuple[tuple[str, int], Any]]]] = {}
         self.made: dict[int, Call] = {}
         self.attention: Any = None  # the result of the last attention inside multi-head attention
         self.inside = False
@@ -103,7 +115,8 @@ class _Mode(TorchFunctionMode):
         self.seen[call.name] += 1
         if not self.name:
             for name, remedy in _offers(call):
-                self.offered.setdefault(name, (remedy, []))[1].append((call.name, n))
+                place = (call.name, n), _shapes(call.args)
+                self.offered.setdefault(name, (remedy, []))[1].append(place)
         elif (call.name, n % max(self.counts[call.name], 1)) in self.places:
             return next((make() for name, _, make in _changes(call) if name == self.name), None)
         return None

@@ -485,7 +485,12 @@ CASES |= {
     "permute": Case(
         lambda x: x.permute(0, 2, 1),
         [draw(2, 3, 4)],
-        {"reshape for transpose": lambda x: x.flatten(1).unflatten(1, (4, 3))},
+        {"reshape for transpose of the last two axes": lambda x: x.flatten(1).unflatten(1, (4, 3))},
+    ),
+    "movedim": Case(
+        lambda x: x.movedim(0, -1),
+        [draw(2, 3, 4)],
+        {"reshape for transpose": lambda x: x.flatten().unflatten(0, (3, 4, 2))},
     ),
     "chunk": Case(
         lambda x: tuple(x.chunk(3, -1)),
@@ -914,7 +919,7 @@ def test_a_mistake_written_by_hand_is_its_replay_and_no_other(case, name):
 
 
 def family_of(name):
-    return re.sub(r"\d[\d.e+-]*|\d", "#", re.sub(r" \(call \d of \d\)", "", name))
+    return re.sub(r"\d[\d.e+-]*|\d", "#", re.sub(r" \(call [\d, ]+ of \d+\)", "", name))
 
 
 def test_every_entry_of_the_catalogue_is_planted():
@@ -961,3 +966,59 @@ def test_one_call_of_several_is_changed_alone_in_every_run_inside_the_context():
     with found[name]:
         assert agree([block(SMALL)], [mistaken(SMALL)])
     assert torch.equal(block(SMALL), plain)
+
+
+def test_a_gru_of_two_layers_and_directions_is_written_out_rightly():
+    module = nn.GRU(3, 4, num_layers=2, bidirectional=True, batch_first=True, dtype=torch.double)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if name.startswith("bias_hh"):
+                p[8:] = 0.0  # b_hn, whose place makes no difference then
+    x = draw(2, 5, 3)
+    found = {name: context for name, _, context in replays(lambda: module(x))}
+    plain = module(x)
+    with found["b_hn outside the reset gate"]:
+        assert agree(module(x), plain)
+    with found["update gate complemented"]:
+        assert not agree(module(x), plain)
+
+
+def attend_by_hand(qkv, split, merge):
+    q, k, v = (split(x) for x in qkv.chunk(3, -1))
+    return merge((q @ k.transpose(-2, -1) / 2).softmax(-1) @ v)
+
+
+def right_split(x):
+    return x.view(2, 5, 3, 4).transpose(1, 2)
+
+
+def right_merge(x):
+    return x.transpose(1, 2).reshape(2, 5, 12)
+
+
+@pytest.mark.parametrize(
+    ("split", "merge", "name"),
+    [
+        (lambda x: x.reshape(2, 3, 5, 4), right_merge, "reshape for transpose (call 1, 2, 3 of 4)"),
+        (lambda x: x.reshape(2, 3, 5, 4), lambda x: x.reshape(2, 5, 12), "reshape for transpose"),
+        (
+            lambda x: heads_of(x, "DH"),
+            right_merge,
+            "last two axes interleaved (call 1, 2, 3 of 4)",
+        ),
+        (
+            lambda x: heads_of(x, "DH"),
+            lambda x: features_of(x, "DH"),
+            "last two axes interleaved",
+        ),
+    ],
+)
+def test_heads_that_a_reference_splits_by_hand_are_changed_together(split, merge, name):
+    right = Case(lambda x: attend_by_hand(x, right_split, right_merge), [draw(2, 5, 36)], {})
+    wanted = observe(lambda x: attend_by_hand(x, split, merge), right)
+    (x,) = right.inputs
+    found = {n: context for n, _, context in replays(lambda: right.reference(x.requires_grad_()))}
+    same = [
+        n for n, context in found.items() if agree(observe(right.reference, right, context), wanted)
+    ]
+    assert same == [name]
