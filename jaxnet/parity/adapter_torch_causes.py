@@ -1,4 +1,4 @@
-"""A torch participant with one known mistake: inside the layer where a port parts, or its optimizer."""
+"""A torch participant with one known mistake, in a layer or in its optimizer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from jaxnet.parity import adapter_torch_optim, layers_torch
 from jaxnet.parity.adapter_torch import tensors
+from jaxnet.parity.adapter_torch_optim import make_update
 from jaxnet.parity.layers import INPUTS, OUTPUTS, LayerRun
 from jaxnet.parity.participants import Leaves
 from jaxnet.parity.torch_causes_training import training_changes
@@ -39,7 +40,11 @@ def replay_layer(
         piece = twin.get_submodule(layer)
         given = _arguments(loss, twin, piece, tensors(batch))
         wanted = [base.cotangents.get(key) for key in base.keys(layer, OUTPUTS)]
-        inner = {(_relative(key[0], layer), *key[1:]): lock for key, lock in locks.items()}
+        inner = {
+            (_relative(key[0], layer), *key[1:]): lock
+            for key, lock in locks.items()
+            if not layer or key[0] == layer or key[0].startswith((f"{layer}.", f"{layer}#"))
+        }
 
         def run() -> LayerRun:
             found = layers_torch.run(_Projection(wanted), piece, given, inner)
@@ -113,4 +118,5 @@ def replay_update(
     made = training.make(torch.nn.Linear(2, 2))
     optimizer, clip, scheduler, _ = training
     for name, remedy, changes in training_changes(made, optimizer, clip, scheduler):
-        yield name, remedy, adapter_torch_optim.make_update(training._replace(**changes), loaded)
+        changed: Any = training._asdict() | changes
+        yield name, remedy, make_update(adapter_torch_optim.Training(**changed), loaded)

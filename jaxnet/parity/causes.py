@@ -1,4 +1,4 @@
-"""Why do two programs differ? Each known mistake is replayed; what reproduces the numbers names it."""
+"""Why do two programs differ? What reproduces the numbers, of all known mistakes, names it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from jaxnet.parity.points import Point
 from jaxnet.parity.report import Cause
 
 EXPLAINED = 0.1  # a replay that leaves more of the difference than this explains nothing
+REPRODUCED = 1e-3  # the same inside one layer: other values of an epsilon leave more
 MOST = 5  # causes that are returned
 Seen = list[tuple[Point, Outputs]]
 Place = tuple[Located, Point]
@@ -28,8 +29,8 @@ def find_causes(
     """Rank the mistakes that reproduce what the candidate returned, the nearest first.
 
     seen: the points of one tier in the order in which the candidate saw them, with its outputs.
-    reference: None for a recording, which cannot replay. place: the layer of the difference, and the
-    point at which it was found.
+    reference: None for a recording, which cannot replay. place: the layer of the difference, and
+    the point at which it was found.
 
     Tried in turn are mistakes of the whole program, of the layer and of the update, and what the
     numbers alone tell; the first of these that explains anything is returned. A replay explains the
@@ -42,8 +43,16 @@ def find_causes(
         for source in (_of_program, _of_layer, _of_numbers):
             found = [c for c in source(reference, seen, place) if np.isfinite(c.distance)]
             if found:
-                return sorted(found, key=lambda cause: cause.distance)[:MOST]
+                return _ranked(found)
     return _of_noise(candidate, seen)
+
+
+def _ranked(causes: list[Cause]) -> list[Cause]:
+    """Return the nearest causes; of the same mistake in several calls the nearest one."""
+    best: dict[str, Cause] = {}
+    for cause in sorted(causes, key=lambda cause: cause.distance):
+        best.setdefault(cause.name.partition(" (call")[0], cause)
+    return list(best.values())[:MOST]
 
 
 def _of_program(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
@@ -78,7 +87,7 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
         return
     pairs = located.inside()
     for name, remedy, run in reference.replay_layer(point.params, point.batch, located.path):
-        yield Cause(name, remedy, _unexplained(pairs, run.arrays()))
+        yield Cause(name, remedy, _unexplained(pairs, run.arrays(), most=REPRODUCED))
 
 
 def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
@@ -138,6 +147,7 @@ def _unexplained(
     pairs: Mapping[Any, tuple[np.ndarray, np.ndarray]],
     found: Mapping[Any, np.ndarray],
     limits: Mapping[Any, float] | None = None,
+    most: float = EXPLAINED,
 ) -> float:
     """Return the largest share of the differences (want, got) that `found` leaves."""
     worst = 0.0
@@ -149,7 +159,7 @@ def _unexplained(
                 return np.inf
             continue
         left = _size(got - found[key])
-        if not np.isfinite(left) or left > EXPLAINED * scale:
+        if not np.isfinite(left) or left > most * scale:
             return np.inf
         if left > 0:
             worst = max(worst, left / scale)

@@ -103,14 +103,14 @@ def _locate(
         return None
     point = next(p for p, _ in seen if (p.step, p.probe) == (first.step, first.probe))
     dtype = DTYPES[point.tier]
-    own, given = candidate.layers, (point.params, point.batch)
-    reference = against.reference.layers(*given, {})
-    moved = cast(given, dtype) if point.tier == PRECISION else rounded(*given, dtype)[0]
+    run, own, given = against.reference.layers, candidate.layers, (point.params, point.batch)
+    params, batch = cast(given, dtype)
+    moved = (params, batch) if point.tier == PRECISION else rounded(*given, dtype)[0]
     found = locate(
-        reference,
-        lambda locks: own(*cast(given, dtype), locks),
+        run(point.params, point.batch, {}),
+        lambda locks: own(params, batch, locks),
         layers=layers,
-        noise=against.reference.layers(*moved, {}),
+        noise=run(moved[0], moved[1], {}),
         relative=RELATIVE if point.tier == MATHEMATICS else SINGLE,
     )
     return found, point

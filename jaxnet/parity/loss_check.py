@@ -26,12 +26,12 @@ def check_loss(
 ) -> Report:
     """Compare a torch module or function with its port: outputs, loss, gradients and buffers.
 
-    torch_side: a torch.nn.Module, or function(params, batch) of tensors; jax_side: an nnx.Module, or
-    function(params, batch) of arrays. A module is called with the batch: `module(*batch)` for a
-    tuple, `module(**batch)` for a dictionary, else `module(batch)`. What they return is the loss, if
-    it is one number; otherwise it is compared as the prediction, and the loss is its sum with fixed
-    random weights. params: under torch's names; None takes the torch module's own state_dict.
-    layout and layers: see `with_layout` and `check`. There is no optimizer: use `check` for training.
+    torch_side: a torch.nn.Module, or function(params, batch) of tensors. jax_side: an nnx.Module,
+    or function(params, batch) of arrays. A module is called with the batch: `module(*batch)` for a
+    tuple, `module(**batch)` for a dictionary, else `module(batch)`. What they return is the loss,
+    if it is one number; otherwise it is the prediction, and the loss is its sum with fixed random
+    weights. params: under torch's names; None takes the torch module's own state_dict. layout and
+    layers: see `with_layout` and `check`. There is no optimizer: `check` compares training too.
 
     Raises: ValueError as `check`.
     """
