@@ -22,6 +22,7 @@ TORCH_TESTS = [
     "test_torch_net.py",
     "test_torch_live.py",
     "parity/test_ported_models.py",
+    "parity/test_ports_themselves.py",
     "parity/test_shipped_recordings.py",
     "export/test_export_torch.py",
     "scripts/test_readme_torch.py",

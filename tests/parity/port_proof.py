@@ -39,7 +39,7 @@ def double():
 
 def rounded(values):
     """Return integers instead, so that there are ties."""
-    return {k: np.round(2 * v) if v.dtype.kind == "f" else v for k, v in values.items()}
+    return {k: np.round(4 * v) if v.dtype.kind == "f" else v for k, v in values.items()}
 
 
 def torch_run(kind: Kind, steps: int, ties: bool = False) -> tuple[dict, Run]:
@@ -62,31 +62,33 @@ def torch_run(kind: Kind, steps: int, ties: bool = False) -> tuple[dict, Run]:
         with torch.no_grad():
             forward = kind.forward(module, first).numpy()
         module.load_state_dict({k: torch.tensor(v) for k, v in initial.items()})
+        value = kind.loss(module, first)
+        named = dict(module.named_parameters())
+        found = torch.autograd.grad(
+            value, [p for p in named.values() if p.requires_grad], allow_unused=True
+        )
+        grads = zip([k for k, p in named.items() if p.requires_grad], found, strict=True)
+        grads = {k: g.numpy() for k, g in grads if g is not None}
+        after = params_of(module)
+        buffers = {k: after[k] for k, _ in module.named_buffers()}
+        module.load_state_dict({k: torch.tensor(v) for k, v in initial.items()})
         optimizer = kind.optimizer(module.parameters())
-        scheduler = kind.scheduler and kind.scheduler(optimizer)
+        scheduler = None if kind.scheduler is None else kind.scheduler(optimizer)
         for i in range(steps):
             optimizer.zero_grad()
-            value = kind.loss(module, tensors(kind.batch(i)))
-            value.backward()
-            if i == 0:
-                loss = value.item()
-                grads = {k: p.grad for k, p in module.named_parameters()}
-                grads = {k: g.numpy().copy() for k, g in grads.items() if g is not None}
-                after = params_of(module)
-                buffers = {k: after[k] for k, _ in module.named_buffers()}
+            kind.loss(module, tensors(kind.batch(i))).backward()
             if kind.clip is not None:
                 kind.clip(module.parameters())
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
-        return initial, Run(
-            {"": forward}, {"": np.asarray(loss)}, grads, buffers, params_of(module)
-        )
+        loss = {"": value.detach().numpy()}
+        return initial, Run({"": forward}, loss, grads, buffers, params_of(module))
 
 
 def rounded_batch(batch):
     return map_leaves(
-        lambda v: np.round(2 * v) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v, batch
+        lambda v: np.round(v) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v, batch
     )
 
 
@@ -102,7 +104,9 @@ class Functions(NamedTuple):
 def functions(port: Port) -> Functions:
     if port.module is None:
         paths, structure = jax.tree_util.tree_flatten_with_path(port.like)
-        names = ["/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in p) for p, _ in paths]
+        names = [
+            "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in p) for p, _ in paths
+        ]
 
         def unflatten(leaves):
             return structure.unflatten([leaves[name] for name in names])
@@ -114,10 +118,10 @@ def functions(port: Port) -> Functions:
             unflatten,
         )
     for part in (p for _, p in nnx.iter_graph(port.module) if isinstance(p, nnx.Module)):
-        if hasattr(part, "param_dtype"):
-            part.param_dtype = np.float64  # nnx.RNN makes its first carry in it
-        if getattr(part, "dtype", None) == np.float32:
-            part.dtype = np.float64  # nnx.Embed keeps its initial values' own
+        # nnx.RNN makes its first carry in param_dtype; nnx.Embed keeps its initial values' dtype
+        for name in ("dtype", "param_dtype"):
+            if getattr(part, name, None) == np.float32:
+                setattr(part, name, np.float64)
     graphdef, trained, rest = nnx.split(port.module, nnx.Param, ...)
 
     def fill(state, leaves):
@@ -132,7 +136,7 @@ def functions(port: Port) -> Functions:
         )
 
     def merge(t, r):
-        return nnx.merge(graphdef, fill(trained, t), fill(rest, r))
+        return nnx.merge(graphdef, fill(trained, t), fill(rest, r), copy=True)
 
     def loss(t, r, batch):
         module = merge(t, r)
@@ -157,7 +161,7 @@ def terms(entry) -> list:
     return [(name, lambda x: x.transpose(axes) if axes else x)]
 
 
-def taken(layout, values) -> dict[str, np.ndarray]:
+def taken(layout, values) -> dict[str, Any]:
     """Return a port's leaves from torch's, where it has them all."""
     return {
         own: sum(take(values[name]) for name, take in terms(entry))
@@ -174,22 +178,19 @@ def port_run(port: Port, initial, batches, optimizing: bool, ties: bool = False)
         trained = {name: own[name] for name in made.trained}
         rest = {name: value for name, value in own.items() if name not in trained}
         step = jax.value_and_grad(made.loss, has_aux=True)
+        step = jax.jit(step) if optimizing else step  # for one call it is quicker uncompiled
         batches = [rounded_batch(b) if ties else b for b in batches]
         (value, buffers), grads = step(trained, rest, batches[0])
         forward = made.forward(trained, rest, batches[0])
-        state, params = None, trained
-        if optimizing:
-            state = port.optimizer.init(made.unflatten(trained))
-            update = jax.jit(port.optimizer.update)
+        update, params = jax.jit(port.optimizer.update), trained
+        state = port.optimizer.init(made.unflatten(trained)) if optimizing else None
         for batch in batches if optimizing else []:
             (_, rest), g = step(params, rest, batch)
             updates, state = update(made.unflatten(g), state, made.unflatten(params))
             new = optax.apply_updates(made.unflatten(params), updates)
             params = dict(zip(params, _leaves(new, made, params), strict=True))
         last = params | rest
-        return jax.tree.map(
-            np.asarray, Run({"": forward}, {"": value}, dict(grads), buffers, last)
-        )
+        return jax.tree.map(np.asarray, Run({"": forward}, {"": value}, dict(grads), buffers, last))
 
 
 def _leaves(tree, made, params):

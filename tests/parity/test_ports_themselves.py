@@ -28,7 +28,9 @@ def measure(name, change, optimizing=True, ties=False):
 @pytest.mark.parametrize(("name", "change"), RIGHTS.values(), ids=RIGHTS)
 def test_a_right_port_is_right(quick_compilation, name, change):
     found = measure(name, change)
-    assert max(found.values()) < 1e-10, found  # float64, small sums
+    after = found.pop("optimizer")
+    assert max(found.values()) < 1e-12, found  # float64, small sums
+    assert after < 1e-9  # Adam divides a gradient that is rounding only by its epsilon of 1e-8
 
 
 @pytest.mark.parametrize(("name", "bug"), BUGS.values(), ids=BUGS)

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import torch
 from flax import nnx
+from torch import nn
+
 from ports.leaves import leaf
 from ports.table import Bug, Kind, Port
-from torch import nn
 
 VOCABULARY, LENGTH, WIDTH, HIDDEN, HEADS, ROWS = 11, 5, 6, 10, 2, 4
 IGNORED = -100
@@ -81,10 +82,12 @@ def batch(seed):
     }
 
 
-def attend(query, key, value, mask=None, *, scale="head", axis=-1, low=None, **_):
+def attend(query, key, value, *, mask, scale="head", axis=-1, low=None, **_):
     """nnx's attention, but for the float32 in it: what jax.nn's computes its softmax in."""
     scores = jnp.einsum("nqhd,nkhd->nhqk", query, key)
-    scores = scores / {"head": math.sqrt(query.shape[-1]), "width": math.sqrt(WIDTH), None: 1}[scale]
+    scores = (
+        scores / {"head": math.sqrt(query.shape[-1]), "width": math.sqrt(WIDTH), None: 1}[scale]
+    )
     if low is None:
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     else:
@@ -94,6 +97,10 @@ def attend(query, key, value, mask=None, *, scale="head", axis=-1, low=None, **_
 
 def cut_attend(query, key, *rest, **options):
     return attend(query, jax.lax.stop_gradient(key), *rest, **options)
+
+
+def affine(layer, y):
+    return y * layer.scale[...] + layer.bias[...]
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -109,7 +116,7 @@ class LayerNorm(nnx.LayerNorm):
             y = centred / jnp.sqrt(x.var(-1, keepdims=True, ddof=1) + self.epsilon)
         else:
             y = centred / (x.std(-1, keepdims=True) + self.epsilon)
-        return y * self.scale[...] + self.bias[...]
+        return affine(self, y)
 
 
 def layer_norm(form, rngs):
@@ -141,6 +148,9 @@ class Block(nnx.Module):
         return {"right": h + y, "none": y, "normed": h + y, "doubled": 2 * h + y}[self.residual]
 
 
+EXACT_GELU = functools.partial(nnx.gelu, approximate=False)
+
+
 class Model(nnx.Module):
     def __init__(
         self,
@@ -150,11 +160,11 @@ class Model(nnx.Module):
         norm2=1e-5,
         norm=1e-5,
         attention=attend,
-        gelu=functools.partial(nnx.gelu, approximate=False),
+        gelu=EXACT_GELU,
         residual="right",
         order="pre",
         mask="right",
-        scale=math.sqrt(WIDTH),
+        scale=WIDTH**0.5,
         padding_idx=True,
         first_position=0,
         tied=True,
@@ -295,7 +305,9 @@ BUGS = {
     ),
     "GELU by tanh": Bug({"gelu": nnx.gelu}, "block.gelu", "forward", "tanh"),
     "ReLU for GELU": Bug({"gelu": nnx.relu}, "block.gelu", "forward", None),
-    "quick GELU": Bug({"gelu": lambda x: x * nnx.sigmoid(1.702 * x)}, "block.gelu", "forward", None),
+    "quick GELU": Bug(
+        {"gelu": lambda x: x * nnx.sigmoid(1.702 * x)}, "block.gelu", "forward", None
+    ),
     "softmax over queries": Bug(attention(axis=-2), MIXED, "forward", "softmax"),
     "no scale": Bug(attention(scale=None), MIXED, "forward", "scale"),
     "scale by the whole width": Bug(attention(scale="width"), MIXED, "forward", "scale"),

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import torch
 from flax import nnx
+from torch import nn
+
 from ports.leaves import leaf
 from ports.table import Bug, Kind, Port
-from torch import nn
 
 ROWS, IN, HEIGHT, WIDTH = 6, 2, 9, 8
 FIRST, SECOND, CLASSES = 5, 4, 3
@@ -68,6 +69,10 @@ class BatchNorm(nnx.BatchNorm):
         return y
 
 
+def affine(layer, y):
+    return y * layer.scale[...] + layer.bias[...]
+
+
 class UnbiasedNorm(BatchNorm):
     """Normalises by the unbiased variance too."""
 
@@ -75,7 +80,7 @@ class UnbiasedNorm(BatchNorm):
         super().__call__(x)
         axes = (0, 1, 2)
         centred = (x - x.mean(axes)) / jnp.sqrt(x.var(axes, ddof=1) + self.epsilon)
-        return centred * self.scale[...] + self.bias[...]
+        return affine(self, centred)
 
 
 class EachRowNorm(BatchNorm):
@@ -86,7 +91,7 @@ class EachRowNorm(BatchNorm):
         axes = (1, 2)
         centred = x - x.mean(axes, keepdims=True)
         centred /= jnp.sqrt(x.var(axes, keepdims=True) + self.epsilon)
-        return centred * self.scale[...] + self.bias[...]
+        return affine(self, centred)
 
 
 class FrozenNorm(BatchNorm):
@@ -105,6 +110,8 @@ def max_pool(x, low=-jnp.inf):
 
 
 AROUND = ((1, 1), (1, 1))
+WINDOW = {"window_shape": (3, 3), "strides": (2, 2), "padding": AROUND}
+torch_pool = functools.partial(nnx.max_pool, **WINDOW)
 
 
 class Model(nnx.Module):
@@ -122,9 +129,7 @@ class Model(nnx.Module):
         dilation=2,
         nonlinear=True,
         residual="right",
-        pool=functools.partial(
-            nnx.max_pool, window_shape=(3, 3), strides=(2, 2), padding=AROUND
-        ),
+        pool=torch_pool,
         counts_padding=True,
         smoothing=True,
         flatten="NCHW",
@@ -168,9 +173,7 @@ class Model(nnx.Module):
             h = jnp.tanh(self.conv3(h)) + (h if self.residual == "after" else 0)
         h = self.pool(h)
         if self.smoothing:
-            h = nnx.avg_pool(
-                h, (3, 3), padding=AROUND, count_include_pad=self.counts_padding
-            )
+            h = nnx.avg_pool(h, (3, 3), padding=AROUND, count_include_pad=self.counts_padding)
         return self.fc(self.rows(h))
 
 
@@ -247,9 +250,7 @@ BUGS = {
         "swapped",
     ),
     "SAME at stride 2": Bug({"padding1": "SAME"}, "conv1", "forward", "padding"),
-    "padding on one side": Bug(
-        {"padding1": ((0, 2), (0, 2))}, "conv1", "forward", "padding"
-    ),
+    "padding on one side": Bug({"padding1": ((0, 2), (0, 2))}, "conv1", "forward", "padding"),
     "circular padding": Bug({"padding1": "CIRCULAR"}, "conv1", "forward", "padding"),
     "no bias before the normalisation": Bug(
         {"bias1": False, "layout": {"conv1/bias": None}}, "conv1", "buffers", None
@@ -282,11 +283,7 @@ BUGS = {
         {"pool": functools.partial(max_pool, low=0)}, "pool", "forward", "padding"
     ),
     "average for maximum": Bug(
-        {
-            "pool": functools.partial(
-                nnx.avg_pool, window_shape=(3, 3), strides=(2, 2), padding=AROUND
-            )
-        },
+        {"pool": functools.partial(nnx.avg_pool, **WINDOW)},
         "pool",
         "forward",
         None,

@@ -1,7 +1,7 @@
 """A stand-in for `parity.leaf`."""
 
 
-class leaf:  # noqa: N801
+class leaf:
     def __init__(self, *terms):
         self.terms = tuple((t, lambda x: x) if isinstance(t, str) else t for t in terms)
 
@@ -12,7 +12,7 @@ class leaf:  # noqa: N801
         return self._then(lambda x: x[key])
 
     @property
-    def T(self):  # noqa: N802
+    def T(self):
         return self._then(lambda x: x.T)
 
     def reshape(self, *shape):

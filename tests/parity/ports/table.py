@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ class Kind(NamedTuple):
     batch: Callable[[int], dict[str, Any]]
     port: Callable[..., Port]
     bugs: dict[str, Bug]
-    rights: dict[str, dict[str, Any]] = {}
+    rights: Mapping[str, dict[str, Any]] = MappingProxyType({})
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
     clip: Callable[[Any], Any] | None = None
 
@@ -64,7 +65,7 @@ class Kind(NamedTuple):
         torch.manual_seed(seed)
         module = self.module()
         with torch.no_grad():
-            for name, parameter in module.named_parameters():
+            for parameter in module.parameters():
                 if parameter.ndim == 1:  # no layer keeps its ones and zeros
                     parameter.add_(0.3 * torch.randn_like(parameter))
             for name, buffer in module.named_buffers():
