@@ -124,7 +124,6 @@ def loss(module, batch, target="detached", auxiliary=False, share=1.0):
 
 
 IDLE = ("backbone", "norm", "auxiliary")  # the leaves that torch's optimizer leaves alone
-DONE = {"train": optax.adamw(RATE, weight_decay=DECAY), "freeze": optax.set_to_zero()}
 
 
 def label(params, idle, only=None):
@@ -153,7 +152,7 @@ def make_optimizer(form="multi_transform", idle=IDLE, only=None, decay=DECAY, ra
         return optax.adamw(rate, weight_decay=decay, mask=mask("train"))
     if form == "plain":
         return adamw
-    return optax.multi_transform(DONE | {"train": adamw}, labels)
+    return optax.multi_transform({"train": adamw, "freeze": optax.set_to_zero()}, labels)
 
 
 LAYOUT = {

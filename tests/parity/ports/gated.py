@@ -64,7 +64,7 @@ class GRUCell(nnx.GRUCell):
         x_r, x_z, x_n = jnp.split(self.dense_i(inputs), 3, -1)
         h_r, h_z, h_n = jnp.split(self.dense_h(h), 3, -1)
         r, z = nnx.sigmoid(x_r + h_r), nnx.sigmoid(x_z + h_z)
-        bias = self.dense_h.bias[2 * HIDDEN :]
+        bias = jnp.asarray(self.dense_h.bias)[2 * HIDDEN :]
         if self.form == "bias outside":  # as nnx.GRUCell with both biases in its one
             h_n = r * (h_n - bias) + bias
         elif self.form == "reset before":
@@ -129,15 +129,17 @@ LAYOUT = gates() | {
 }
 
 
+def rmsprop(decay=0.99, eps_in_sqrt=False):
+    return optax.rmsprop(0.01, decay, eps_in_sqrt=eps_in_sqrt)
+
+
 def port(*, loss_=None, optimizer_=None, layout=None, seed=0, **module):
     """Return the port; without arguments it is right."""
     return Port(
         module=Model(nnx.Rngs(seed), **module),
         loss=functools.partial(loss, **(loss_ or {})),
         forward=forward,
-        optimizer=optax.rmsprop(
-            **({"learning_rate": 0.01, "decay": 0.99, "eps_in_sqrt": False} | (optimizer_ or {}))
-        ),
+        optimizer=rmsprop(**(optimizer_ or {})),
         layout=LAYOUT | (layout or {}),
     )
 
