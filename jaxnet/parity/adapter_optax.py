@@ -62,8 +62,14 @@ def _fill(like: Any, params: Leaves, slots: Leaves) -> Any:
     """Return a state of optax with these slots, and the values of `like` where there is none."""
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
     values = [slots.get(slot_name(path, params), leaf) for path, leaf in paths]
-    old = [leaf.dtype for _, leaf in paths]
-    return structure.unflatten(map(jax.numpy.asarray, values, old))
+    arrays = [jax.numpy.asarray(v, leaf.dtype) for v, (_, leaf) in zip(values, paths, strict=True)]
+    return _wide(structure.unflatten(arrays))
+
+
+def _wide(state: Any) -> Any:
+    """Return a state whose counts are 64-bit under x64: a schedule of an int32 is in float32."""
+    x64 = jax.config.read("jax_enable_x64")
+    return jax.tree.map(lambda a: a.astype("int64") if x64 and a.dtype == "int32" else a, state)
 
 
 def _check_state(state: Any) -> None:
@@ -90,7 +96,7 @@ def _free_run(loss: Callable, optimizer: Any, tree: Tree) -> Callable:
     def run(params, batch_at, num_steps):
         with precision(params):
             params = jax.tree.map(jax.numpy.asarray, tree.build(params))
-            state, losses = train.init(params, optimizer), []
+            state, losses = _wide(train.init(params, optimizer)), []
             for i in range(num_steps):
                 state, value = step(state, batch_at(i))
                 losses.append(value)
