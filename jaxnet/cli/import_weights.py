@@ -31,7 +31,7 @@ class Import(TrainingCommand):
     like: Path | None = None
     """The folder of a run to take the encoding of the columns and all other options from."""
     layers: tuple[str, ...] = ()
-    """The names of the Linear layers, if their order is not the natural one of the names."""
+    """The names of the Linear layers in their order, if neither names nor shapes tell it."""
 
     @property
     def options_from(self) -> Path | None:
@@ -43,7 +43,8 @@ class Import(TrainingCommand):
         from jaxnet.export import torch_weights
         from jaxnet.runs.model import load
 
-        params = torch_weights.read(self.weights, self.layers)
+        names = torch_weights.layer_order(self.weights, self.layers)
+        params = torch_weights.read(self.weights, names)
         config = self.config()
         sizes = tuple(params[f"b{k}"].shape[0] for k in range(1, len(params) // 2 + 1))
         default = NetworkOptions() if self.like is None else runs.Record.load(self.like).config
@@ -64,6 +65,7 @@ class Import(TrainingCommand):
             )
         params = {name: leaf.astype(config.dtype) for name, leaf in params.items()}
         print_dataset(dataset, config)
+        print(f"layers: {', '.join(names)}")
         folder = runs.create(config, params, dataset=dataset)
         metrics = runs.evaluate_validation(folder).result()
         texts = ", ".join(text.metric_texts(metrics, list(metrics)))

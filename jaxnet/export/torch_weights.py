@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,26 +23,45 @@ DTYPES = {
 PICKLES = b"PK", b"\x80"  # how a file of torch.save begins, new and old
 
 
+SHOWN = 3  # possible orders of layers in a message
+
+
 def read(path: str | Path, layers: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Read the Linear layers of a safetensors file as w1 (in, out), b1 (out,), w2, ...
 
-    The layers come in the natural order of their names ("2" before "10"), or as `layers` names
-    them, each by its name ("net.0") or by what that begins with ("net"); then only those are read.
-    A layer without a bias gets zeros. float16 and bfloat16 become float32.
+    Their order: see `layer_order`. A layer without a bias gets zeros. float16 and bfloat16 become
+    float32.
 
     Raises: FileNotFoundError; ValueError for a file that is not safetensors or damaged, an entry
-    that is not the weight or bias of a Linear layer, and layers that do not chain.
+    that is not the weight or bias of a Linear layer, and layers whose order is not known.
     """
-    tensors = _tensors(Path(path))
-    names = sorted({name.rpartition(".")[0] for name in tensors}, key=_natural)
-    if layers:
-        names = _select(path, names, layers)
     params: dict[str, np.ndarray] = {}
-    for k, name in enumerate(names, start=1):
-        params[f"w{k}"], params[f"b{k}"] = _linear(path, name, tensors)
-    _check_chain(path, names, [params[f"w{k}"] for k in range(1, len(names) + 1)])
+    for k, (w, b) in enumerate(_read(Path(path), layers).values(), start=1):
+        params[f"w{k}"], params[f"b{k}"] = w, b
     dtype = np.result_type(*params.values())
     return {name: np.ascontiguousarray(leaf, dtype) for name, leaf in params.items()}
+
+
+def layer_order(path: str | Path, layers: Sequence[str] = ()) -> list[str]:
+    """The names of the Linear layers in the order in which `read` takes them.
+
+    It is the one order in which each layer's outputs are as many as the next one's inputs, and in
+    which numbers grow where names differ in a number first ("net.2" before "net.10"). The order of
+    the entries in a file says nothing: they are sorted. layers: the names in their order, each a
+    layer's ("net.0") or what several begin with ("net"); only these are read.
+
+    Raises: as `read`.
+    """
+    return list(_read(Path(path), layers))
+
+
+def _read(path: Path, layers: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The weight (in, out) and bias (out,) of each layer by name, in order."""
+    tensors = _tensors(path)
+    names = sorted({name.rpartition(".")[0] for name in tensors}, key=_natural)
+    groups = _select(path, names, layers) if layers else [names]
+    found = {name: _linear(path, name, tensors) for group in groups for name in group}
+    return {name: found[name] for name in _order(path, groups, found)}
 
 
 def save(params: Mapping[str, np.ndarray]) -> bytes:
@@ -80,20 +99,21 @@ def _natural(name: str) -> str:
     return re.sub("[0-9]+", lambda number: number[0].zfill(20), name)
 
 
-def _select(path: str | Path, names: list[str], layers: Sequence[str]) -> list[str]:
-    """The layers that `layers` names, in its order."""
-    selected = []
+def _select(path: Path, names: list[str], layers: Sequence[str]) -> list[list[str]]:
+    """The layers that each of `layers` names."""
+    groups = []
     for layer in layers:
         found = [name for name in names if name == layer or name.startswith(f"{layer}.")]
         if not found:
             raise ValueError(f"{path}: no layer {layer!r} in it; it has {', '.join(names)}")
-        selected += found
+        groups.append([layer] if layer in found else found)
+    selected = [name for group in groups for name in group]
     if repeated := [name for name in names if selected.count(name) > 1]:
         raise ValueError(f"`layers` must name each layer once, got {repeated[0]!r} again")
-    return selected
+    return groups
 
 
-def _linear(path: str | Path, name: str, tensors: dict) -> tuple[np.ndarray, np.ndarray]:
+def _linear(path: Path, name: str, tensors: dict) -> tuple[np.ndarray, np.ndarray]:
     """The weight (in, out) and the bias (out,) of a layer."""
     prefix = f"{name}." if name else ""
     entries = {key: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
@@ -115,12 +135,50 @@ def _linear(path: str | Path, name: str, tensors: dict) -> tuple[np.ndarray, np.
     return w, b
 
 
-def _check_chain(path: str | Path, names: list[str], weights: list[np.ndarray]) -> None:
-    if any(first.shape[1] != second.shape[0] for first, second in pairwise(weights)):
-        shapes = (
-            f"{name} ({w.shape[0]} to {w.shape[1]})" for name, w in zip(names, weights, strict=True)
-        )
+def _order(path: Path, groups: list[list[str]], found: dict) -> list[str]:
+    """The only order in which the layers can follow each other, those of a group together."""
+    sizes = {name: w.shape for name, (w, _) in found.items()}
+    ranks = {name: rank for rank, group in enumerate(groups) for name in group}
+
+    def precedes(name, other):
+        return ranks[name] < ranks[other] or (ranks[name] == ranks[other] and _before(name, other))
+
+    dead = set()  # what is left where no order was found, so that it is not searched again
+
+    def orders(taken, left):
+        if not left:
+            yield taken
+        width = sizes[taken[-1]][1] if taken else None
+        found = (width, left) in dead
+        for name in () if found else sorted(left, key=_natural):
+            if width in (None, sizes[name][0]) and not any(precedes(x, name) for x in left):
+                for order in orders([*taken, name], left - {name}):
+                    found = True
+                    yield order
+        if not found:
+            dead.add((width, left))
+
+    possible = list(islice(orders([], frozenset(sizes)), SHOWN + 1))
+    if not possible:
+        shapes = ", ".join(f"{name} ({m} to {n})" for name, (m, n) in sizes.items())
         raise ValueError(
-            f"{path}: the layers do not follow each other: {', '.join(shapes)}; name them in their "
-            "order with `layers`"
+            f"{path}: the layers do not follow each other: {shapes}; name them in their order with "
+            "`layers`"
         )
+    if len(possible) > 1:
+        texts = [f"`layers` {' '.join(order)}" for order in possible[:SHOWN]]
+        more = ", or in another order" if len(possible) > SHOWN else ""
+        raise ValueError(
+            f"{path}: names and shapes of the layers allow more than one order; say which it is: "
+            f"{', or '.join(texts)}{more}"
+        )
+    return possible[0]
+
+
+def _before(name: str, other: str) -> bool:
+    """Whether two names differ in a number first, and the number of `name` is the smaller."""
+    for one, two in zip(name.split("."), other.split("."), strict=False):
+        if one != two:
+            alike = re.sub("[0-9]+", "0", one) == re.sub("[0-9]+", "0", two)
+            return alike and _natural(one) < _natural(two)
+    return False

@@ -72,10 +72,11 @@ class Proposal(dict[str, Any]):
 def propose_layout(torch_module: Any, nnx_module: Any) -> Proposal:
     """Return a layout for `nnx_module` as a port of `torch_module`, to be read before it is used.
 
-    Layers of one kind and shape are paired by their names, or else in the order of definition;
-    attention and LSTMs are split. `print` it: that is the code to paste. A comment marks what names
-    and shapes do not prove, as the axes of a square weight; what they do not tell is None, which is
-    refused wherever the layout is used, until you write what it is.
+    Layers of one kind and shape are paired by their names, or else in the order of definition
+    (which a module from `nnx.merge` or `nnx.eval_shape` has lost); attention and LSTMs are split.
+    `print` it: that is the code to paste. A comment marks what names and shapes do not prove, as
+    the axes of a square weight; what they do not tell is None, which is refused wherever the layout
+    is used, until you write what it is.
     """
     shapes, own = _nnx_layers(nnx_module)
     gates = any("/if_/" in f"/{name}" for name in shapes)  # of an nnx.LSTMCell

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import jaxnet
 from jaxnet.cli import main
@@ -154,6 +155,7 @@ def test_import_takes_the_sizes_of_the_file_and_refuses_others(folder, capsys, t
     code, out, err = call(capsys, "import", weights, *data, "--out", tmp_path / "run")
     assert (code, err) == (0, "")
     assert "network 5-4-3-2 relu" in out
+    assert "\nlayers: 0, 2, 4\n" in out
     for argv, message in (
         (("--hidden", "7"), r"--hidden must be \(4, 3\), as in .*, got \(7,\)"),
         (("--drop", "word"), "must have 2 inputs and 2 outputs, as the data, got 5 and 2"),
@@ -167,6 +169,21 @@ def test_import_takes_the_sizes_of_the_file_and_refuses_others(folder, capsys, t
         2,
         "jaxnet: none.safetensors: there is no such file\n",
     )
+
+
+def test_import_asks_for_the_order_of_layers_by_the_line_to_type(folder, capsys, tmp_path):
+    sizes = {"a_in": (5, 4), "later": (4, 4), "deep": (4, 4), "out": (4, 2)}
+    tensors = {f"{name}.weight": RNG.random(size[::-1], np.float32) for name, size in sizes.items()}
+    save_file(tensors, tmp_path / "m")
+    argv = ("import", tmp_path / "m", "--data", "table.csv", "--target", "y")
+    code, out, err = call(capsys, *argv, "--out", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert "say which it is: --layers a_in deep later out, or --layers a_in later deep out\n" in err
+    code, out, err = call(capsys, *argv, "--out", tmp_path / "run", "--layers", *sizes)
+    assert (code, err) == (0, "")
+    assert "\nlayers: a_in, later, deep, out\n" in out
+    w2 = load(tmp_path / "run").params["w2"]
+    np.testing.assert_array_equal(w2, tensors["later.weight"].T)
 
 
 def test_several_runs_are_shown_side_by_side(folder, capsys, tmp_path):

@@ -84,13 +84,72 @@ def test_layers_are_named_in_their_order_each_or_by_a_prefix(tmp_path):
         assert_same(torch_weights.read(tmp_path / "m", layers), want)
     body = {name: want[name] for name in ("w1", "b1", "w2", "b2")}
     assert_same(torch_weights.read(tmp_path / "m", ["z"]), body)
-    message = r"head \(4 to 3\), z.body.0 \(7 to 5\), z.body.2 \(5 to 4\); name .* `layers`"
-    with pytest.raises(ValueError, match=message):
-        torch_weights.read(tmp_path / "m")
     with pytest.raises(ValueError, match="no layer 'tail' in it; it has head, z"):
         torch_weights.read(tmp_path / "m", ["tail"])
     with pytest.raises(ValueError, match="name each layer once, got 'head' again"):
         torch_weights.read(tmp_path / "m", ["z", "head", "head"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "names"),
+    [
+        ((7, 5, 4, 3), ["z.body.0", "z.body.2", "head"]),  # by the shapes alone
+        ((7, 5, 5, 3), ["a_in", "later", "deep"]),
+        ((5, 5, 5, 5, 5), ["net.2", "net.10.a1", "net.10.a2", "net.11"]),  # by the numbers alone
+        ((5, 5, 5, 3), ["enc.0", "enc.1", "dec"]),
+        ((5, 5, 5), ["l9", "l10"]),
+    ],
+)
+def test_the_order_is_the_only_one_that_numbers_and_shapes_allow(tmp_path, sizes, names):
+    want = write(tmp_path / "m", sizes, names)
+    assert torch_weights.layer_order(tmp_path / "m") == names
+    assert_same(torch_weights.read(tmp_path / "m"), want)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "names", "orders"),
+    [
+        (
+            (7, 5, 5, 5, 3),
+            ["a_in", "later", "deep", "out"],
+            "`layers` a_in deep later out, or `layers` a_in later deep out",
+        ),
+        ((5, 5, 5), ["fc", "fc2"], "`layers` fc fc2, or `layers` fc2 fc"),
+        (
+            (4, 4, 4, 4),
+            ["enc.0", "enc.2", "dec"],
+            "`layers` dec enc.0 enc.2, or `layers` enc.0 dec enc.2, or `layers` enc.0 enc.2 dec",
+        ),
+        (
+            (4,) * 9,
+            list("abcdefgh"),
+            "`layers` a b c d e f g h, or .*, or `layers` a b c d e g f h, or in another order",
+        ),
+        # a number that differs after the names do
+        ((4, 5, 4, 5), ["b.1", "c.0", "a.2"], "`layers` a.2 c.0 b.1, or `layers` b.1 c.0 a.2"),
+    ],
+)
+def test_an_order_that_names_and_shapes_leave_open_is_asked_for(tmp_path, sizes, names, orders):
+    want = write(tmp_path / "m", sizes, names)
+    with pytest.raises(ValueError, match=rf"allow more than one order; .*: {orders}$"):
+        torch_weights.read(tmp_path / "m")
+    assert_same(torch_weights.read(tmp_path / "m", names), want)
+
+
+def test_an_order_is_asked_for_within_a_prefix_too(tmp_path):
+    want = write(tmp_path / "m", (4, 4, 4, 4), ["net.b", "net.a", "tail"])
+    with pytest.raises(ValueError, match=r"s` net.a net.b tail, or `layers` net.b net.a tail$"):
+        torch_weights.read(tmp_path / "m", ["net", "tail"])
+    assert_same(torch_weights.read(tmp_path / "m", ["net.b", "net.a", "tail"]), want)
+
+
+@pytest.mark.parametrize("names", [["0", "1", "2"], ["a", "b", "c"], [f"n{i}" for i in range(12)]])
+def test_layers_that_do_not_chain_are_refused_in_a_moment(tmp_path, names):
+    rng = np.random.default_rng(0)
+    sizes = dict.fromkeys(names, (4, 4)) | {names[-1]: (3, 3)}
+    save_file({f"{k}.weight": rng.normal(size=s) for k, s in sizes.items()}, tmp_path / "m")
+    with pytest.raises(ValueError, match=r"follow each other: .* \(3 to 3\); name .* `layers`"):
+        torch_weights.read(tmp_path / "m")
 
 
 def test_what_is_not_named_in_layers_may_be_anything(tmp_path):

@@ -23,6 +23,9 @@ def fill(module, seed=0):
     return module.eval()
 
 
+shaped = nnx.eval_shape  # a module whose arrays are shapes: to draw compiles for each of them
+
+
 def put(port, values):
     """Put converted values into an nnx module, as the docstring of `convert` shows."""
     state = nnx.state(port)
@@ -153,6 +156,7 @@ PORTS = {
 
 
 @pytest.mark.parametrize(("torch_class", "nnx_class"), PORTS.values(), ids=PORTS)
+@pytest.mark.usefixtures("quick_compilation")
 def test_the_proposed_layout_converts_the_weights_to_the_same_function(torch_class, nnx_class):
     module, port = fill(torch_class()), nnx_class(nnx.Rngs(0))
     proposal = parity.propose_layout(module, port)
@@ -162,18 +166,20 @@ def test_the_proposed_layout_converts_the_weights_to_the_same_function(torch_cla
     x = np.random.default_rng(0).standard_normal((4, 6, 6)).astype("float32")
     want = module(torch.tensor(x)).detach().numpy()
     # float32 sums of at most 24 terms of size 1, in a few layers
-    np.testing.assert_allclose(port(jnp.asarray(x)), want, rtol=3e-5, atol=3e-6)
+    np.testing.assert_allclose(
+        nnx.jit(lambda port, x: port(x))(port, x), want, rtol=3e-5, atol=3e-6
+    )
 
 
 def test_what_names_and_shapes_do_not_prove_is_marked():
-    notes = parity.propose_layout(TorchNet(), NnxNet(nnx.Rngs(0))).notes
+    proposal = parity.propose_layout(TorchNet(), shaped(lambda: NnxNet(nnx.Rngs(0))))
     square = "ambiguous: square, check the axes"
-    assert {name: note for name, note in notes.items() if note} == {
+    assert {name: note for name, note in proposal.notes.items() if note} == {
         "a_second/kernel": square,
         "mix/kernel": square,
     }
-    text = str(parity.propose_layout(TorchNet(), NnxNet(nnx.Rngs(0))))
-    assert f"    'a_second/kernel': parity.leaf('stem.2.weight').T,  # {square}\n" in text
+    line = f"    'a_second/kernel': parity.leaf('stem.2.weight').T,  # {square}\n"
+    assert line in str(proposal)
 
 
 class Leaves(nnx.Module):
@@ -211,7 +217,9 @@ def test_what_cannot_be_told_is_none_and_refused():
 
 def test_layers_of_one_shape_are_paired_by_name_before_order():
     module = nn.ModuleDict({"b_proj": nn.Linear(3, 2), "c": nn.Linear(3, 2), "a": nn.Linear(3, 2)})
-    port = nnx.Dict({name: nnx.Linear(3, 2, rngs=nnx.Rngs(0)) for name in ("a", "b", "c")})
+    port = shaped(
+        lambda: nnx.Dict({name: nnx.Linear(3, 2, rngs=nnx.Rngs(0)) for name in ("a", "b", "c")})
+    )
     proposal = parity.propose_layout(module, port)
     assert {name: entry.names for name, entry in proposal.items() if "bias" in name} == {
         "a/bias": ("a.bias",),
@@ -221,26 +229,39 @@ def test_layers_of_one_shape_are_paired_by_name_before_order():
     assert set(proposal.notes.values()) == {""}
 
 
-def test_layers_of_one_shape_with_other_names_are_paired_in_order_and_marked():
+def test_numbers_pair_what_they_can_and_the_rest_follows():
     module = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
-    port = nnx.List([nnx.Linear(3, 3, rngs=nnx.Rngs(0)) for _ in range(2)])
+    port = shaped(lambda: nnx.List([nnx.Linear(3, 3, rngs=nnx.Rngs(0)) for _ in range(2)]))
     proposal = parity.propose_layout(module, port)
-    assert [entry.names for entry in proposal.values()] == [
-        ("0.weight",),
-        ("0.bias",),
-        ("2.weight",),
-        ("2.bias",),
-    ]
+    assert {name: entry.names[0] for name, entry in proposal.items()} == {
+        "0/kernel": "0.weight",
+        "0/bias": "0.bias",
+        "1/kernel": "2.weight",
+        "1/bias": "2.bias",
+    }
     assert proposal.notes["1/bias"] == ""  # one is left of each, after 0 and 0
+
+
+def test_layers_with_no_word_in_common_are_paired_in_order_and_marked():
+    module = nn.Sequential(nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2))
+    port = shaped(
+        lambda: nnx.Dict({name: nnx.Linear(3, 2, rngs=nnx.Rngs(0)) for name in ("a", "b", "c")})
+    )
+    proposal = parity.propose_layout(module, port)
+    assert [proposal[f"{name}/bias"].names[0] for name in "abc"] == ["0.bias", "1.bias", "2.bias"]
+    assert set(proposal.notes.values()) == {"ambiguous: 3 of this shape, paired in order"}
 
 
 def test_a_tied_weight_is_used_by_both_of_its_layers_in_an_untied_port():
     module = nn.ModuleDict({"embed": nn.Embedding(7, 3), "head": nn.Linear(3, 7, bias=False)})
     module["head"].weight = module["embed"].weight
-    rngs = nnx.Rngs(0)
-    head = nnx.Linear(3, 7, use_bias=False, rngs=rngs)
-    port = nnx.Dict({"embed": nnx.Embed(7, 3, rngs=rngs), "head": head})
-    proposal = parity.propose_layout(module, port)
+
+    def port():
+        rngs = nnx.Rngs(0)
+        head = nnx.Linear(3, 7, use_bias=False, rngs=rngs)
+        return nnx.Dict({"embed": nnx.Embed(7, 3, rngs=rngs), "head": head})
+
+    proposal = parity.propose_layout(module, shaped(port))
     assert {name: entry.names for name, entry in proposal.items()} == {
         "embed/embedding": ("embed.weight",),
         "head/kernel": ("embed.weight",),
@@ -250,7 +271,7 @@ def test_a_tied_weight_is_used_by_both_of_its_layers_in_an_untied_port():
 
 
 def test_the_biases_of_a_torch_gru_have_no_place_in_nnx():
-    port = nnx.Dict({"rnn": nnx.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)))})
+    port = shaped(lambda: nnx.Dict({"rnn": nnx.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)))}))
     proposal = parity.propose_layout(nn.ModuleDict({"gru": nn.GRU(3, 4)}), port)
     assert proposal["rnn/cell/dense_i/bias"] is None
     assert "two biases" in proposal.notes["rnn/cell/dense_i/bias"]
