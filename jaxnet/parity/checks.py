@@ -47,7 +47,8 @@ def check(
         candidate.layout.optional |= set(against.points[0].params) - trained
     if not tiers or set(tiers) - set(DTYPES):
         raise ValueError(f"`tiers` must be of {', '.join(DTYPES)}, got {tiers}")
-    trains = candidate.update is not None and len(against.losses) > 0
+    summed = candidate.layout is not None and candidate.layout.summed
+    trains = candidate.update is not None and len(against.losses) > 0 and not summed
     leaves: list[Leaf] = []
     causes: list[Cause] = []
     place: tuple[Located, Point] | None = None
@@ -172,7 +173,9 @@ def _left_out(
     trained = {name for stage, name in points[0].want if stage in ("gradient", "buffers")}
     if candidate.layout is not None and candidate.update is not None:
         for name in sorted(candidate.layout.summed):
-            texts.append(f"parameters and optimizer {name}: {candidate.name} holds only a sum")
+            texts.append(
+                f"parameters, optimizer and free run of {name}: {candidate.name} holds only a sum"
+            )
     frozen = sorted(set(points[0].params) - trained)
     if frozen:
         texts.append(f"gradient of {', '.join(frozen)}: frozen in {against.name}")
