@@ -25,32 +25,35 @@ def run(
     build: Callable[[dict[str, Any]], Any],
     locks: Locks | None = None,
 ) -> LayerRun:
-    """Return every layer call of loss(build(params), batch) and its gradient.
+    """Return every layer call of loss(build(params), batch).
 
     build(params) -> what `loss` takes: an nnx module, whose modules are the layers, or any pytree.
-    What is recorded of a locked array is what came by itself. Code under another transformation
-    (a jitted function, the cell inside an nnx.RNN) has no calls.
+    locks: None records values only; with {} or locks there are gradients too. What is recorded of a
+    locked array is what came by itself. Code under another transformation (a jitted function, the
+    cell inside an nnx.RNN) has no calls.
     """
-    made: list[tuple[Taps, dict[str, frozenset[str]]]] = []
 
     def function(trained: dict[str, Any], zeros: dict[Key, Any]) -> Any:
         model = build(fixed | trained)
         taps = _Taps(zeros, locks or {})
-        modules = _modules(model)
-        made.append((taps, _leaves(model, modules)))
-        with taps.active(), _intercepted(modules, taps):
-            return loss(model, arrays), taps.values
+        with taps.active(), _intercepted(_modules(model), taps):
+            value = loss(model, arrays)
+        times.update(taps.times)
+        return value, taps.values
 
+    times: dict[str, tuple[int, int]] = {}
     with _precision(params):
         arrays = map_leaves(lambda v: jnp.asarray(v) if isinstance(v, np.ndarray) else v, batch)
         fixed = {name: jnp.asarray(value) for name, value in params.items()}
+        leaves = _leaves(build(fixed))
         trained = {name: value for name, value in fixed.items() if _floating(value)}
-        _, shapes = jax.eval_shape(function, trained, {})
-        zeros = {key: jnp.zeros(s.shape, s.dtype) for key, s in shapes.items() if _floating(s)}
-        both = jax.value_and_grad(function, argnums=(0, 1), has_aux=True)
-        (value, values), (grads, cotangents) = jax.device_get(both(trained, zeros))
-    taps, leaves = made[-1]
-    return LayerRun(np.asarray(value), grads, taps.times, values, cotangents, leaves)
+        (value, values), grads, cotangents = function(trained, {}), {}, {}
+        if locks is not None:
+            zeros = {key: jnp.zeros(v.shape) for key, v in values.items() if _floating(v)}
+            both = jax.value_and_grad(function, argnums=(0, 1), has_aux=True)
+            (value, values), (grads, cotangents) = both(trained, zeros)
+        value, grads, values, cotangents = jax.device_get((value, grads, values, cotangents))
+    return LayerRun(np.asarray(value), grads, times, values, cotangents, leaves)
 
 
 class _Taps(Taps):
@@ -68,10 +71,11 @@ class _Taps(Taps):
     def _record(self, key: Key, x: Any) -> Any:
         self.values[key] = x
         value, grad = self._locks.get(key, (None, None))
-        value = None if value is None else jnp.asarray(value, x.dtype)
+        if value is not None:  # in full precision, though what came was rounded
+            value = jnp.asarray(value) if _floating(x) else jnp.asarray(value, x.dtype)
         if key in self._zeros:
             return _lock(x, self._zeros[key], value, grad)
-        return x if value is None else value  # an integer, or the run that finds the shapes
+        return x if value is None else value  # an integer, or the run without gradients
 
 
 def _lock(x: Any, zero: Any, value: Any, grad: np.ndarray | None) -> Any:
@@ -82,7 +86,8 @@ def _lock(x: Any, zero: Any, value: Any, grad: np.ndarray | None) -> Any:
         return x if value is None else value
 
     def backward(_, arrived):
-        return arrived if grad is None else jnp.asarray(grad, arrived.dtype), arrived
+        passed = arrived if grad is None else jnp.asarray(grad)
+        return passed.astype(x.dtype), arrived.astype(zero.dtype)
 
     lock.defvjp(lambda x, zero: (lock(x, zero), None), backward)
     return lock(x, zero)
@@ -108,7 +113,8 @@ def _modules(model: Any) -> dict[str, nnx.Module]:
     }
 
 
-def _leaves(model: Any, modules: Mapping[str, nnx.Module]) -> dict[str, frozenset[str]]:
+def _leaves(model: Any) -> dict[str, frozenset[str]]:
+    modules = _modules(model)
     parts = list(nnx.iter_graph(model)) if modules else ()
     names = {id(part): _name(path) for path, part in parts if isinstance(part, nnx.Variable)}
     return {

@@ -17,10 +17,10 @@ def run(
     batch: Any,
     locks: Locks | None = None,
 ) -> LayerRun:
-    """Return every layer call of loss(module, batch) and its gradient.
+    """Return every layer call of loss(module, batch).
 
-    The module holds the parameters, the batch holds tensors. What is recorded of a locked array is
-    what came by itself.
+    The module holds the parameters, the batch holds tensors. locks: None records values only; with
+    {} or locks there are gradients too. What is recorded of a locked array is what came by itself.
     """
     taps = _Taps(locks or {})
     handles = _hook(module, taps)
@@ -32,7 +32,7 @@ def run(
             handle.remove()
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     grads: dict[str, np.ndarray] = {}
-    if value.requires_grad:
+    if locks is not None and value.requires_grad:
         taps.backward = True
         found = torch.autograd.grad(value, [*named.values(), taps.token], allow_unused=True)
         grads = {k: _array(g) for k, g in zip(named, found, strict=False) if g is not None}

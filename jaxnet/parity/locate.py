@@ -29,10 +29,6 @@ class Fault(NamedTuple):
     error: float
     text: str
 
-    def rank(self) -> tuple[bool, bool, float]:
-        """The first in this order is the culprit: what float32 rounds away can hide nothing."""
-        return self.error < SINGLE, self.direction == BACKWARD, self.time
-
 
 class Mark(NamedTuple):
     """A line of the tree of the candidate's layers. mark: "=", "x forward", "x backward" or "."."""
@@ -82,8 +78,8 @@ def locate(
     """Return the layer in which a candidate parts from a reference.
 
     run(locks) -> the candidate's run, with leaves and their gradients named as the reference's: it
-    is called without locks, to pair the layers, then with them. layers: names that are paired
-    first. noise: the reference on parameters moved by their rounding, or in another precision.
+    is called with None, to pair the layers, then with locks. layers: names that are paired first.
+     noise: the reference on parameters moved by their rounding, or in another precision.
 
     It tells where, never whether: two layers that are paired wrongly only look different.
     """
@@ -110,7 +106,10 @@ class _Judge:
         rest = marks, self.pairs.notes
         if not faults:
             return Located("", "", "", "every layer is equal on the reference's values", *rest)
-        first = min(faults, key=Fault.rank)
+        worst: dict[str, float] = {}
+        for fault in faults:
+            worst[fault.layer] = max(fault.error, worst.get(fault.layer, 0.0))
+        first = min(faults, key=lambda f: (worst[f.layer] < SINGLE, *_order(f)))
         names = {_shown(own): _shown(other) for own, other in self.pairs.calls.items()}
         return Located(first.layer, names.get(first.layer, ""), first.direction, first.text, *rest)
 
@@ -126,7 +125,7 @@ class _Judge:
             yield self.moved(Fault(FORWARD, start, outer, input_off, text))
         if output_off and self.is_moved(call, INPUTS):
             text = f"the input of {name} has the reference's numbers in another order"
-            yield Fault(FORWARD, stop, outer, output_off, text)
+            yield self.moved(Fault(FORWARD, stop, outer, output_off, text))
         elif output_off:
             text = f"its inputs{self.contents(call)} are equal, its output is {_off(output_off)}"
             yield self.moved(Fault(FORWARD, stop, name, output_off, text))
@@ -134,7 +133,7 @@ class _Judge:
             text = f"the gradient of the output of {name} is {_off(output_grad_off)}"
             yield Fault(BACKWARD, -stop, self.user(call), output_grad_off, text)
         if input_grad_off:
-            text = f"the gradient of its output is equal, of its input {_off(input_grad_off)}"
+            text = f"its output's gradient is equal, its input's is {_off(input_grad_off)}"
             yield Fault(BACKWARD, -start, name, input_grad_off, text)
 
     def side_error(self, call: str, side: str, backward: bool) -> float:
@@ -161,9 +160,11 @@ class _Judge:
         """
         shared: dict[tuple[Key, ...], list[Key]] = {}
         for key in self.own.keys(call, side):
-            if key not in self.pairs.links or (backward and key not in self.own.cotangents):
+            link = self.pairs.links.get(key)
+            unknown = backward and (key not in self.own.cotangents or (link and link.reordered))
+            if link is None or unknown:
                 continue
-            keys = self.pairs.links[key].keys
+            keys = link.keys
             if backward and side == INPUTS:
                 shared.setdefault(tuple(sorted(keys)), []).append(key)
             else:
@@ -192,7 +193,7 @@ class _Judge:
                 owners = self.owners(leaf)
                 time = -max((self.own.times[name][0] for name in owners), default=0)
                 layer = " or ".join(map(_shown, owners)) or OUTSIDE
-                text = f"the gradient of its output is equal, of {leaf} {_off(error)}"
+                text = f"its output's gradient is equal, that of {leaf} is {_off(error)}"
                 yield Fault(BACKWARD, time, layer, error, text)
 
     def loss_faults(self) -> Iterator[Fault]:
@@ -245,10 +246,14 @@ class _Judge:
         if call not in self.pairs.calls:
             return Mark(name, "", depth, UNPAIRED, "not paired")
         other = _shown(self.pairs.calls[call])
-        found = sorted((f for f in faults if f.layer == name), key=Fault.rank)
+        found = sorted((f for f in faults if f.layer == name), key=_order)
         if not found:
             return Mark(name, other, depth, EQUAL, "")
         return Mark(name, other, depth, f"x {found[0].direction}", found[0].text)
+
+
+def _order(fault: Fault) -> tuple[bool, float]:
+    return fault.direction == BACKWARD, fault.time
 
 
 def _around(times: Mapping[str, tuple[int, int]]) -> dict[str, str | None]:
