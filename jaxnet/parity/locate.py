@@ -76,13 +76,17 @@ class Located:
 
         return {key: pair for key, pair in self.compared.items() if made(*key)}
 
-    def lines(self) -> list[str]:
-        """The lines of a report: the layer, then the tree with a mark for each layer."""
+    def headline(self) -> str:
+        """The layer, and what is wrong there, on one line."""
         renamed = self.reference not in ("", self.layer)
         other = f" ({self.reference} in the reference)" if renamed else ""
         where = f"{self.layer}{other}, {self.direction}: " if self.layer else ""
-        tree = [f"  {m.mark:10}  {'  ' * m.depth}{m.layer}  {m.text}" for m in self.marks]
-        return [f"layer: {where}{self.text}", *map(str.rstrip, tree), *self.notes]
+        return f"layer: {where}{self.text}"
+
+    def tree(self) -> list[str]:
+        """Every layer on a line of its own, with a mark; then what was not paired."""
+        lines = [f"  {m.mark:10}  {'  ' * m.depth}{m.layer}  {m.text}" for m in self.marks]
+        return ["layers, each on the reference's inputs:", *map(str.rstrip, lines), *self.notes]
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""

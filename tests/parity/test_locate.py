@@ -173,9 +173,8 @@ def test_a_bug_in_one_of_three_blocks_is_found_in_that_layer_alone(bug, layer, d
     assert set(marks(found)) == {"=", f"x {direction}"}
     assert marks(found)[f"x {direction}"] == [layer]
     other = layer.replace("/", ".").replace(".up", ".mlp.0")
-    assert (
-        found.lines()[0] == f"layer: {layer} ({other} in the reference), {direction}: {found.text}"
-    )
+    where = f"layer: {layer} ({other} in the reference), {direction}"
+    assert found.headline() == f"{where}: {found.text}"
 
 
 def test_a_wrong_pair_of_layers_makes_no_bug_equal():
@@ -539,7 +538,7 @@ def test_classes_are_as_before_when_a_call_fails():
 
 def test_the_tree_is_text_and_plain_data():
     found = check_blocks(epsilon=1e-6)
-    lines = found.lines()
+    lines = found.tree()
     assert lines[1].split() == ["=", "the", "model"]
     assert lines[7].startswith("  x forward       blocks/1/norm  its inputs are equal")
     data = found.to_dict()
