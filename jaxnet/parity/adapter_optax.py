@@ -68,8 +68,8 @@ def _fill(like: Any, params: Leaves, slots: Leaves) -> Any:
 
 def _wide(state: Any) -> Any:
     """Return a state whose counts are 64-bit under x64: a schedule of an int32 is in float32."""
-    x64 = jax.config.read("jax_enable_x64")
-    return jax.tree.map(lambda a: a.astype("int64") if x64 and a.dtype == "int32" else a, state)
+    wide = jax.numpy.result_type(int)
+    return jax.tree.map(lambda a: a.astype(wide) if a.dtype == "int32" else a, state)
 
 
 def _check_state(state: Any) -> None:

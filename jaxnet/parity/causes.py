@@ -36,6 +36,10 @@ def find_causes(
     numbers alone tell; the first of these that explains anything is returned. A replay explains the
     difference if it leaves less than a tenth of it in every leaf.
     """
+    if candidate.layout is not None and candidate.layout.torn:
+        names = ", ".join(sorted(candidate.layout.torn))
+        remedy = f"{names} is one leaf in the reference: share it, or sum the gradients"
+        return [Cause("the copies of a shared leaf are updated apart", remedy, 0.0)]
     if seen[0][0].tier == MATHEMATICS and _single(seen):
         return [Cause("computed in float32", "switch x64 on, or keep float64 throughout", 0.0)]
     with warnings.catch_warnings(), np.errstate(all="ignore"):

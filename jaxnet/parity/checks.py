@@ -47,7 +47,8 @@ def check(
         candidate.layout.optional |= set(against.points[0].params) - trained
     if not tiers or set(tiers) - set(DTYPES):
         raise ValueError(f"`tiers` must be of {', '.join(DTYPES)}, got {tiers}")
-    trains = candidate.update is not None and len(against.losses) > 0
+    summed = candidate.layout is not None and candidate.layout.summed
+    trains = candidate.update is not None and len(against.losses) > 0 and not summed
     leaves: list[Leaf] = []
     causes: list[Cause] = []
     place: tuple[Located, Point] | None = None
@@ -97,20 +98,21 @@ def _locate(
     """Return the layer of the first difference before the update, if both sides have layers."""
     first = next((leaf for leaf in leaves if not leaf.equal), None)
     before = first is not None and first.stage not in ("parameters", "optimizer", "free run")
-    if first is None or not before or candidate.layers is None or against.reference is None:
-        return None
-    if against.reference.layers is None:
+    if first is None or not before or candidate.layers is None:
         return None
     point = next(p for p, _ in seen if (p.step, p.probe) == (first.step, first.probe))
     dtype = DTYPES[point.tier]
-    run, own, given = against.reference.layers, candidate.layers, (point.params, point.batch)
+    own, given = candidate.layers, (point.params, point.batch)
     params, batch = cast(given, dtype)
     moved = (params, batch) if point.tier == PRECISION else rounded(*given, dtype)[0]
+    reference = against.run_layers(point, *given)
+    if reference is None:
+        return None
     found = locate(
-        run(point.params, point.batch, {}),
+        reference,
         lambda locks: own(params, batch, locks),
         layers=layers,
-        noise=run(moved[0], moved[1], {}),
+        noise=against.run_layers(point, *moved),
         relative=RELATIVE if point.tier == MATHEMATICS else SINGLE,
     )
     return found, point
@@ -172,7 +174,9 @@ def _left_out(
     trained = {name for stage, name in points[0].want if stage in ("gradient", "buffers")}
     if candidate.layout is not None and candidate.update is not None:
         for name in sorted(candidate.layout.summed):
-            texts.append(f"parameters and optimizer {name}: {candidate.name} holds only a sum")
+            texts.append(
+                f"parameters, optimizer and free run of {name}: {candidate.name} holds only a sum"
+            )
     frozen = sorted(set(points[0].params) - trained)
     if frozen:
         texts.append(f"gradient of {', '.join(frozen)}: frozen in {against.name}")
