@@ -18,6 +18,7 @@ from jaxnet.parity.report import Cause
 
 EXPLAINED = 0.1  # a replay that leaves more of the difference than this explains nothing
 REPRODUCED = 1e-3  # the same inside one layer: other values of an epsilon leave more
+ROUNDING = 1e-11  # as a share of the largest array of a kind: terms may have cancelled
 MOST = 5  # causes that are returned
 Seen = list[tuple[Point, Outputs]]
 Place = tuple[Located, Point]
@@ -87,11 +88,20 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
     if reference is None or reference.replay_layer is None or place is None:
         return
     located, point = place
-    if located.path is None and located.layer != OUTSIDE:
+    if located.code is None and located.layer != OUTSIDE:
         return
     pairs = located.inside()
-    for name, remedy, run in reference.replay_layer(point.params, point.batch, located.path):
-        yield Cause(name, remedy, _unexplained(pairs, run.arrays(), most=REPRODUCED))
+    floor: dict[str, float] = {}
+    for (kind, *_), (want, _) in located.compared.items():
+        if want.dtype.kind == "f":
+            floor[kind] = max(floor.get(kind, 0.0), ROUNDING * _size(want))
+    limits = {key: floor.get(key[0], 0.0) for key in pairs}
+    if all(_size(got - want) <= limits[key] for key, (want, got) in pairs.items()):
+        return
+    linked = {key[1:] for key in located.compared if key[0] == "values"}
+    given = point.params, point.batch, located.code, linked
+    for name, remedy, found in reference.replay_layer(*given):
+        yield Cause(name, remedy, _unexplained(pairs, found, limits, REPRODUCED))
 
 
 def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
@@ -150,16 +160,15 @@ def _distance(replay: Callable[..., Outputs], seen: Seen) -> float:
 def _unexplained(
     pairs: Mapping[Any, tuple[np.ndarray, np.ndarray]],
     found: Mapping[Any, np.ndarray],
-    limits: Mapping[Any, float] | None = None,
+    limits: Mapping[Any, float],
     most: float = EXPLAINED,
 ) -> float:
     """Return the largest share of the differences (want, got) that `found` leaves."""
     worst = 0.0
     for key, (want, got) in pairs.items():
-        limit = 1e-12 * _size(want) if limits is None else limits[key]
-        scale = max(_size(got - want), limit)
+        scale = max(_size(got - want), limits[key])
         if key not in found or found[key].shape != got.shape:
-            if _size(got - want) > limit:
+            if _size(got - want) > limits[key]:
                 return np.inf
             continue
         left = _size(got - found[key])

@@ -57,6 +57,8 @@ def _convolution(call):
     remedy = f"set padding={pads}"
     if same != pads:
         yield f"padding SAME {same} for {pads}", remedy, padded(same)
+    if any(map(any, pads)):
+        yield f"padding VALID for {pads}", remedy, partial(call, padding=0)
     for shift in (-1, 1) if same == pads else ():
         moved = [(a + shift, b - shift) for a, b in pads]
         yield f"padding {moved} for {pads}", remedy, padded(moved)
@@ -74,6 +76,9 @@ def _max_pool(call):
     if same != pads:
         changed = partial(call, input=_pad(call["input"], same, float("-inf")), padding=0)
         yield f"pooling with padding SAME {same} for {pads}", f"set padding={pads}", changed
+    if any(map(any, pads)):
+        remedy = f"set padding={pads}"
+        yield f"pooling with padding VALID for {pads}", remedy, partial(call, padding=0)
 
 
 @family("pad")
@@ -81,10 +86,11 @@ def _padding(call):
     x, pad, mode = call["input"], [*call["pad"]], call["mode"] or "constant"
     if mode != "constant":
         yield f"zero padding for {mode}", f"pad with mode {mode!r}", partial(F.pad, x, pad)
-    pairs = zip(pad[::2], pad[1::2], strict=True)
+    pairs = [*zip(pad[::2], pad[1::2], strict=True)]
     centred = [side for a, b in pairs for side in ((a + b) // 2, (a + b + 1) // 2)]
-    if centred != pad:
-        yield "padding on both sides", f"pad by {pad}", partial(call, pad=centred)
+    mirrored = [side for a, b in pairs for side in (b, a)]
+    for new in [centred] * (centred != pad) + [mirrored] * (mirrored not in (pad, centred)):
+        yield f"padding {new} for {pad}", f"pad by {pad}", partial(call, pad=new)
 
 
 @family("embedding")
