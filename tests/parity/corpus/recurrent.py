@@ -118,7 +118,7 @@ BUGS = [
         SEQUENCES,
         stage="forward",
         layer="rnn",
-        cause="bias",
+        cause="b_ih left out",
     ),
     Bug(
         "google/flax#5594",
@@ -129,7 +129,7 @@ BUGS = [
         SEQUENCES,
         stage="forward",
         layer="rnn",
-        cause="bias",
+        cause="b_hn outside the reset gate",
         layout=gru_layout,
     ),
     Bug(
@@ -141,7 +141,7 @@ BUGS = [
         SEQUENCES,
         stage="forward",
         layer="rnn",
-        cause="gate",
+        cause="gates in the order",
     ),
     Bug(
         "CrispStrobe/CrispASR#106",
@@ -152,6 +152,6 @@ BUGS = [
         SEQUENCES,
         stage="forward",
         layer="rnn",
-        cause="gate",
+        cause="gates in the order",
     ),
 ]
