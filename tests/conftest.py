@@ -21,6 +21,7 @@ if NO_TORCH and os.environ.get("JAXNET_REQUIRE_TORCH"):
 TORCH_TESTS = [
     "test_torch_net.py",
     "test_torch_live.py",
+    "parity/test_corpus.py",
     "parity/test_corpus_material.py",
     "parity/test_ported_models.py",
     "parity/test_propose.py",

@@ -99,8 +99,7 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
     limits = {key: floor.get(key[0], 0.0) for key in pairs}
     if all(_size(got - want) <= limits[key] for key, (want, got) in pairs.items()):
         return
-    linked = {key[1:] for key in located.compared if key[0] == "values"}
-    given = point.params, point.batch, located.code, linked
+    given = point.params, point.batch, located.code, located.locked
     for name, remedy, found in reference.replay_layer(*given):
         yield Cause(name, remedy, _unexplained(pairs, found, limits, REPRODUCED))
 

@@ -47,7 +47,9 @@ class Located:
     text: what is equal there and what is not. marks: all layers of the candidate, in the order in
     which they begin. notes: what was not paired, and why. path: of the reference's layer, None if
     there is none. code: the path of the reference's module whose code can be compared: the same, or
-    the one around a layer whose outputs have other shapes.
+    the one around a layer whose outputs have other shapes. compared: (wanted, got) as in `inside`.
+    locked: the reference's arrays whose values the candidate's layers were given. leaves: of the
+    reference's modules.
     """
 
     layer: str
@@ -59,6 +61,7 @@ class Located:
     path: str | None = None
     code: str | None = None
     compared: dict[tuple, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    locked: frozenset[Key] = frozenset()
     leaves: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def inside(self) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
@@ -175,6 +178,7 @@ class _Judge:
             None if call is None else path_of(call),
             None if code is None else path_of(code),
             self.compared(),
+            frozenset(x.keys[0] for x in self.pairs.links.values() if not x.reordered),
             self.reference.leaves,
         )
 
@@ -187,7 +191,7 @@ class _Judge:
                 wanted = other.get((kind, *link.keys[0]))
                 alone = kind == "values" or len(link.keys) == 1
                 if wanted is not None and alone and (kind, *key) in own:
-                    got = link.to_reference(own[kind, *key], wanted.shape)
+                    got = link.to_reference(own[kind, *key], wanted.shape, plain=True)
                     found[kind, *link.keys[0]] = wanted, got
         rest = [key for key in other if key[0] in ("loss", "grads") and key in own]
         found |= {("buffers", name): pair for name, pair in self.buffers.items()}
