@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from jaxnet.parity import adapter_torch_optim, layers_torch
-from jaxnet.parity.adapter_torch import tensors
+from jaxnet.parity.adapter_torch import arrays, tensors
 from jaxnet.parity.adapter_torch_optim import make_update
 from jaxnet.parity.layers import INPUTS, OUTPUTS, LayerRun
 from jaxnet.parity.participants import Leaves
@@ -31,6 +31,7 @@ def replay_layer(
     Calls and leaves have the names that they have in the whole model.
     """
     with loaded(params) as twin:
+        before = {id(buffer): buffer.clone() for buffer in twin.buffers()}
         base = layers_torch.run(loss, twin, tensors(batch), {})
         locks = {key: (value, base.cotangents.get(key)) for key, value in base.values.items()}
         locks = {k: (v, None if k[1] == INPUTS else g) for k, (v, g) in locks.items()}
@@ -47,8 +48,11 @@ def replay_layer(
         }
 
         def run() -> LayerRun:
+            with torch.no_grad():
+                for buffer in piece.buffers():
+                    buffer.copy_(before[id(buffer)])
             found = layers_torch.run(_Projection(wanted), piece, given, inner)
-            return _renamed(found, layer)
+            return _renamed(found._replace(buffers=arrays(piece.named_buffers())), layer)
 
         yield from _replayed(run)
 
@@ -108,7 +112,12 @@ def _renamed(run: LayerRun, layer: str) -> LayerRun:
         return {(full(key[0]), *key[1:]): value for key, value in arrays.items()}
 
     grads = {full(name): grad for name, grad in run.grads.items()}
-    return run._replace(grads=grads, values=moved(run.values), cotangents=moved(run.cotangents))
+    return run._replace(
+        grads=grads,
+        values=moved(run.values),
+        cotangents=moved(run.cotangents),
+        buffers={full(name): buffer for name, buffer in run.buffers.items()},
+    )
 
 
 def replay_update(

@@ -90,6 +90,8 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
     if located.path is None and located.layer != OUTSIDE:
         return
     pairs = located.inside()
+    got = next(outputs for p, outputs in seen if p is point)
+    pairs |= {k: (point.want[k], value) for k, value in got.items() if k[0] == "buffers"}
     for name, remedy, run in reference.replay_layer(point.params, point.batch, located.path):
         yield Cause(name, remedy, _unexplained(pairs, run.arrays(), most=REPRODUCED))
 
@@ -155,8 +157,12 @@ def _unexplained(
 ) -> float:
     """Return the largest share of the differences (want, got) that `found` leaves."""
     worst = 0.0
+    largest: dict[Any, float] = {}
+    for key, (want, _) in pairs.items():
+        largest[key[0]] = max(largest.get(key[0], 0.0), _size(want))
     for key, (want, got) in pairs.items():
-        limit = 1e-12 * _size(want) if limits is None else limits[key]
+        floor = 1e-12 * _size(want) + 1e-14 * largest[key[0]]  # what cancels is rounding only
+        limit = floor if limits is None else limits[key]
         scale = max(_size(got - want), limit)
         if key not in found or found[key].shape != got.shape:
             if _size(got - want) > limit:

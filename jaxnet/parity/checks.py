@@ -115,6 +115,8 @@ def _locate(
         noise=against.run_layers(point, *moved),
         relative=RELATIVE if point.tier == MATHEMATICS else SINGLE,
     )
+    if first.stage == "buffers" and not found.layer:
+        found = found.at_leaf(first.leaf)
     return found, point
 
 
