@@ -91,7 +91,8 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
         return
     pairs = located.inside()
     got = next(outputs for p, outputs in seen if p is point)
-    pairs |= {k: (point.want[k], value) for k, value in got.items() if k[0] == "buffers"}
+    held = located.leaves.get(located.path or "", frozenset())
+    pairs |= {k: (point.want[k], v) for k, v in got.items() if k[0] == "buffers" and k[1] in held}
     for name, remedy, run in reference.replay_layer(point.params, point.batch, located.path):
         yield Cause(name, remedy, _unexplained(pairs, run.arrays(), most=REPRODUCED))
 
@@ -169,7 +170,8 @@ def _unexplained(
                 return np.inf
             continue
         left = _size(got - found[key])
-        if not np.isfinite(left) or left > most * scale:
+        allowed = max(most * scale, limit if limits is None else 0.0)
+        if not left <= allowed:
             return np.inf
         if left > 0:
             worst = max(worst, left / scale)

@@ -166,7 +166,7 @@ class _Judge:
         for key, link in self.pairs.links.items():
             for kind in ("values", "cotangents"):
                 wanted = other.get((kind, *link.keys[0]))
-                alone = kind == "values" or len(link.keys) == 1
+                alone = not link.reordered and (kind == "values" or len(link.keys) == 1)
                 if wanted is not None and alone and (kind, *key) in own:
                     got = link.to_reference(own[kind, *key], wanted.shape)
                     found[kind, *link.keys[0]] = wanted, got
