@@ -38,35 +38,6 @@ def explain(pairs: Pairs, counts: Mapping[str, int] | None = None) -> list[Expla
     return found
 
 
-def explain_rates(
-    factors: Mapping[int, float], rate_at: Callable[[int], float] | None = None
-) -> list[Explanation]:
-    """Return (name, remedy, distance) of the factor on the update at each step, counted from 0.
-
-    rate_at: the reference's learning rate at a step; without it only a constant factor is found.
-    """
-    steps, got = [*factors], np.array([*factors.values()])
-    if np.allclose(got, 1, rtol=EXACT, atol=0):
-        return []
-    ideas = {
-        f"learning rate times {_fraction(got[0])}": (np.full(len(got), got[0]), "set the rate")
-    }
-    if rate_at is not None:
-        rates = np.array([rate_at(i) for i in steps])
-        for shift in (-1, 1):
-            moved = np.array([rate_at(max(i + shift, 0)) for i in steps]) / rates
-            remedy = "the first update takes the schedule's value at 0"
-            ideas[f"schedule off by one ({shift:+d})"] = (moved, remedy)
-        remedy = "step the schedule"
-        ideas["schedule stays at its first value"] = (rate_at(0) / rates, remedy)
-    found = []
-    for name, (wanted, remedy) in ideas.items():
-        left = np.abs(got - wanted).max() / np.abs(got - 1).max()
-        if left <= EXACT and len(steps) > 1:
-            found.append((name, remedy, float(left)))
-    return found
-
-
 def _size(a: np.ndarray) -> float:
     return float(np.abs(a).max(initial=0))
 
@@ -101,11 +72,11 @@ def _factors(wrong: Pairs, where: str, counts: Mapping[str, int]) -> Iterator[Ex
     if math.isclose(factor, -1, rel_tol=EXACT):
         yield f"sign of {where}", "look for a minus, or an ascent for a descent", left
         return
-    text, reasons = _fraction(factor), [*_reasons(factor, counts)]
-    if np.count_nonzero(want) > 1 or reasons or text in SIMPLE:
+    text, reason = _fraction(factor), next(_reasons(factor, counts), "")
+    if np.count_nonzero(want) > 1 or reason or text in SIMPLE:
         remedy = "compare what the loss is summed, averaged or scaled by"
-        hint = f": {' or '.join(reasons)}?" if reasons else ""
-        yield f"factor {text} on {where}{hint}", remedy, left
+        remedy = f"a mean over {reason}? {remedy}" if reason else remedy
+        yield f"factor {text} on {where}", remedy, left
 
 
 def _fraction(factor: float) -> str:
@@ -122,12 +93,12 @@ def _reasons(factor: float, counts: Mapping[str, int]) -> Iterator[str]:
     known = {f"{count} {name}": count for name, count in counts.items()}
     for name, count in known.items():
         if count > 1 and math.isclose(factor, count, rel_tol=1e-9):
-            yield name
+            yield f"1 for {name}"
         if count > 1 and math.isclose(factor, 1 / count, rel_tol=1e-9):
-            yield f"1 of {name}"
+            yield f"{name} for 1"
     for (a, n), (b, m) in itertools.permutations(known.items(), 2):
         if n != m and min(n, m) > 1 and math.isclose(factor, n / m, rel_tol=1e-9):
-            yield f"{a} of {b}"
+            yield f"{b} for {a}"
 
 
 def _constants(wrong: Pairs, where: str) -> Iterator[Explanation]:
