@@ -18,6 +18,7 @@ from jaxnet.parity.report import Cause
 
 EXPLAINED = 0.1  # a replay that leaves more of the difference than this explains nothing
 REPRODUCED = 1e-3  # the same inside one layer: other values of an epsilon leave more
+ROUNDING = 1e-11  # as a share of the largest array of a kind: terms may have cancelled
 MOST = 5  # causes that are returned
 Seen = list[tuple[Point, Outputs]]
 Place = tuple[Located, Point]
@@ -33,7 +34,7 @@ def find_causes(
     the point at which it was found.
 
     Tried in turn are mistakes of the whole program, of the layer and of the update, and what the
-    numbers alone tell; the first of these that explains anything is returned. A replay explains the
+    numbers alone tell, until one of these reproduces the difference. A replay explains the
     difference if it leaves less than a tenth of it in every leaf.
     """
     if candidate.layout is not None and candidate.layout.torn:
@@ -44,10 +45,13 @@ def find_causes(
         return [Cause("computed in float32", "switch x64 on, or keep float64 throughout", 0.0)]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # a mistake may overflow, or leave a batch empty
+        found: list[Cause] = []
         for source in (_of_program, _of_layer, _of_numbers):
-            found = [c for c in source(reference, seen, place) if np.isfinite(c.distance)]
-            if found:
-                return _ranked(found)
+            found += [c for c in source(reference, seen, place) if np.isfinite(c.distance)]
+            if any(cause.distance <= REPRODUCED for cause in found):
+                break
+        if found:
+            return _ranked(found)
     return _of_noise(candidate, seen)
 
 
@@ -64,8 +68,6 @@ def _of_program(reference: Participant | None, seen: Seen, place: Place | None) 
     if reference is None:
         return
     known = mistakes.known_mistakes(reference, seen[0][0].params)
-    if reference.update is not None and (factor := _rate_factor(seen)) is not None:
-        known.append(mistakes.scaled_rate(reference, factor))
     for name, remedy, participant in known:
         yield Cause(name, remedy, _distance(lambda *a, p=participant: observe(p, *a), seen))
     if place is None and reference.replay_update is not None:
@@ -87,18 +89,40 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
     if reference is None or reference.replay_layer is None or place is None:
         return
     located, point = place
-    if located.path is None and located.layer != OUTSIDE:
+    if located.code is None and located.layer != OUTSIDE:
         return
     pairs = located.inside()
-    got = next(outputs for p, outputs in seen if p is point)
-    held = located.leaves.get(located.path or "", frozenset())
-    pairs |= {k: (point.want[k], v) for k, v in got.items() if k[0] == "buffers" and k[1] in held}
-    for name, remedy, run in reference.replay_layer(point.params, point.batch, located.path):
-        yield Cause(name, remedy, _unexplained(pairs, run.arrays(), most=REPRODUCED))
+    floor: dict[str, float] = {}
+    for (kind, *_), (want, _) in located.compared.items():
+        if want.dtype.kind == "f":
+            floor[kind] = max(floor.get(kind, 0.0), ROUNDING * _size(want))
+    limits = {key: floor.get(key[0], 0.0) for key in pairs}
+    if all(_size(got - want) <= limits[key] for key, (want, got) in pairs.items()):
+        return
+    linked = {key[1:] for key in located.compared if key[0] == "values"}
+    given = point.params, point.batch, located.code, linked
+    for name, remedy, found in reference.replay_layer(*given):
+        yield Cause(name, remedy, _unexplained(pairs, found, limits, REPRODUCED))
 
 
 def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
     """Read the cause from the numbers of the layer, or of the first point that differs."""
+    differing = [key for point, got in seen for key in _differing(point, got)]
+    if {stage for stage, _ in differing} == {"parameters"}:
+        points = [
+            (
+                point.step,
+                {
+                    k[1]: (point.params[k[1]], point.want[k], got[k])
+                    for k in got
+                    if k[0] == "parameters"
+                },
+            )
+            for point, got in seen
+        ]
+        for explanation in arithmetic.explain_updates(points, {name for _, name in differing}):
+            yield Cause(*explanation)
+        return
     if place is not None and place[0].layer:
         located, point = place
         kinds = ("values",) if located.direction == "forward" else ("cotangents", "grads")
@@ -108,7 +132,7 @@ def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) 
             if key[0] in kinds
         }
     else:
-        point, got = next((pair for pair in seen if _differs(*pair)), seen[0])
+        point, got = next((pair for pair in seen if _differing(*pair)), seen[0])
         stages = ("loss", "gradient")
         named = {f"{k[0]} {k[1]}": (point.want[k], got[k]) for k in got if k[0] in stages}
     for explanation in arithmetic.explain(named, _counts(point.batch)):
@@ -153,25 +177,19 @@ def _distance(replay: Callable[..., Outputs], seen: Seen) -> float:
 def _unexplained(
     pairs: Mapping[Any, tuple[np.ndarray, np.ndarray]],
     found: Mapping[Any, np.ndarray],
-    limits: Mapping[Any, float] | None = None,
+    limits: Mapping[Any, float],
     most: float = EXPLAINED,
 ) -> float:
     """Return the largest share of the differences (want, got) that `found` leaves."""
     worst = 0.0
-    largest: dict[Any, float] = {}
-    for key, (want, _) in pairs.items():
-        largest[key[0]] = max(largest.get(key[0], 0.0), _size(want))
     for key, (want, got) in pairs.items():
-        floor = 1e-12 * _size(want) + 1e-14 * largest[key[0]]  # what cancels is rounding only
-        limit = floor if limits is None else limits[key]
-        scale = max(_size(got - want), limit)
+        scale = max(_size(got - want), limits[key])
         if key not in found or found[key].shape != got.shape:
-            if _size(got - want) > limit:
+            if _size(got - want) > limits[key]:
                 return np.inf
             continue
         left = _size(got - found[key])
-        allowed = max(most * scale, limit if limits is None else 0.0)
-        if not left <= allowed:
+        if not np.isfinite(left) or left > most * scale:
             return np.inf
         if left > 0:
             worst = max(worst, left / scale)
@@ -203,24 +221,12 @@ def _is_single(values: np.ndarray) -> bool:
     return np.array_equal(values.astype("float32").astype(float), values)
 
 
-def _rate_factor(seen: Seen) -> float | None:
-    """Return the factor on the update that fits the candidate best; None for about 1."""
-    inner = squares = 0.0
-    for point, got in seen:
-        for (stage, name), value in got.items():
-            if stage == "parameters":
-                wanted = point.want[stage, name] - point.params[name]
-                inner += float(((value - point.params[name]) * wanted).sum())
-                squares += float((wanted**2).sum())
-    factor = inner / squares if squares > 0 else 1.0
-    return factor if np.isfinite(factor) and abs(factor - 1) > 1e-9 else None
-
-
-def _differs(point: Point, got: Outputs) -> bool:
-    return any(
-        _size(value - point.want[key]) > point.allowed * point.bar[key].max(initial=0)
+def _differing(point: Point, got: Outputs) -> list[tuple[str, str]]:
+    return [
+        key
         for key, value in got.items()
-    )
+        if _size(value - point.want[key]) > point.allowed * point.bar[key].max(initial=0)
+    ]
 
 
 def _counts(batch: Any) -> dict[str, int]:

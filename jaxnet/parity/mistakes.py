@@ -162,22 +162,6 @@ def _sequence_mistakes(reference: Participant) -> Iterator[Mistake]:
         )
 
 
-def scaled_rate(reference: Participant, factor: float) -> Mistake:
-    """Multiply the change of every parameter by a factor, which diagnosis fits to the candidate."""
-    update = reference.update
-    assert update is not None
-
-    def scaled(params, grads, state):
-        new, new_state = update(params, grads, state)
-        return {k: params[k] + factor * (p - params[k]) for k, p in new.items()}, new_state
-
-    return Mistake(
-        f"learning rate times {factor:.4g}",
-        "compare the learning rates, and what multiplies them",
-        replace(reference, update=scaled),
-    )
-
-
 def _arrays(batch: Any) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     map_leaves(lambda leaf: found.append(leaf) if _is_array(leaf) else None, batch)
