@@ -24,6 +24,7 @@ TORCH_TESTS = [
     "parity/test_corpus_material.py",
     "parity/test_ported_models.py",
     "parity/test_propose.py",
+    "parity/test_selftest_modules.py",
     "parity/test_ports_themselves.py",
     "parity/test_shipped_recordings.py",
     "export/test_export_torch.py",

@@ -125,8 +125,6 @@ def _locate(
         relative=RELATIVE if point.tier == MATHEMATICS else SINGLE,
         buffers=buffers,
     )
-    if first.stage == "buffers" and not found.layer:
-        found = found.at_leaf(first.leaf)
     return found, point
 
 

@@ -7,7 +7,6 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ class LayerRun(NamedTuple):
     the layer's path, and from its second call on "path#2". values: the floats and integers among
     the arguments and the results of each call, in order, each object once. cotangents: of floats,
     the loss's gradient: the whole of an output, and the part through this call alone of an input.
-    leaves: the leaves at and below each module, by path. buffers: their values after the run.
+    leaves: the leaves at and below each module, by path.
     """
 
     loss: np.ndarray
@@ -36,13 +35,11 @@ class LayerRun(NamedTuple):
     values: dict[Key, np.ndarray]
     cotangents: dict[Key, np.ndarray]
     leaves: dict[str, frozenset[str]]
-    buffers: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def arrays(self) -> dict[tuple, np.ndarray]:
         """Return all arrays by ("loss", ""), ("grads", leaf), ("values", *key) and so on."""
         found = {("values", *key): value for key, value in self.values.items()}
         found |= {("cotangents", *key): value for key, value in self.cotangents.items()}
-        found |= {("buffers", name): value for name, value in self.buffers.items()}
         return found | {("grads", k): v for k, v in self.grads.items()} | {("loss", ""): self.loss}
 
     def keys(self, call: str, side: str) -> list[Key]:

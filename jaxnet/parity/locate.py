@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,14 +78,6 @@ class Located:
             return _is_below(path, self.code) and (path != self.code or side != given)
 
         return {key: pair for key, pair in self.compared.items() if made(*key)}
-
-    def at_leaf(self, leaf: str) -> Located:
-        """Return the innermost layer that holds a leaf, as the place of the difference."""
-        holding = [path for path, leaves in self.leaves.items() if leaf in leaves]
-        path = max(holding, key=len, default="")
-        layer = next((m.layer for m in self.marks if m.reference == path), path)
-        text = f"its outputs are equal, its new {leaf} is not"
-        return replace(self, layer=layer, reference=path, path=path, direction=FORWARD, text=text)
 
     def headline(self) -> str:
         """The layer, and what is wrong there, on one line."""
@@ -163,8 +155,7 @@ class _Judge:
         marks = [self.mark(name, faults) for name in self.around]
         rest = marks, self.pairs.notes
         if not faults:
-            text, leaves = "every layer is equal on the reference's values", self.reference.leaves
-            return Located("", "", "", text, *rest, None, self.compared(), leaves)
+            return Located("", "", "", "every layer is equal on the reference's values", *rest)
         worst: dict[str, float] = {}
         for fault in faults:
             worst[fault.layer] = max(fault.error, worst.get(fault.layer, 0.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -28,13 +27,13 @@ class ModulePlant(NamedTuple):
 
 PLANTS = (
     ModulePlant("LayerNorm epsilon 1e-06 for 1e-05", "norm", {"epsilon": 1e-6}),
-    ModulePlant("GELU by tanh", "", {"tanh": True}),
+    ModulePlant("GELU (tanh) for GELU (erf)", "", {"tanh": True}),
     ModulePlant("BatchNorm momentum 0.9 for 0.1", "batch_norm", {"momentum": 0.1}),
     ModulePlant("padding SAME", "conv", {"padding": "SAME"}),
-    ModulePlant("flatten", "", {"order": (0, 1, 2, 3)}),
-    ModulePlant("left out", "", {"residual": False}),
-    ModulePlant("without gradient", "", {"stopped": True}),
-    ModulePlant("transposed weight mix.weight", "mix", {"layout": {"mix/kernel": "mix.weight"}}),
+    ModulePlant("features in the order NHWC for NCHW", "", {"order": (0, 1, 2, 3)}),
+    ModulePlant("first operand of add, (4, 5), left out", "", {"residual": False}),
+    ModulePlant("first operand of add, (4, 5), without gradient", "", {"stopped": True}),
+    ModulePlant("weight of linear transposed", "mix", {"layout": {"mix/kernel": "mix.weight"}}),
 )
 
 
@@ -133,9 +132,3 @@ def make_port(*, layout: dict[str, Any] | None = None, **change: Any) -> Any:
         forward=lambda module, batch: module(batch["x"]),
         layout=LAYOUT | (layout or {}),
     )
-
-
-def planted() -> Iterator[tuple[ModulePlant, Any]]:
-    """Yield each mistake with the port that makes it."""
-    for plant in PLANTS:
-        yield plant, make_port(**plant.change)

@@ -27,7 +27,8 @@ class Link(NamedTuple):
     """Where a candidate's array lies in the reference's: reference.flat = own.flat[index].
 
     keys: the reference's array, and after it the others of its call that hold the same values.
-    axes: how they lie, where index was made of them. reordered: whether the last axis is in another order. distance: of the free values.
+    axes: how they lie, where index was made of them.
+    reordered: whether the last axis is in another order. distance: of the free values.
     """
 
     keys: tuple[Key, ...]
