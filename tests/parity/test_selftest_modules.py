@@ -24,5 +24,7 @@ def test_the_right_port_is_equal(reference):
 def test_a_mistake_in_a_module_is_caught_located_and_named(plant):
     (result,) = selftest.run(plant.name)
     assert result.caught
-    assert result.report.located.path == plant.layer
+    located = result.report.located
+    assert located is not None
+    assert located.path == plant.layer
     assert result.named, str(result.report)
