@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -115,7 +116,7 @@ def make_trainer(
 
     config, placement: as `resolve` returns them.
     """
-    optimizer = optimizers.scheduled(
+    optimizer = _scheduled(
         config.optimizer,
         config.learning_rate,
         dataset.steps_per_epoch * config.epochs,
@@ -125,7 +126,8 @@ def make_trainer(
     )
     if config.gram == "on":
         return _dual(config, dataset, params, optimizer, placement)
-    step = _step(config, dataset.spec, optimizer, placement)
+    options = Config(**{name: getattr(config, name) for name in ("dtype", *UNUSUAL)})
+    step = _step(options, dataset.spec, optimizer, placement)
     run = (_from_disk if dataset.on_disk else _in_memory)(config, dataset, step, placement)
     return Trainer(transpose(params), optimizer, run, _to_numpy, placement.params)
 
@@ -143,6 +145,12 @@ def loss_of(config: Config, spec: Spec) -> Callable[[Any, Any], jax.Array]:
     )
 
 
+# Runs of one process with the same options have one optimizer and one step, so that they share what
+# is compiled for them.
+_scheduled = functools.cache(optimizers.scheduled)
+
+
+@functools.cache
 def _step(
     config: Config, spec: Spec, optimizer: optax.GradientTransformation, placement: Placement
 ) -> Step:

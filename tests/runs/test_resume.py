@@ -86,6 +86,7 @@ def test_resume_is_bit_identical(folder, name, step):
     assert (again.epoch, again.epochs, again.metrics) == (whole.epoch, whole.epochs, whole.metrics)
 
 
+@pytest.mark.usefixtures("usual_code")
 def test_metrics_do_not_depend_on_how_the_steps_are_cut_into_chunks(folder, monkeypatch):
     options = config(dtype="float64", batch_size=1, epochs=2)
     runs.train(replace(options, out="short"))
