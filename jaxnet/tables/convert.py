@@ -155,7 +155,6 @@ def _convert(
 
 
 def _names(files: list[Path]) -> list[str]:
-    """Return the columns that all files have."""
     names = reader.read_names(files[0])
     for file in files[1:]:
         if different := sorted(set(reader.read_names(file)) ^ set(names)):

@@ -85,7 +85,6 @@ def copies(path: str | Path, names: Iterable[str], rows: int = ROWS) -> Iterator
 
 
 def read_names(file: Path) -> list[str]:
-    """Return the columns of a file."""
     if suffix_of(file) == ".npz":
         with _errors(file, ".npz file without pickled objects"), zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
