@@ -9,15 +9,7 @@ import numpy as np
 from jaxnet.tables.encoding import Column, Encoding
 from jaxnet.tables.statistics import Distinct, Moments
 from jaxnet.tables.store import Store
-from jaxnet.tables.table import (
-    KINDS,
-    MAX_CATEGORIES,
-    Table,
-    check_wanted,
-    fault,
-    missing,
-    too_many,
-)
+from jaxnet.tables.table import KINDS, MAX_CATEGORIES, Table, check_wanted, fault, missing, too_many
 
 Source = Table | Store
 MAX_CLASSES = 20  # an integer target with more distinct values is taken for a quantity
