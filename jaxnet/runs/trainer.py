@@ -26,7 +26,6 @@ from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
 from jaxnet.spec import Spec
 from jaxnet.tables.metrics import Metrics
-from jaxnet.tables.rows import Rows
 from jaxnet.train import Step, make_step, on_rows, transpose, transposed
 
 UNUSUAL = ("deterministic", "accumulate", "remat")  # options of which the dual form has none
@@ -104,7 +103,7 @@ def _use_gram(config: Config, dataset: Dataset) -> bool:
 
 def operations(config: Config, dataset: Dataset) -> tuple[int, int]:
     """What the first layer costs in this run as it is, and in dual form (`gram.operations`)."""
-    rows, columns = dataset.train_rows, dataset.spec.sizes[0]
+    rows, columns = len(dataset.train), dataset.spec.sizes[0]
     steps = config.epochs * dataset.steps_per_epoch
     return gram.operations(rows, columns, dataset.spec.sizes[1], dataset.batch_size, steps)
 
@@ -175,7 +174,7 @@ def _in_memory(config: Config, dataset: Dataset, step: Step, placement: Placemen
 
 def _compiled(config: Config, dataset: Dataset, step: Step, evaluate: Callable) -> MakeChunk:
     """Epochs in one program, which gathers the rows of each batch on the device."""
-    rows = dataset.train_rows
+    rows = len(dataset.train)
     # None: all rows in their order, if they are one batch
     rows_at = data.row_batches(rows, dataset.batch_size, config.seed)
     if dataset.batch_size == rows:
@@ -245,14 +244,6 @@ def targets_of(dataset: Dataset) -> Metrics:
     metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
     for batch in dataset.validation.blocks():
         metrics.update(np.zeros((len(batch.y), dataset.spec.sizes[-1])), batch.y)
-    return metrics
-
-
-def evaluate(dataset: Dataset, params: dict[str, np.ndarray], rows: Rows) -> Metrics:
-    """Return the metrics of the weights `params` on rows of a dataset, some rows at a time."""
-    metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
-    for batch in rows.blocks():
-        metrics.update(evaluation.outputs(dataset.spec, params, batch.x), batch.y)
     return metrics
 
 

@@ -430,7 +430,7 @@ def test_the_folder_of_a_run_that_began_meanwhile_is_not_taken(folder, monkeypat
         (folder / "run/config.json").write_text("{}")
         return made
 
-    monkeypatch.setattr("jaxnet.runs.run.make", make_late)
+    monkeypatch.setattr("jaxnet.runs.folder.make", make_late)
     with pytest.raises(FileExistsError, match="`out` must not hold a run already"):
         runs.train(config(out="run"))
     assert (folder / "run/config.json").read_text() == "{}"
