@@ -81,6 +81,8 @@ class Located:
 
     def headline(self) -> str:
         """The layer, and what is wrong there, on one line."""
+        if not self.marks:
+            return 'layer: unknown: name the layers of a function by h = parity.tap("name", h)'
         renamed = self.reference not in ("", self.layer)
         other = f" ({self.reference} in the reference)" if renamed else ""
         where = f"{self.layer}{other}, {self.direction}: " if self.layer else ""
@@ -88,6 +90,8 @@ class Located:
 
     def tree(self) -> list[str]:
         """Every layer on a line of its own, with a mark; then what was not paired."""
+        if not self.marks:
+            return []
         lines = [f"  {m.mark:10}  {'  ' * m.depth}{m.layer}  {m.text}" for m in self.marks]
         return ["layers, each on the reference's inputs:", *map(str.rstrip, lines), *self.notes]
 
