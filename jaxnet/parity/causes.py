@@ -109,7 +109,14 @@ def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) 
     differing = [key for point, got in seen for key in _differing(point, got)]
     if {stage for stage, _ in differing} == {"parameters"}:
         points = [
-            (point.step, {k[1]: (point.params[k[1]], point.want[k], got[k]) for k in got if k[0] == "parameters"})
+            (
+                point.step,
+                {
+                    k[1]: (point.params[k[1]], point.want[k], got[k])
+                    for k in got
+                    if k[0] == "parameters"
+                },
+            )
             for point, got in seen
         ]
         for explanation in arithmetic.explain_updates(points, {name for _, name in differing}):

@@ -84,6 +84,8 @@ class Located:
 
     def headline(self) -> str:
         """The layer, and what is wrong there, on one line."""
+        if not self.marks:
+            return 'layer: unknown: name the layers of a function by h = parity.tap("name", h)'
         renamed = self.reference not in ("", self.layer)
         other = f" ({self.reference} in the reference)" if renamed else ""
         where = f"{self.layer}{other}, {self.direction}: " if self.layer else ""
@@ -91,6 +93,8 @@ class Located:
 
     def tree(self) -> list[str]:
         """Every layer on a line of its own, with a mark; then what was not paired."""
+        if not self.marks:
+            return []
         lines = [f"  {m.mark:10}  {'  ' * m.depth}{m.layer}  {m.text}" for m in self.marks]
         return ["layers, each on the reference's inputs:", *map(str.rstrip, lines), *self.notes]
 
@@ -189,7 +193,7 @@ class _Judge:
         for key, link in self.pairs.links.items():
             for kind in ("values", "cotangents"):
                 wanted = other.get((kind, *link.keys[0]))
-                alone = kind == "values" or len(link.keys) == 1
+                alone = not link.reordered and (kind == "values" or len(link.keys) == 1)
                 if wanted is not None and alone and (kind, *key) in own:
                     got = link.to_reference(own[kind, *key], wanted.shape, plain=True)
                     found[kind, *link.keys[0]] = wanted, got

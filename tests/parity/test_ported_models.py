@@ -48,7 +48,7 @@ BUGS = {
     "LayerNorm's epsilon": (
         ("MLP", {"epsilon": 1e-6}),
         ("forward", "y_pred"),
-        "unknown",
+        "LayerNorm epsilon 1e-06 for 1e-05",
     ),
     "a bias without its gradient": (
         ("MLP", {"frozen": True}),
@@ -88,7 +88,7 @@ BUGS = {
     "Adam's epsilon": (
         ("MLP", {"optimizer": optimizers.adam(1e-2, eps=1e-7)}),
         ("parameters", None),
-        "unknown",
+        "eps 1e-07 for 1e-08",
     ),
     "the learning rate": (
         ("convolution", {"optimizer": optimizers.adam(1.1e-2)}),
