@@ -109,7 +109,7 @@ def pair(
     made, usual = Pairs({}, {}, {}, []), frozenset[Axes]()
     for path, other in _pair_paths(reference, candidate, layers).items():
         for names in zip(own[path], others[other], strict=False):
-            inputs = _links(candidate, reference, *names, INPUTS)
+            inputs = _links(candidate, reference, *names, INPUTS, usual)
             usual = frozenset(x.axes for x in inputs.values() if x.distance < SAME) or usual
             outputs = _links(candidate, reference, *names, OUTPUTS, usual)
             if outputs:

@@ -30,7 +30,8 @@ def check_bug(kind, change):
     if "optimizer" in change:
         right = replace(candidate, value_and_grad=right.value_and_grad, forward=right.forward)
     else:
-        right = replace(right, value_and_grad=candidate.value_and_grad, forward=candidate.forward)
+        own = {name: getattr(candidate, name) for name in ("value_and_grad", "forward", "layers")}
+        right = replace(right, **own)
     return parity.check(replace(right, run=None), against=reference(kind))
 
 
