@@ -59,12 +59,12 @@ BUGS = {
     "ReLU for GELU": (
         ("MLP", {"gelu": nnx.relu}),
         ("forward", "y_pred"),
-        "unknown",
+        "ReLU for GELU (erf)",
     ),
     "GELU by tanh": (
         ("MLP", {"gelu": nnx.gelu}),
         ("forward", "y_pred"),
-        "unknown",
+        "GELU (tanh) for GELU (erf)",
     ),
     "mean for sum": (
         ("MLP", {"loss": mean_loss}),
@@ -74,7 +74,7 @@ BUGS = {
     "padding by SAME, which is (0, 1) at stride 2": (
         ("convolution", {"padding": "SAME"}),
         ("forward", "y_pred"),
-        "unknown",
+        "padding SAME [(0, 1), (0, 1)] for [(1, 1), (1, 1)]",
     ),
     "stride 1, hidden by the mean": (
         ("convolution", {"strides": 1}),
