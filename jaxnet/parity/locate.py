@@ -13,10 +13,11 @@ from jaxnet.parity.layers import INPUTS, OUTPUTS, Key, LayerRun, Locks
 from jaxnet.parity.pairs import Pairs, pair, path_of
 
 RELATIVE = 1e-9  # float64: what a locked array may differ by, as a share of its largest
-CANCELLED = 1e-14  # and as a share of the largest beside it, whose terms may have cancelled
+CANCELLED = 1e-14  # and of the largest in its call, of all gradients: terms may have cancelled
 NOISE = 10.0  # and as a multiple of what the reference's noise moved it
 SINGLE = 5e-7  # relative: below it a difference may come from a library that computes in float32
-FORWARD, BACKWARD, EQUAL, UNPAIRED = "forward", "backward", "=", "."
+FORWARD, BACKWARD = "forward", "backward"
+SIDES = INPUTS, OUTPUTS
 OUTSIDE = "the loss function"  # the code around all layers
 
 
@@ -79,14 +80,13 @@ def locate(
 
     run(locks) -> the candidate's run, with leaves and their gradients named as the reference's: it
     is called with None, to pair the layers, then with locks. layers: names that are paired first.
-     noise: the reference on parameters moved by their rounding, or in another precision.
+    noise: the reference on parameters moved by their rounding, or in the candidate's precision.
 
     It tells where, never whether: two layers that are paired wrongly only look different.
     """
     pairs = pair(reference, run(None), layers)
-    return _Judge(
-        reference, run(pairs.locks(reference)), pairs, noise or reference, relative
-    ).found()
+    own = run(pairs.locks(reference))
+    return _Judge(reference, own, pairs, noise or reference, relative).found()
 
 
 class _Judge:
@@ -98,6 +98,9 @@ class _Judge:
         self.reference, self.own, self.pairs = reference, own, pairs
         self.noise, self.relative = noise, relative
         self.around = _around(own.times)
+        self.floor = CANCELLED * _largest(
+            [*reference.cotangents.values(), *reference.grads.values()]
+        )
 
     def found(self) -> Located:
         faults = [fault for name in self.pairs.calls for fault in self.call_faults(name)]
@@ -116,10 +119,8 @@ class _Judge:
     def call_faults(self, call: str) -> Iterator[Fault]:
         name, outer = _shown(call), self.outer(call)
         start, stop = self.own.times[call]
-        errors = [
-            self.side_error(call, s, back) for back in (False, True) for s in (INPUTS, OUTPUTS)
-        ]
-        input_off, output_off, input_grad_off, output_grad_off = errors
+        input_off, output_off = (self.side_error(call, side, False) for side in SIDES)
+        input_grad_off, output_grad_off = (self.side_error(call, side, True) for side in SIDES)
         if input_off:
             text = f"what comes before {name}: its input is {_off(input_off)}"
             yield self.moved(Fault(FORWARD, start, outer, input_off, text))
@@ -127,7 +128,7 @@ class _Judge:
             text = f"the input of {name} has the reference's numbers in another order"
             yield self.moved(Fault(FORWARD, stop, outer, output_off, text))
         elif output_off:
-            text = f"its inputs{self.contents(call)} are equal, its output is {_off(output_off)}"
+            text = f"{self.paired(call)} are equal, its output is {_off(output_off)}"
             yield self.moved(Fault(FORWARD, stop, name, output_off, text))
         if output_grad_off:
             text = f"the gradient of the output of {name} is {_off(output_grad_off)}"
@@ -142,54 +143,38 @@ class _Judge:
             run.cotangents if backward else run.values
             for run in (self.own, self.reference, self.noise)
         )
-        floor = CANCELLED * _largest(v for k, v in other.items() if k[0] == self.pairs.calls[call])
-        errors = [0.0]
-        for keys, members in self.groups(call, side, backward):
-            want, moved = (np.add.reduce([run[key] for key in keys]) for run in (other, noise))
-            links = {key: self.pairs.links[key] for key in members}
-            got = [link.to_reference(own[key], want.shape) for key, link in links.items()]
-            errors.append(self.error(np.add.reduce(got), want, moved, floor))
-        return max(errors)
-
-    def groups(
-        self, call: str, side: str, backward: bool
-    ) -> Iterator[tuple[tuple[Key, ...], list[Key]]]:
-        """Yield the reference's arrays and the own ones whose sums must be equal.
-
-        The gradients of inputs that are equal are added: a program may pass one array twice.
-        """
-        shared: dict[tuple[Key, ...], list[Key]] = {}
+        add = backward and side == INPUTS  # a program may pass one array twice
+        totals: dict[object, tuple[tuple[Key, ...], np.ndarray]] = {}
         for key in self.own.keys(call, side):
             link = self.pairs.links.get(key)
-            unknown = backward and (key not in self.own.cotangents or (link and link.reordered))
-            if link is None or unknown:
+            if link is None or key not in own or (backward and link.reordered):
                 continue
-            keys = link.keys
-            if backward and side == INPUTS:
-                shared.setdefault(tuple(sorted(keys)), []).append(key)
-            else:
-                yield keys[:1], [key]
-        yield from shared.items()
+            keys = link.keys if add else link.keys[:1]
+            got = link.to_reference(own[key], other[keys[0]].shape)
+            group = frozenset(keys) if add else key
+            totals[group] = keys, got + totals[group][1] if group in totals else got
+        floor = self.floor
+        if not backward:
+            called = self.pairs.calls[call]
+            floor = CANCELLED * _largest(v for key, v in other.items() if key[0] == called)
+        errors = [0.0]
+        for keys, got in totals.values():
+            want, moved = (np.add.reduce([run[key] for key in keys]) for run in (other, noise))
+            errors.append(self.error(got, want, moved, floor))
+        return max(errors)
 
     def error(self, got: np.ndarray, want: np.ndarray, noise: np.ndarray, floor: float) -> float:
         """Return the largest distance as a share of the largest number, 0 within the limit."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            same = (got == want) | (np.isnan(got) & np.isnan(want))
-            apart = np.abs(np.nan_to_num(np.where(same, 0.0, got - want), nan=np.inf)).max(
-                initial=0
-            )
-            moved = np.where(noise == want, 0.0, noise - want)
-        largest = _largest([want])
-        if apart <= self.relative * largest + floor + NOISE * _largest([moved]):
+        apart, largest = _apart(got, want), _largest([want])
+        if apart <= self.relative * largest + floor + NOISE * _apart(noise, want):
             return 0.0
-        return float(apart / largest) if largest else math.inf
+        return apart / largest if largest else math.inf
 
     def leaf_faults(self) -> Iterator[Fault]:
         """Yield the parameters' gradients that are off, at the innermost layer that has them."""
         own, other, noise = self.own.grads, self.reference.grads, self.noise.grads
-        floor = CANCELLED * _largest(other.values())
         for leaf in [leaf for leaf in other if leaf in own]:
-            if error := self.error(own[leaf], other[leaf], noise[leaf], floor):
+            if error := self.error(own[leaf], other[leaf], noise[leaf], self.floor):
                 owners = self.owners(leaf)
                 time = -max((self.own.times[name][0] for name in owners), default=0)
                 layer = " or ".join(map(_shown, owners)) or OUTSIDE
@@ -230,26 +215,29 @@ class _Judge:
         return next((_shown(above) for above in self.above(call)), OUTSIDE)
 
     def user(self, call: str) -> str:
-        """Return the code that takes a call's output: that before the next tap, or that around."""
+        """Return the code that takes a call's output: that around, or a layer without inputs."""
         calls = [name for name, outer in self.around.items() if outer == self.around[call]]
-        after = calls[calls.index(call) + 1 :]
-        if after and path_of(after[0]) not in self.own.leaves:
-            return _shown(after[0])
-        return self.outer(call)
+        after = [name for name in calls[calls.index(call) + 1 :] if name in self.pairs.calls]
+        free = after and self.pairs.links.keys().isdisjoint(self.own.keys(after[0], INPUTS))
+        return _shown(after[0]) if free else self.outer(call)
 
-    def contents(self, call: str) -> str:
+    def paired(self, call: str) -> str:
+        """Return what was the reference's when a call was made: inputs, and the layers inside."""
+        inputs = all(key in self.pairs.links for key in self.own.keys(call, INPUTS))
         inside = [name in self.pairs.calls for name in self.around if call in self.above(name)]
-        return "" if not any(inside) else " and its layers" if all(inside) else " and paired layers"
+        layers = (
+            "" if not any(inside) else " and its layers" if all(inside) else " and paired layers"
+        )
+        return f"its {'' if inputs else 'paired '}inputs{layers}"
 
     def mark(self, call: str, faults: list[Fault]) -> Mark:
         name, depth = _shown(call), len(list(self.above(call)))
-        if call not in self.pairs.calls:
-            return Mark(name, "", depth, UNPAIRED, "not paired")
-        other = _shown(self.pairs.calls[call])
+        paired = call in self.pairs.calls
+        other = _shown(self.pairs.calls[call]) if paired else ""
         found = sorted((f for f in faults if f.layer == name), key=_order)
-        if not found:
-            return Mark(name, other, depth, EQUAL, "")
-        return Mark(name, other, depth, f"x {found[0].direction}", found[0].text)
+        if found:
+            return Mark(name, other, depth, f"x {found[0].direction}", found[0].text)
+        return Mark(name, other, depth, "=" if paired else ".", "" if paired else "not paired")
 
 
 def _order(fault: Fault) -> tuple[bool, float]:
@@ -271,6 +259,13 @@ def _around(times: Mapping[str, tuple[int, int]]) -> dict[str, str | None]:
 def _largest(arrays: Iterable[np.ndarray]) -> float:
     sizes = [np.abs(array[np.isfinite(array)]).max(initial=0) for array in arrays]
     return float(max(sizes, default=0))
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the largest distance; what is not finite and not the same is infinitely far."""
+    with np.errstate(all="ignore"):
+        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0))
 
 
 def _off(error: float) -> str:
