@@ -735,8 +735,7 @@ CASES |= {
                 smoothed(x, y, 0.2) + 0.15 * each_loss(x, y)
             ).mean(),
             "label smoothing over the other classes only": lambda x, y: (
-                0.8 * each_loss(x, y)
-                - 0.2 / 3 * (x.log_softmax(1).sum(1) + each_loss(x, y))
+                0.8 * each_loss(x, y) - 0.2 / 3 * (x.log_softmax(1).sum(1) + each_loss(x, y))
             ).mean(),
         },
     ),

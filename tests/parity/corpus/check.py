@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from corpus import BUGS
-from corpus.bug import batch_at, make_loss, make_params, make_port, make_reference, usual_layout
 from flax import nnx
 
+from corpus import BUGS
+from corpus.bug import batch_at, make_loss, make_params, make_port, make_reference, usual_layout
 from jaxnet import parity
 
 
