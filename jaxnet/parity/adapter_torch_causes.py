@@ -37,13 +37,8 @@ def replay_layer(
         buffers = arrays(twin.named_buffers())
 
         def run(*given: Any) -> dict[tuple, np.ndarray]:
-            with torch._C.DisableTorchFunction(), torch.no_grad():
-                for name, buffer in twin.named_buffers():
-                    buffer.copy_(torch.as_tensor(buffers[name]))
-            found = _renamed(layers_torch.run(*given), layer or "")
-            with torch._C.DisableTorchFunction():
-                new = arrays(twin.named_buffers())
-            return found.arrays() | {("buffers", name): value for name, value in new.items()}
+            _set_buffers(twin, buffers)
+            return _arrays(_renamed(layers_torch.run(*given), layer or ""), twin)
 
         base = layers_torch.run(loss, twin, tensors(batch), {})
         locks = {key: (base.values[key], base.cotangents.get(key)) for key in locked}
@@ -71,6 +66,18 @@ def _replayed(run: Callable[[], dict[tuple, np.ndarray]]) -> Iterator[Replay]:
         except Exception:  # the mistake cannot be made here: shapes do not fit, say
             continue
         yield name, remedy, found
+
+
+def _set_buffers(twin: torch.nn.Module, values: Leaves) -> None:
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        for name, buffer in twin.named_buffers():
+            buffer.copy_(torch.as_tensor(values[name]))
+
+
+def _arrays(run: LayerRun, twin: torch.nn.Module) -> dict[tuple, np.ndarray]:
+    with torch._C.DisableTorchFunction():
+        new = arrays(twin.named_buffers())
+    return run.arrays() | {("buffers", name): value for name, value in new.items()}
 
 
 class _Projection:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnet.parity import arithmetic, mistakes
 from jaxnet.parity.limits import MATHEMATICS
-from jaxnet.parity.locate import OUTSIDE, Located
+from jaxnet.parity.located import OUTSIDE, Located
 from jaxnet.parity.observe import Outputs, observe
 from jaxnet.parity.participants import Leaves, Participant, map_leaves
 from jaxnet.parity.points import Point

@@ -9,7 +9,8 @@ import numpy as np
 from jaxnet.parity.causes import find_causes
 from jaxnet.parity.compare import Leaf, compare, judge
 from jaxnet.parity.limits import DTYPES, MATHEMATICS, PRECISION, rounded
-from jaxnet.parity.locate import RELATIVE, SINGLE, Located, locate
+from jaxnet.parity.locate import RELATIVE, SINGLE, locate
+from jaxnet.parity.located import Located
 from jaxnet.parity.observe import Outputs
 from jaxnet.parity.participants import Participant, cast
 from jaxnet.parity.points import Case, Point
@@ -103,13 +104,6 @@ def _locate(
     if first is None or not before or candidate.layers is None:
         return None
     point, got = next(s for s in seen if (s[0].step, s[0].probe) == (first.step, first.probe))
-    buffers = {
-        leaf.leaf: (point.want[first.stage, leaf.leaf], got[first.stage, leaf.leaf])
-        for leaf in leaves
-        if not leaf.equal
-        and (leaf.step, leaf.probe, leaf.stage) == (point.step, point.probe, "buffers")
-        and leaf.stage == first.stage
-    }
     dtype = DTYPES[point.tier]
     own, given = candidate.layers, (point.params, point.batch)
     params, batch = cast(given, dtype)
@@ -123,9 +117,18 @@ def _locate(
         layers=layers,
         noise=against.run_layers(point, *moved),
         relative=RELATIVE if point.tier == MATHEMATICS else SINGLE,
-        buffers=buffers,
+        buffers=_buffers(point, got, leaves) if first.stage == "buffers" else None,
     )
     return found, point
+
+
+def _buffers(
+    point: Point, got: Outputs, leaves: list[Leaf]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return (wanted, got) of the buffers that differ at a point."""
+    here = point.step, point.probe, "buffers"
+    wrong = [x for x in leaves if not x.equal and (x.step, x.probe, x.stage) == here]
+    return {x.leaf: (point.want[x.stage, x.leaf], got[x.stage, x.leaf]) for x in wrong}
 
 
 def _free_leaf(candidate: Participant, against: Trajectory) -> Leaf:

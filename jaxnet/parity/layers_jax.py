@@ -71,7 +71,7 @@ class _Taps(Taps):
         return get_opaque_trace_state(convention="nnx") == self._state
 
     def _record(self, key: Key, x: Any) -> Any:
-        self.values[key] = x
+        self.values[key] = x.astype(float) if _floating(x) else x  # NumPy has no bfloat16
         value, grad = self._locks.get(key, (None, None))
         if value is not None:  # in full precision, though what came was rounded
             value = jnp.asarray(value) if _floating(x) else jnp.asarray(value, x.dtype)

@@ -88,7 +88,8 @@ def _is_array(value: Any) -> bool:
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().numpy().copy()
+    known = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return known.detach().numpy().copy()
 
 
 def _hook(module: torch.nn.Module, taps: Taps) -> list[Any]:

@@ -4,104 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxnet.parity.layers import INPUTS, OUTPUTS, Key, LayerRun, Locks
+from jaxnet.parity.located import OUTSIDE, Fault, Located, Mark, surroundings
 from jaxnet.parity.pairs import Pairs, pair, path_of
 
 RELATIVE = 1e-9  # float64: what a locked array may differ by, as a share of its largest
-CANCELLED = 1e-14  # and as a share of the largest beside it, whose terms may have cancelled
+CANCELLED = 1e-14  # and of the largest in its call, of all gradients: terms may have cancelled
 NOISE = 10.0  # and as a multiple of what the reference's noise moved it
 SINGLE = 5e-7  # relative: below it a difference may come from a library that computes in float32
-FORWARD, BACKWARD, EQUAL, UNPAIRED = "forward", "backward", "=", "."
-OUTSIDE = "the loss function"  # the code around all layers
-
-
-class Fault(NamedTuple):
-    """A difference that is not inherited. time: when it was met, on the way back below 0."""
-
-    direction: str
-    time: float
-    layer: str
-    error: float
-    text: str
-
-
-class Mark(NamedTuple):
-    """A line of the tree of the candidate's layers. mark: "=", "x forward", "x backward" or "."."""
-
-    layer: str
-    reference: str
-    depth: int
-    mark: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Located:
-    """Where two programs part. layer: "" if every layer is equal; direction: forward or backward.
-
-    text: what is equal there and what is not. marks: all layers of the candidate, in the order in
-    which they begin. notes: what was not paired, and why. path: of the reference's layer, None if
-    there is none. code: the path of the reference's module whose code can be compared: the same, or
-    the one around a layer whose outputs have other shapes. compared: (wanted, got) as in `inside`.
-    locked: the reference's arrays whose values the candidate's layers were given. leaves: of the
-    reference's modules.
-    """
-
-    layer: str
-    reference: str
-    direction: str
-    text: str
-    marks: list[Mark]
-    notes: list[str]
-    path: str | None = None
-    code: str | None = None
-    compared: dict[tuple, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    locked: frozenset[Key] = frozenset()
-    leaves: dict[str, frozenset[str]] = field(default_factory=dict)
-
-    def inside(self) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
-        """Return (wanted, got) of all that the layer's code makes, named as `LayerRun.arrays`."""
-        if self.code is None:
-            return self.compared
-        own, outside = self.leaves.get(self.code, frozenset()), set[str]()
-        for path, leaves in self.leaves.items():
-            if not _is_below(path, self.code) and not _is_below(self.code, path):
-                outside |= leaves
-
-        def made(kind, name, side="", *_):
-            if kind in ("loss", "grads", "buffers"):
-                return name in own - outside
-            given = INPUTS if kind == "values" else OUTPUTS
-            path = path_of(name)
-            return _is_below(path, self.code) and (path != self.code or side != given)
-
-        return {key: pair for key, pair in self.compared.items() if made(*key)}
-
-    def headline(self) -> str:
-        """The layer, and what is wrong there, on one line."""
-        if not self.marks:
-            return 'layer: unknown: name the layers of a function by h = parity.tap("name", h)'
-        renamed = self.reference not in ("", self.layer)
-        other = f" ({self.reference} in the reference)" if renamed else ""
-        where = f"{self.layer}{other}, {self.direction}: " if self.layer else ""
-        return f"layer: {where}{self.text}"
-
-    def tree(self) -> list[str]:
-        """Every layer on a line of its own, with a mark; then what was not paired."""
-        if not self.marks:
-            return []
-        lines = [f"  {m.mark:10}  {'  ' * m.depth}{m.layer}  {m.text}" for m in self.marks]
-        return ["layers, each on the reference's inputs:", *map(str.rstrip, lines), *self.notes]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
-        plain = ("layer", "reference", "direction", "text", "notes")
-        return {n: getattr(self, n) for n in plain} | {"marks": [m._asdict() for m in self.marks]}
+FORWARD, BACKWARD = "forward", "backward"
+SIDES = INPUTS, OUTPUTS
 
 
 def locate(
@@ -117,8 +32,8 @@ def locate(
 
     run(locks) -> the candidate's run, with leaves and their gradients named as the reference's: it
     is called with None, to pair the layers, then with locks. layers: names that are paired first.
-    noise: the reference on parameters moved by their rounding, or in another precision. buffers:
-    (wanted, got) of those that are off, if nothing else is.
+    noise: the reference on parameters moved by their rounding, or in the candidate's precision.
+    buffers: (wanted, got) of those that are off, if nothing else is.
 
     It tells where, never whether: two layers that are paired wrongly only look different.
     """
@@ -141,7 +56,10 @@ class _Judge:
     ):
         self.reference, self.own, self.pairs = reference, own, pairs
         self.noise, self.relative, self.buffers = noise, relative, buffers
-        self.around = _around(own.times)
+        self.around = surroundings(own.times)
+        self.floor = CANCELLED * _largest(
+            [*reference.cotangents.values(), *reference.grads.values()]
+        )
         self.drop_unused()
 
     def drop_unused(self):
@@ -204,10 +122,8 @@ class _Judge:
     def call_faults(self, call: str) -> Iterator[Fault]:
         name, outer = _shown(call), self.outer(call)
         start, stop = self.own.times[call]
-        errors = [
-            self.side_error(call, s, back) for back in (False, True) for s in (INPUTS, OUTPUTS)
-        ]
-        input_off, output_off, input_grad_off, output_grad_off = errors
+        input_off, output_off = (self.side_error(call, side, False) for side in SIDES)
+        input_grad_off, output_grad_off = (self.side_error(call, side, True) for side in SIDES)
         if input_off:
             text = f"what comes before {name}: its input is {_off(input_off)}"
             yield self.moved(Fault(FORWARD, start, outer, input_off, text))
@@ -218,7 +134,7 @@ class _Judge:
             text = f"what comes before {name}: its input has the shape {shapes}"
             yield self.moved(Fault(FORWARD, start, outer, output_off, text))
         elif output_off:
-            text = f"its inputs{self.contents(call)} are equal, its output is {_off(output_off)}"
+            text = f"{self.paired(call)} are equal, its output is {_off(output_off)}"
             yield self.moved(Fault(FORWARD, stop, name, output_off, text))
         if output_grad_off:
             text = f"the gradient of the output of {name} is {_off(output_grad_off)}"
@@ -233,54 +149,38 @@ class _Judge:
             run.cotangents if backward else run.values
             for run in (self.own, self.reference, self.noise)
         )
-        floor = CANCELLED * _largest(v for k, v in other.items() if k[0] == self.pairs.calls[call])
-        errors = [0.0]
-        for keys, members in self.groups(call, side, backward):
-            want, moved = (np.add.reduce([run[key] for key in keys]) for run in (other, noise))
-            links = {key: self.pairs.links[key] for key in members}
-            got = [link.to_reference(own[key], want.shape) for key, link in links.items()]
-            errors.append(self.error(np.add.reduce(got), want, moved, floor))
-        return max(errors)
-
-    def groups(
-        self, call: str, side: str, backward: bool
-    ) -> Iterator[tuple[tuple[Key, ...], list[Key]]]:
-        """Yield the reference's arrays and the own ones whose sums must be equal.
-
-        The gradients of inputs that are equal are added: a program may pass one array twice.
-        """
-        shared: dict[tuple[Key, ...], list[Key]] = {}
+        add = backward and side == INPUTS  # a program may pass one array twice
+        totals: dict[object, tuple[tuple[Key, ...], np.ndarray]] = {}
         for key in self.own.keys(call, side):
             link = self.pairs.links.get(key)
-            unknown = backward and (key not in self.own.cotangents or (link and link.reordered))
-            if link is None or unknown:
+            if link is None or key not in own or (backward and link.reordered):
                 continue
-            keys = link.keys
-            if backward and side == INPUTS:
-                shared.setdefault(tuple(sorted(keys)), []).append(key)
-            else:
-                yield keys[:1], [key]
-        yield from shared.items()
+            keys = link.keys if add else link.keys[:1]
+            got = link.to_reference(own[key], other[keys[0]].shape)
+            group = frozenset(keys) if add else key
+            totals[group] = keys, got + totals[group][1] if group in totals else got
+        floor = self.floor
+        if not backward:
+            called = self.pairs.calls[call]
+            floor = CANCELLED * _largest(v for key, v in other.items() if key[0] == called)
+        errors = [0.0]
+        for keys, got in totals.values():
+            want, moved = (np.add.reduce([run[key] for key in keys]) for run in (other, noise))
+            errors.append(self.error(got, want, moved, floor))
+        return max(errors)
 
     def error(self, got: np.ndarray, want: np.ndarray, noise: np.ndarray, floor: float) -> float:
         """Return the largest distance as a share of the largest number, 0 within the limit."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            same = (got == want) | (np.isnan(got) & np.isnan(want))
-            apart = np.abs(np.nan_to_num(np.where(same, 0.0, got - want), nan=np.inf)).max(
-                initial=0
-            )
-            moved = np.where(noise == want, 0.0, noise - want)
-        largest = _largest([want])
-        if apart <= self.relative * largest + floor + NOISE * _largest([moved]):
+        apart, largest = _apart(got, want), _largest([want])
+        if apart <= self.relative * largest + floor + NOISE * _apart(noise, want):
             return 0.0
-        return float(apart / largest) if largest else math.inf
+        return apart / largest if largest else math.inf
 
     def leaf_faults(self) -> Iterator[Fault]:
         """Yield the parameters' gradients that are off, at the innermost layer that has them."""
         own, other, noise = self.own.grads, self.reference.grads, self.noise.grads
-        floor = CANCELLED * _largest(other.values())
         for leaf in [leaf for leaf in other if leaf in own]:
-            if error := self.error(own[leaf], other[leaf], noise[leaf], floor):
+            if error := self.error(own[leaf], other[leaf], noise[leaf], self.floor):
                 owners = self.owners(leaf)
                 time = -max((self.own.times[name][0] for name in owners), default=0)
                 layer = " or ".join(map(_shown, owners)) or OUTSIDE
@@ -344,42 +244,33 @@ class _Judge:
         return next((_shown(above) for above in self.above(call)), OUTSIDE)
 
     def user(self, call: str) -> str:
-        """Return the code that takes a call's output: that before the next tap, or that around."""
+        """Return the code that takes a call's output: that around, or a layer without inputs."""
         calls = [name for name, outer in self.around.items() if outer == self.around[call]]
-        after = calls[calls.index(call) + 1 :]
-        if after and path_of(after[0]) not in self.own.leaves:
-            return _shown(after[0])
-        return self.outer(call)
+        after = [name for name in calls[calls.index(call) + 1 :] if name in self.pairs.calls]
+        free = after and self.pairs.links.keys().isdisjoint(self.own.keys(after[0], INPUTS))
+        return _shown(after[0]) if free else self.outer(call)
 
-    def contents(self, call: str) -> str:
+    def paired(self, call: str) -> str:
+        """Return what was the reference's when a call was made: inputs, and the layers inside."""
+        inputs = all(key in self.pairs.links for key in self.own.keys(call, INPUTS))
         inside = [name in self.pairs.calls for name in self.around if call in self.above(name)]
-        return "" if not any(inside) else " and its layers" if all(inside) else " and paired layers"
+        layers = (
+            "" if not any(inside) else " and its layers" if all(inside) else " and paired layers"
+        )
+        return f"its {'' if inputs else 'paired '}inputs{layers}"
 
     def mark(self, call: str, faults: list[Fault]) -> Mark:
         name, depth = _shown(call), len(list(self.above(call)))
-        if call not in self.pairs.calls:
-            return Mark(name, "", depth, UNPAIRED, "not paired")
-        other = _shown(self.pairs.calls[call])
+        paired = call in self.pairs.calls
+        other = _shown(self.pairs.calls[call]) if paired else ""
         found = sorted((f for f in faults if f.layer == name), key=_order)
-        if not found:
-            return Mark(name, other, depth, EQUAL, "")
-        return Mark(name, other, depth, f"x {found[0].direction}", found[0].text)
+        if found:
+            return Mark(name, other, depth, f"x {found[0].direction}", found[0].text)
+        return Mark(name, other, depth, "=" if paired else ".", "" if paired else "not paired")
 
 
 def _order(fault: Fault) -> tuple[bool, float]:
     return fault.direction == BACKWARD, fault.time
-
-
-def _around(times: Mapping[str, tuple[int, int]]) -> dict[str, str | None]:
-    """Return the call around each call, None outside of all; in the order in which they begin."""
-    around: dict[str, str | None] = {}
-    stack: list[str] = []
-    for name, (start, _) in sorted(times.items(), key=lambda item: item[1]):
-        while stack and times[stack[-1]][1] < start:
-            stack.pop()
-        around[name] = stack[-1] if stack else None
-        stack.append(name)
-    return around
 
 
 def _largest(arrays: Iterable[np.ndarray]) -> float:
@@ -387,14 +278,17 @@ def _largest(arrays: Iterable[np.ndarray]) -> float:
     return float(max(sizes, default=0))
 
 
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the largest distance; what is not finite and not the same is infinitely far."""
+    with np.errstate(all="ignore"):
+        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0))
+
+
 def _off(error: float) -> str:
     if not math.isfinite(error):
         return "not the reference's 0"
     return f"{error:.1e} off" + (", as rounding to float32 is" if error < SINGLE else "")
-
-
-def _is_below(path: str, above: str) -> bool:
-    return not above or path == above or path.startswith(f"{above}.")
 
 
 def _shown(call: str) -> str:

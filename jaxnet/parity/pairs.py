@@ -27,8 +27,8 @@ class Link(NamedTuple):
     """Where a candidate's array lies in the reference's: reference.flat = own.flat[index].
 
     keys: the reference's array, and after it the others of its call that hold the same values.
-    axes: how they lie, where index was made of them. plain: the index with the last axis in order.
-    distance: of the free values.
+    axes: in which order they lie. plain: the index with the last axis in order. distance: of
+    the free values.
     """
 
     keys: tuple[Key, ...]
@@ -104,7 +104,7 @@ def pair(
     made, usual = Pairs({}, {}, {}, []), frozenset[Axes]()
     for path, other in _pair_paths(reference, candidate, layers).items():
         for names in zip(own[path], others[other], strict=False):
-            inputs = _links(candidate, reference, *names, INPUTS)
+            inputs = _links(candidate, reference, *names, INPUTS, usual)
             usual = frozenset(x.axes for x in inputs.values() if x.distance < SAME) or usual
             outputs = _links(candidate, reference, *names, OUTPUTS, usual)
             if outputs:

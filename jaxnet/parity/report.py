@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from jaxnet.parity.compare import Leaf
 from jaxnet.parity.limits import MATHEMATICS, PRECISION
-from jaxnet.parity.locate import Located
+from jaxnet.parity.located import Located
 from jaxnet.parity.observe import STAGES
 
 FLOOR = 1e-4  # distances of causes below this are rounding: they do not rank

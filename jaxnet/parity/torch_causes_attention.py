@@ -1,4 +1,4 @@
-"""The catalogue's attention, masks, and the order of axes and elements."""
+"""The catalogue's attention, masks, residuals, and the order of axes and elements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import combinations
 
 import torch
 
-from jaxnet.parity.torch_causes import family
+from jaxnet.parity.torch_causes import NORMS, family
 
 FAR = -1e30  # no softmax lets it through; it is finite, so that a row of nothing else is defined
 
@@ -200,3 +200,14 @@ def _index(call):
 @family("arange")
 def _range(call):
     yield "arange from 1", "positions are counted from 0", lambda: call.original() + 1
+
+
+@family("add")
+def _residual(call):
+    """Yield the sum with what a norm returned for what it was given."""
+    for key, kept in (("input", call["other"]), ("other", call["input"])):
+        for norm in [made for made in call.made.values() if made.name in NORMS]:
+            if isinstance(call[key], torch.Tensor) and torch.equal(norm["input"], call[key]):
+                name, y = f"residual taken after {NORMS[norm.name]}", norm.result
+                y = getattr(y, "locked", y)
+                yield name, "add what the norm was given", lambda y=y, x=kept: y + x

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxnet.parity.arithmetic import explain
+from jaxnet.parity.arithmetic import explain, explain_updates
 
 RNG = np.random.default_rng(0)
 W, V, B = RNG.normal(size=(4, 6)), RNG.normal(size=(4, 6)), RNG.normal(size=6)
@@ -106,3 +106,41 @@ def test_a_difference_of_rounding_needs_no_explanation_beside_one_that_does():
     assert [name for name, _, _ in explain({"w": (W, 2 * W), "b": (B, B * noise)})] == [
         "factor 2 on w"
     ]
+
+
+OLD = {"w": RNG.normal(size=(3, 4)), "b": RNG.normal(size=4)}
+MOVE = {name: 0.01 * RNG.normal(size=p.shape) for name, p in OLD.items()}
+UPDATES = {  # (step, leaf, parameter, move) -> the candidate's new parameter
+    "learning rate times 1.1": lambda i, k, p, u: p + 1.1 * u,
+    "another schedule: learning rate times 1 at step 1, 0.5 at step 3": lambda i, k, p, u: (
+        p + u / (1 if i == 1 else 2)
+    ),
+    "weight decay on w": lambda i, k, p, u: p + u - 0.001 * i * p * (k == "w"),
+    "no weight decay on w": lambda i, k, p, u: p + u + 0.001 * p * (k == "w"),
+    "does not move: b": lambda i, k, p, u: p + u * (k == "w"),
+}
+
+
+def explained(change, move=MOVE):
+    points, wrong = [], set()
+    for step in (1, 3):
+        leaves = {k: (p, p + move[k], change(step, k, p, move[k])) for k, p in OLD.items()}
+        wrong |= {k for k, (_, want, got) in leaves.items() if abs(got - want).max() > 1e-12}
+        points.append((step, leaves))
+    return [name for name, _, _ in explain_updates(points, wrong)]
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_new_parameters_name_what_is_wrong_in_the_update(name):
+    assert explained(UPDATES[name]) == [name]
+
+
+def test_a_frozen_leaf_that_moves_is_named():
+    frozen = MOVE | {"b": np.zeros(4)}
+    assert explained(lambda i, k, p, u: p + MOVE[k], frozen) == [
+        "frozen in the reference, but moves: b"
+    ]
+
+
+def test_updates_that_nothing_explains_have_no_name():
+    assert explained(lambda i, k, p, u: p + u + 0.01 * RNG.normal(size=p.shape)) == []

@@ -1,5 +1,6 @@
 """A planted bug is found at its layer, forward or backward; in a right port all are equal."""
 
+import copy
 import functools
 
 import jax
@@ -24,7 +25,8 @@ from torch import nn
 
 from jaxnet.parity import layers_jax
 from jaxnet.parity.layers import tap
-from jaxnet.parity.locate import OUTSIDE, locate
+from jaxnet.parity.locate import locate
+from jaxnet.parity.located import OUTSIDE
 
 ROWS, TIME, WIDTH, HIDDEN = 4, 5, 6, 7
 DOUBLE = jnp.float64
@@ -175,6 +177,35 @@ def test_a_bug_in_one_of_three_blocks_is_found_in_that_layer_alone(bug, layer, d
     other = layer.replace("/", ".").replace(".up", ".mlp.0")
     where = f"layer: {layer} ({other} in the reference), {direction}"
     assert found.headline() == f"{where}: {found.text}"
+
+
+class InSingle(nnx.Linear):
+    def __call__(self, x):
+        return super().__call__(x).astype(jnp.float32).astype(DOUBLE)
+
+
+def test_rounding_to_float32_is_named_and_hides_no_bug():
+    found = check_blocks(linear=InSingle)
+    assert found.layer == "blocks/1/up"
+    assert "as rounding to float32 is" in found.text
+    found = check_blocks(linear=InSingle, residual=lambda x: x * 1.001)
+    assert (found.layer, found.direction) == ("blocks/1", "forward")
+    assert set(marks(found)["x forward"]) == {"blocks/1", "blocks/1/up"}
+
+
+def test_bfloat16_is_found_in_a_float32_run_with_its_noise():
+    module, inputs = reference(TorchBlocks), {k: np.float32(v) for k, v in BLOCKS_BATCH.items()}
+    single = copy.deepcopy(module).float()
+    module = copy.deepcopy(single).double()
+    recorded = torch_run(module, torch_loss, {k: np.float64(v) for k, v in inputs.items()})({})
+    noise = torch_run(single, torch_loss, inputs)({})
+    bfloat16 = functools.partial(nnx.Linear, dtype=jnp.bfloat16)
+    for bug, layer in (({}, ""), ({"linear": bfloat16}, "blocks/1/up")):
+        make = functools.partial(Blocks, **bug)
+        run = flax_run(make, flax_loss, BLOCKS_LAYOUT, torch_params(single), inputs)
+        found = locate(recorded, run, noise=noise)
+        assert found.layer == layer
+        assert [m.layer for m in found.marks if m.mark != "="] == [layer] * bool(layer)
 
 
 def test_a_wrong_pair_of_layers_makes_no_bug_equal():
@@ -412,6 +443,19 @@ def test_the_code_between_layers_is_that_of_the_layer_around_them(bug, layer, te
     assert (found.layer, found.direction) == (layer, "forward")
     assert text in found.text
     assert set(marks(found)["x forward"]) == {layer} | ({"mix#2"} if layer == "mix" else set())
+
+
+def test_gradients_that_are_rounding_only_need_the_noise_of_the_reference():
+    module, again = copy.deepcopy(reference(TorchLanguage)), copy.deepcopy(reference(TorchLanguage))
+    with torch.no_grad():
+        for p, q in zip(module.parameters(), again.parameters(), strict=True):
+            p.mul_(4)  # the softmax saturates
+            q.copy_(p * (1 + 2**-52))
+    ids = np.random.default_rng(0).integers(0, WORDS, (ROWS, TIME))
+    batch = {"x": ids, "y": np.random.default_rng(1).standard_normal((ROWS, TIME, WORDS))}
+    recorded, noise = (torch_run(m, torch_loss, batch)({}) for m in (module, again))
+    run = flax_run(Language, flax_loss, LANGUAGE_LAYOUT, torch_params(module), batch)
+    assert locate(recorded, run, noise=noise).layer == ""
 
 
 def test_outputs_in_another_order_are_named_where_the_order_does_harm():
