@@ -11,7 +11,7 @@ import torch
 from flax import nnx
 from torch import nn
 
-from ports.leaves import leaf
+from jaxnet.parity import leaf
 from ports.table import Bug, Kind, Port
 
 VOCABULARY, LENGTH, WIDTH, HIDDEN, HEADS, ROWS = 11, 5, 6, 10, 2, 4

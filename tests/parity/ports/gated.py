@@ -10,7 +10,7 @@ import torch
 from flax import nnx
 from torch import nn
 
-from ports.leaves import leaf
+from jaxnet.parity import leaf
 from ports.table import Bug, Kind, Port
 
 ROWS, LENGTH, IN, HIDDEN = 4, 6, 3, 5
