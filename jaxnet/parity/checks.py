@@ -98,20 +98,21 @@ def _locate(
     """Return the layer of the first difference before the update, if both sides have layers."""
     first = next((leaf for leaf in leaves if not leaf.equal), None)
     before = first is not None and first.stage not in ("parameters", "optimizer", "free run")
-    if first is None or not before or candidate.layers is None or against.reference is None:
-        return None
-    if against.reference.layers is None:
+    if first is None or not before or candidate.layers is None:
         return None
     point = next(p for p, _ in seen if (p.step, p.probe) == (first.step, first.probe))
     dtype = DTYPES[point.tier]
-    run, own, given = against.reference.layers, candidate.layers, (point.params, point.batch)
+    own, given = candidate.layers, (point.params, point.batch)
     params, batch = cast(given, dtype)
     moved = (params, batch) if point.tier == PRECISION else rounded(*given, dtype)[0]
+    reference = against.run_layers(point, *given)
+    if reference is None:
+        return None
     found = locate(
-        run(point.params, point.batch, {}),
+        reference,
         lambda locks: own(params, batch, locks),
         layers=layers,
-        noise=run(moved[0], moved[1], {}),
+        noise=against.run_layers(point, *moved),
         relative=RELATIVE if point.tier == MATHEMATICS else SINGLE,
     )
     return found, point

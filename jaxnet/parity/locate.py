@@ -29,10 +29,6 @@ class Fault(NamedTuple):
     error: float
     text: str
 
-    def rank(self) -> tuple[bool, bool, float]:
-        """The first in this order is the culprit: what float32 rounds away can hide nothing."""
-        return self.error < SINGLE, self.direction == BACKWARD, self.time
-
 
 class Mark(NamedTuple):
     """A line of the tree of the candidate's layers. mark: "=", "x forward", "x backward" or "."."""
@@ -80,12 +76,17 @@ class Located:
 
         return {key: pair for key, pair in self.compared.items() if made(*key)}
 
-    def lines(self) -> list[str]:
-        """The lines of a report: the layer, then the tree with a mark for each layer."""
-        other = f" ({self.reference} in the reference)" if self.reference else ""
+    def headline(self) -> str:
+        """The layer, and what is wrong there, on one line."""
+        renamed = self.reference not in ("", self.layer)
+        other = f" ({self.reference} in the reference)" if renamed else ""
         where = f"{self.layer}{other}, {self.direction}: " if self.layer else ""
-        tree = [f"  {m.mark:10}  {'  ' * m.depth}{m.layer}  {m.text}" for m in self.marks]
-        return [f"layer: {where}{self.text}", *map(str.rstrip, tree), *self.notes]
+        return f"layer: {where}{self.text}"
+
+    def tree(self) -> list[str]:
+        """Every layer on a line of its own, with a mark; then what was not paired."""
+        lines = [f"  {m.mark:10}  {'  ' * m.depth}{m.layer}  {m.text}" for m in self.marks]
+        return ["layers, each on the reference's inputs:", *map(str.rstrip, lines), *self.notes]
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -132,7 +133,10 @@ class _Judge:
         rest = marks, self.pairs.notes
         if not faults:
             return Located("", "", "", "every layer is equal on the reference's values", *rest)
-        first = min(faults, key=Fault.rank)
+        worst: dict[str, float] = {}
+        for fault in faults:
+            worst[fault.layer] = max(fault.error, worst.get(fault.layer, 0.0))
+        first = min(faults, key=lambda f: (worst[f.layer] < SINGLE, *_order(f)))
         names = {_shown(own): other for own, other in self.pairs.calls.items()}
         path = names.get(first.layer)
         return Located(
@@ -207,9 +211,11 @@ class _Judge:
         """
         shared: dict[tuple[Key, ...], list[Key]] = {}
         for key in self.own.keys(call, side):
-            if key not in self.pairs.links or (backward and key not in self.own.cotangents):
+            link = self.pairs.links.get(key)
+            unknown = backward and (key not in self.own.cotangents or (link and link.reordered))
+            if link is None or unknown:
                 continue
-            keys = self.pairs.links[key].keys
+            keys = link.keys
             if backward and side == INPUTS:
                 shared.setdefault(tuple(sorted(keys)), []).append(key)
             else:
@@ -291,10 +297,14 @@ class _Judge:
         if call not in self.pairs.calls:
             return Mark(name, "", depth, UNPAIRED, "not paired")
         other = _shown(self.pairs.calls[call])
-        found = sorted((f for f in faults if f.layer == name), key=Fault.rank)
+        found = sorted((f for f in faults if f.layer == name), key=_order)
         if not found:
             return Mark(name, other, depth, EQUAL, "")
         return Mark(name, other, depth, f"x {found[0].direction}", found[0].text)
+
+
+def _order(fault: Fault) -> tuple[bool, float]:
+    return fault.direction == BACKWARD, fault.time
 
 
 def _around(times: Mapping[str, tuple[int, int]]) -> dict[str, str | None]:

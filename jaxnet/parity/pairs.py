@@ -64,9 +64,10 @@ class Pairs(NamedTuple):
         made = {}
         for key, link in self.links.items():
             grad = reference.cotangents.get(link.keys[0])
-            # of inputs that are equal it is not known which has what share of the gradient
-            alone = key[1] == OUTPUTS or len(link.keys) == count[frozenset(link.keys)] == 1
-            own = link.to_own(grad) if grad is not None and alone else None
+            # of equal inputs, or equal columns, it is not known which has which gradient
+            known = key[1] == OUTPUTS or len(link.keys) == count[frozenset(link.keys)] == 1
+            known = known and not link.reordered
+            own = link.to_own(grad) if grad is not None and known else None
             made[key] = link.to_own(reference.values[link.keys[0]]), own
         return made
 
@@ -214,12 +215,14 @@ def _last_order(flat: np.ndarray, want: np.ndarray) -> Index:
     width = want.shape[-1] if want.ndim else 1
     if not 1 < width <= WIDEST or not (np.isfinite(flat).all() and np.isfinite(want).all()):
         return None
-    columns, wanted = flat.reshape(-1, width), want.reshape(-1, width)
-    products = wanted.T @ columns
-    nearest = ((columns**2).sum(0) - 2 * products).argmin(1)
-    index = np.arange(flat.size).reshape(-1, width)[:, nearest].ravel()
+    columns, wanted = (a.reshape(-1, width).astype(float) for a in (flat, want))
+    apart, order = (columns**2).sum(0) - 2 * wanted.T @ columns, []
+    for row in apart:  # columns may be equal: each is taken once
+        order.append(int(row.argmin()))
+        apart[:, order[-1]] = np.inf
+    index = np.arange(flat.size).reshape(-1, width)[:, order].ravel()
     nearer = PLAIN * _distance(flat[index], want.ravel()) < _distance(flat, want.ravel())
-    return index if nearer and len(set(nearest)) == width else None
+    return index if nearer else None
 
 
 def _ordered(array: np.ndarray, index: Index) -> np.ndarray:

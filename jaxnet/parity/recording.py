@@ -6,11 +6,15 @@ import io
 import json
 import math
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.parity.layers import LayerRun
+from jaxnet.parity.limits import MATHEMATICS
 from jaxnet.parity.participants import Leaves, Participant, cast, train_losses
 from jaxnet.parity.points import Case, Point, complete, points
 from jaxnet.spec import Batch
@@ -24,7 +28,8 @@ class Trajectory(NamedTuple):
 
     losses: of the float64 free run, (num_steps,), or (0,) without an optimizer. shadow: of a
     float32 run of the reference (an oracle's with its hidden units permuted), as long.
-    reference: the participant, or None for a recording.
+    reference: the participant, or None for a recording. layers: what goes through the reference's
+    layers, of a recording: by step and probe.
     """
 
     name: str
@@ -33,6 +38,17 @@ class Trajectory(NamedTuple):
     losses: np.ndarray
     shadow: np.ndarray
     reference: Participant | None
+    layers: Mapping[tuple[int, str], LayerRun] = MappingProxyType({})
+
+    def run_layers(self, point: Point, params: Leaves, batch: Any) -> LayerRun | None:
+        """Return what goes through the reference's layers; None where that is not known.
+
+        params and batch: those of the point, or near them; a recording has those of the point only.
+        """
+        if self.reference is None:
+            return self.layers.get((point.step, point.probe))
+        run = self.reference.layers
+        return None if run is None else run(params, batch, {})
 
 
 def trajectory(reference: Participant, case: Case) -> Trajectory:
@@ -62,7 +78,8 @@ def record(path: str | Path, participant: Participant, case: Case) -> None:
     """Write a participant's trajectory to an .npz file, for use where it cannot run.
 
     It holds numbers and JSON only (no pickle): inputs and outputs of every point, bars, losses, the
-    versions and the platform. Batches must be `Batch`es or dictionaries of arrays.
+    versions and the platform, and what goes through the layers at the first step and at each probe.
+    Batches must be `Batch`es or dictionaries of arrays.
     """
     from jaxnet import files
 
@@ -74,8 +91,19 @@ def record(path: str | Path, participant: Participant, case: Case) -> None:
         arrays[f"batch/{name}"] = np.stack([np.asarray(_fields(b)[name]) for b in batches])
     for i, point in enumerate(made.points):
         arrays |= {f"point/{i}/{key}": value for key, value in _point_arrays(point).items()}
+    calls: list[dict[str, Any]] = []
+    if participant.layers is not None:
+        for point in made.points:
+            if point.tier == MATHEMATICS and point.step == 1:
+                run = participant.layers(point.params, point.batch, {})
+                at = f"layers/{len(calls)}/"
+                arrays |= {at + "|".join(map(str, k)): v for k, v in run.arrays().items()}
+                leaves = {path: sorted(names) for path, names in run.leaves.items()}
+                plain = {"step": 1, "probe": point.probe, "times": run.times, "leaves": leaves}
+                calls.append(plain)
     about: dict[str, Any] = {
         "format": FORMAT,
+        "layers": calls,
         "participant": participant.name,
         "case": case.name,
         "steps": list(case.steps),
@@ -173,7 +201,24 @@ def _read(about: dict[str, Any], arrays: Leaves) -> Trajectory:
         about["case"], group("params/"), batch_at, tuple(about["steps"]), max(len(losses), 1)
     )
     name = f"{about['participant']} (recorded)"
-    return Trajectory(name, case, made, losses, arrays["shadow"], None)
+    layers = {
+        (plain["step"], plain["probe"]): _read_layers(plain, group(f"layers/{i}/"))
+        for i, plain in enumerate(about.get("layers", ()))
+    }
+    return Trajectory(name, case, made, losses, arrays["shadow"], None, layers)
+
+
+def _read_layers(plain: dict[str, Any], arrays: Leaves) -> LayerRun:
+    kinds: dict[str, dict[Any, np.ndarray]] = {"grads": {}, "values": {}, "cotangents": {}}
+    for text, array in arrays.items():
+        kind, *key = text.split("|")
+        if kind == "grads":
+            kinds[kind][key[0]] = array
+        elif kind in kinds:
+            kinds[kind][key[0], key[1], int(key[2])] = array
+    times = {name: (start, stop) for name, (start, stop) in plain["times"].items()}
+    leaves = {path: frozenset(names) for path, names in plain["leaves"].items()}
+    return LayerRun(arrays["loss|"], times=times, leaves=leaves, **kinds)
 
 
 def _fields(batch: Any) -> dict[str, Any]:

@@ -95,10 +95,11 @@ class Report:
         lines = [f"{self.case}: {self.candidate} against {self.reference}: {self.verdict}"]
         lines[0] += f", {self.n_compared:,} numbers compared"
         if first := self.first:
-            lines += ["first difference:", *_explain(first)]
-            lines += self.located.lines() if self.located else []
+            lines += [self.located.headline()] if self.located else []
             lines += [f"cause: {self.cause}"]
             lines += [f"  {c.distance:.1e}  {c.name}: {c.remedy}" for c in self.causes]
+            lines += ["first difference:", *_explain(first)]
+            lines += self.located.tree() if self.located else []
         lines += _columns([_HEADER, *map(_row, self.worst())])
         lines += _drift_lines(self.drift)
         lines += [f"left out: {text}" for text in self.left_out]

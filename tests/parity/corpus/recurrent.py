@@ -7,6 +7,8 @@ from torch import nn
 
 from corpus.bug import Bug, normal
 
+from jaxnet import parity
+
 INPUT, HIDDEN = 3, 4
 
 
@@ -100,7 +102,7 @@ def gru_layout(wrong):
         return {}
     return {
         "rnn/cell/dense_i/kernel": ("rnn.weight_ih_l0", (1, 0)),
-        "rnn/cell/dense_i/bias": lambda p: p["rnn.bias_ih_l0"] + p["rnn.bias_hh_l0"],
+        "rnn/cell/dense_i/bias": parity.leaf("rnn.bias_ih_l0") + parity.leaf("rnn.bias_hh_l0"),
         "rnn/cell/dense_h/kernel": ("rnn.weight_hh_l0", (1, 0)),
     }
 
