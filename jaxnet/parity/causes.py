@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from jaxnet.parity import arithmetic, mistakes
 from jaxnet.parity.limits import MATHEMATICS
-from jaxnet.parity.locate import OUTSIDE, Located
+from jaxnet.parity.locate import OUTSIDE, SINGLE, Located
 from jaxnet.parity.observe import Outputs, observe
 from jaxnet.parity.participants import Leaves, Participant, map_leaves
 from jaxnet.parity.points import Point
@@ -40,11 +42,11 @@ def find_causes(
         names = ", ".join(sorted(candidate.layout.torn))
         remedy = f"{names} is one leaf in the reference: share it, or sum the gradients"
         return [Cause("the copies of a shared leaf are updated apart", remedy, 0.0)]
-    if seen[0][0].tier == MATHEMATICS and _single(seen):
-        return [Cause("computed in float32", "switch x64 on, or keep float64 throughout", 0.0)]
+    if seen[0][0].tier == MATHEMATICS and (single := _of_precision(candidate, seen)):
+        return single
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # a mistake may overflow, or leave a batch empty
-        for source in (_of_program, _of_layer, _of_numbers):
+        for source in (_of_program, _of_layer, _of_updates, _of_numbers):
             found = [c for c in source(reference, seen, place) if np.isfinite(c.distance)]
             if found:
                 return _ranked(found)
@@ -64,10 +66,13 @@ def _of_program(reference: Participant | None, seen: Seen, place: Place | None) 
     if reference is None:
         return
     known = mistakes.known_mistakes(reference, seen[0][0].params)
-    if reference.update is not None and (factor := _rate_factor(seen)) is not None:
-        known.append(mistakes.scaled_rate(reference, factor))
+    if reference.update is not None and (factors := _rate_factors(seen)):
+        name, remedy, participant = mistakes.scaled_rate(reference, factors)
+        left = _distance(functools.partial(observe, participant), seen)
+        if left <= REPRODUCED:
+            yield Cause(name, remedy, left)
     for name, remedy, participant in known:
-        yield Cause(name, remedy, _distance(lambda *a, p=participant: observe(p, *a), seen))
+        yield Cause(name, remedy, _distance(functools.partial(observe, participant), seen))
     if place is None and reference.replay_update is not None:
         for name, remedy, update in reference.replay_update():
             yield Cause(name, remedy, _distance(_only_update(update), seen))
@@ -92,6 +97,39 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
     pairs = located.inside()
     for name, remedy, run in reference.replay_layer(point.params, point.batch, located.path):
         yield Cause(name, remedy, _unexplained(pairs, run.arrays(), most=REPRODUCED))
+
+
+def _of_updates(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
+    """Say which leaves are updated on one side alone, if that is all that differs."""
+    moved: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+    held = set()
+    for point, got in seen if place is None else []:
+        for (stage, name), value in got.items():
+            want, before = point.want[stage, name], point.params.get(name)
+            limit = point.allowed * point.bar[stage, name].max(initial=0)
+            if stage != "parameters" or before is None or _size(value - want) <= limit:
+                continue
+            if np.array_equal(want, before):
+                moved[name].append((value, before))
+            elif np.array_equal(value, before):
+                held.add(name)
+            else:
+                return
+    if held and not moved:
+        remedy = "the reference updates it: is it frozen, masked, or missing from the optimizer?"
+        yield Cause(f"dropped leaf {', '.join(sorted(held))}", remedy, 0.0)
+    elif moved and not held:
+        names, remedy = ", ".join(sorted(moved)), "the reference leaves it alone: mask it"
+        pairs = [pair for name in moved for pair in moved[name]]
+        what = "weight decay on leaves without gradient" if _all_scaled(pairs) else "trained"
+        yield Cause(f"{what}, frozen in the reference: {names}", remedy, 0.0)
+
+
+def _all_scaled(pairs: list[tuple[np.ndarray, np.ndarray]]) -> bool:
+    """Return whether the first of each pair is the second times one number."""
+    return all(
+        _size(a * (b * b).sum() - b * (a * b).sum()) <= 1e-9 * _size(b) ** 3 for a, b in pairs
+    )
 
 
 def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
@@ -175,6 +213,23 @@ def _size(difference: np.ndarray) -> float:
     return float(finite.max(initial=0))
 
 
+def _of_precision(candidate: Participant, seen: Seen) -> list[Cause]:
+    """Say what computes in float32, if the first difference is not larger than its rounding."""
+    remedy = "keep float64 throughout, or write the function out"
+    if _single(seen):
+        return [Cause("computed in float32", f"switch x64 on, {remedy}", 0.0)]
+    point, got = next((pair for pair in seen if _differs(*pair)), seen[0])
+    errors = [
+        _size(value - point.want[key]) / (_size(point.want[key]) or 1.0)
+        for key, value in got.items()
+        if key[0] in ("forward", "loss")
+    ]
+    if candidate.narrowed is None or not 0 < max(errors) < SINGLE:
+        return []
+    found = candidate.narrowed(point.params, point.batch)
+    return [Cause(", ".join(found), remedy, 0.0)] if found else []
+
+
 def _single(seen: Seen) -> bool:
     """Return whether all gradients of a float64 comparison are numbers that float32 holds."""
     pairs = [
@@ -195,17 +250,22 @@ def _is_single(values: np.ndarray) -> bool:
     return np.array_equal(values.astype("float32").astype(float), values)
 
 
-def _rate_factor(seen: Seen) -> float | None:
-    """Return the factor on the update that fits the candidate best; None for about 1."""
-    inner = squares = 0.0
+def _rate_factors(seen: Seen) -> dict[int, float]:
+    """Return the factor on the update that fits the candidate best, by the number of steps made
+    before; {} if all are about 1.
+    """
+    inner: dict[int, float] = defaultdict(float)
+    squares: dict[int, float] = defaultdict(float)
     for point, got in seen:
+        count = int(point.state.get("step", 0))
         for (stage, name), value in got.items():
             if stage == "parameters":
                 wanted = point.want[stage, name] - point.params[name]
-                inner += float(((value - point.params[name]) * wanted).sum())
-                squares += float((wanted**2).sum())
-    factor = inner / squares if squares > 0 else 1.0
-    return factor if np.isfinite(factor) and abs(factor - 1) > 1e-9 else None
+                inner[count] += float(((value - point.params[name]) * wanted).sum())
+                squares[count] += float((wanted**2).sum())
+    factors = {count: inner[count] / square for count, square in squares.items() if square > 0}
+    apart = [abs(factor - 1) for factor in factors.values()]
+    return factors if np.isfinite(apart).all() and max(apart, default=0) > 1e-9 else {}
 
 
 def _differs(point: Point, got: Outputs) -> bool:

@@ -76,6 +76,7 @@ class Participant:
     plan: given by `oracle` only: such a reference has error bars.
     layers(params, batch, locks) -> a `LayerRun`: what goes through its layers. replay_layer(params,
         batch, layer) and replay_update(): the same with each known mistake. The makers give them.
+    narrowed(params, batch) -> what computes in less than float64, in words, by the function's name.
     layout: given by `with_layout` only.
     """
 
@@ -96,6 +97,7 @@ class Participant:
     frozen: frozenset[str] = frozenset()
     aliases: frozenset[str] = frozenset()
     noise: str = ""
+    narrowed: Callable[[Leaves, Any], list[str]] | None = None
     layout: Layout | None = field(default=None, repr=False)
 
 

@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 import torch
-from corpus import BUGS
-from corpus.bug import batch_at, make_loss, make_params, make_port, make_reference, usual_layout
 from flax import nnx
 
+from corpus import BUGS
+from corpus.bug import batch_at, make_loss, make_params, make_port, make_reference, usual_layout
 from jaxnet import parity
 
 STEPS = (1, 2)
@@ -41,7 +41,9 @@ def check(source: str, wrong: bool) -> parity.Report:
     bug = BUGS[source]
     module = make_port(bug, wrong)
     _, variables, _ = nnx.split(module, (nnx.Param, nnx.BatchStat), ...)
-    leaves = {"/".join(map(str, path)): np.asarray(v[...]) for path, v in nnx.to_flat_state(variables)}
+    leaves = {
+        "/".join(map(str, path)): np.asarray(v[...]) for path, v in nnx.to_flat_state(variables)
+    }
     candidate = parity.flax_participant(
         module,
         make_loss(bug, wrong),

@@ -6,7 +6,6 @@ from flax import nnx
 from torch import nn
 
 from corpus.bug import Bug, normal
-
 from jaxnet import parity
 
 INPUT, HIDDEN = 3, 4
