@@ -228,8 +228,8 @@ BUGS = {
         {"optimizer_": {"decay": 1e-2}}, "optimizer", "parameters", "decay"
     ),
     "learning rate": Bug({"optimizer_": {"rate": 0.03}}, "optimizer", "parameters", "rate"),
-    "adapter cut off": Bug({"cut": "adapter"}, "adapter", "gradient", "dropped leaf"),
-    "adapter's gradient reversed": Bug({"cut": "turned"}, "adapter", "gradient", "sign"),
+    "adapter cut off": Bug({"cut": "adapter"}, "", "gradient", "dropped leaf"),
+    "adapter's gradient reversed": Bug({"cut": "turned"}, "", "gradient", "sign"),
     "target not detached": Bug({"loss_": {"target": "live"}}, "loss", "gradient", "gradient"),
     "the other side detached": Bug({"loss_": {"target": "the other"}}, "loss", "gradient", None),
     "the share twice": Bug({"loss_": {"share": 2.0}}, "loss", "loss", None),
