@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from jaxnet.parity import adapter_torch_optim, layers_torch
-from jaxnet.parity.adapter_torch import tensors
+from jaxnet.parity.adapter_torch import arrays, tensors
 from jaxnet.parity.adapter_torch_optim import make_update
-from jaxnet.parity.layers import INPUTS, OUTPUTS, LayerRun
+from jaxnet.parity.layers import INPUTS, OUTPUTS, Key, LayerRun
 from jaxnet.parity.participants import Leaves
 from jaxnet.parity.torch_causes_training import training_changes
 from jaxnet.parity.torch_replay import replays
 
-Replay = tuple[str, str, LayerRun]  # the mistake's name, its remedy, and what it gives
+Replay = tuple[str, str, dict[tuple, np.ndarray]]  # the mistake, its remedy, and what it gives
 
 
 def replay_layer(
@@ -24,18 +25,31 @@ def replay_layer(
     params: Leaves,
     batch: Any,
     layer: str | None,
+    linked: set[Key],
 ) -> Iterator[Replay]:
     """Yield the runs of one module with each known mistake, its layers locked to the right values.
 
     layer: the module's path ("" for the whole model), or None for the loss with the model in it.
-    Calls and leaves have the names that they have in the whole model.
+    linked: what is locked. The arrays are named as `LayerRun.arrays`, buffers beside them; calls
+    and leaves have the names that they have in the whole model.
     """
     with loaded(params) as twin:
+        buffers = arrays(twin.named_buffers())
+
+        def run(*given: Any) -> dict[tuple, np.ndarray]:
+            with torch._C.DisableTorchFunction(), torch.no_grad():
+                for name, buffer in twin.named_buffers():
+                    buffer.copy_(torch.as_tensor(buffers[name]))
+            found = _renamed(layers_torch.run(*given), layer or "")
+            with torch._C.DisableTorchFunction():
+                new = arrays(twin.named_buffers())
+            return found.arrays() | {("buffers", name): value for name, value in new.items()}
+
         base = layers_torch.run(loss, twin, tensors(batch), {})
-        locks = {key: (value, base.cotangents.get(key)) for key, value in base.values.items()}
+        locks = {key: (base.values[key], base.cotangents.get(key)) for key in linked}
         locks = {k: (v, None if k[1] == INPUTS else g) for k, (v, g) in locks.items()}
         if layer is None:
-            yield from _replayed(lambda: layers_torch.run(loss, twin, tensors(batch), locks))
+            yield from _replayed(lambda: run(loss, twin, tensors(batch), locks))
             return
         piece = twin.get_submodule(layer)
         given = _arguments(loss, twin, piece, tensors(batch))
@@ -46,14 +60,10 @@ def replay_layer(
             if not layer or key[0] == layer or key[0].startswith((f"{layer}.", f"{layer}#"))
         }
 
-        def run() -> LayerRun:
-            found = layers_torch.run(_Projection(wanted), piece, given, inner)
-            return _renamed(found, layer)
-
-        yield from _replayed(run)
+        yield from _replayed(lambda: run(_Projection(wanted), piece, given, inner))
 
 
-def _replayed(run: Callable[[], LayerRun]) -> Iterator[Replay]:
+def _replayed(run: Callable[[], dict[tuple, np.ndarray]]) -> Iterator[Replay]:
     for name, remedy, mistake in replays(run):
         try:
             with mistake:
@@ -72,12 +82,13 @@ class _Projection:
     def __call__(self, module: torch.nn.Module, given: Any) -> torch.Tensor:
         args, kwargs = given
         outputs = layers_torch.arrays_of(module(*args, **kwargs))
-        terms = [
-            (output * torch.as_tensor(grad)).sum()
-            for output, grad in zip(outputs, self.wanted, strict=False)
-            if grad is not None and output.is_floating_point()
-        ]
-        return sum(terms, torch.zeros(()))
+        with torch._C.DisableTorchFunction():  # these calls are not the program's
+            terms = [
+                (output * torch.as_tensor(grad)).sum()
+                for output, grad in zip(outputs, self.wanted, strict=False)
+                if grad is not None and output.is_floating_point()
+            ]
+            return sum(terms, torch.zeros(()))
 
 
 def _arguments(loss: Callable, twin: torch.nn.Module, piece: torch.nn.Module, batch: Any) -> Any:

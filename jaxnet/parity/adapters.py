@@ -122,7 +122,7 @@ def torch_participant(
         training = adapter_torch_optim.Training(optimizer, clip, scheduler, set_to_none)
         functions |= adapter_torch_optim.make(loss, training, loaded)
         functions["replay_update"] = lambda: adapter_torch_causes.replay_update(training, loaded)
-    functions["replay_layer"] = lambda params, batch, layer: adapter_torch_causes.replay_layer(
-        loaded, loss, params, batch, layer
+    functions["replay_layer"] = lambda *given: adapter_torch_causes.replay_layer(
+        loaded, loss, *given
     )
     return with_layout(Participant(name, **functions), layout, adapter_torch.leaf_names(module))

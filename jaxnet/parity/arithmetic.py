@@ -15,6 +15,7 @@ Explanation = tuple[str, str, float]
 DIFFERS = 1e-10  # leaves whose difference is a smaller share of their size are equal
 EXACT = 1e-6  # the share of each leaf's difference that an explanation may leave
 SIMPLE = ("2", "1/2", "4", "1/4")  # factors that one number alone may show
+ROUNDING = 2.0**-52  # of float64
 NOISE = 1e-13  # the share of a leaf's size that rounding may leave
 
 
@@ -38,33 +39,64 @@ def explain(pairs: Pairs, counts: Mapping[str, int] | None = None) -> list[Expla
     return found
 
 
-def explain_rates(
-    factors: Mapping[int, float], rate_at: Callable[[int], float] | None = None
+def explain_updates(
+    points: list[tuple[int, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]], wrong: set[str]
 ) -> list[Explanation]:
-    """Return (name, remedy, distance) of the factor on the update at each step, counted from 0.
+    """Return (name, remedy, distance) of what turns the wanted new parameters into those got.
 
-    rate_at: the reference's learning rate at a step; without it only a constant factor is found.
+    points: the step, and (old, want, got) of each leaf, float64. wrong: the leaves that differ.
     """
-    steps, got = [*factors], np.array([*factors.values()])
-    if np.allclose(got, 1, rtol=EXACT, atol=0):
-        return []
-    ideas = {
-        f"learning rate times {_fraction(got[0])}": (np.full(len(got), got[0]), "set the rate")
-    }
-    if rate_at is not None:
-        rates = np.array([rate_at(i) for i in steps])
-        for shift in (-1, 1):
-            moved = np.array([rate_at(max(i + shift, 0)) for i in steps]) / rates
-            remedy = "the first update takes the schedule's value at 0"
-            ideas[f"schedule off by one ({shift:+d})"] = (moved, remedy)
-        remedy = "step the schedule"
-        ideas["schedule stays at its first value"] = (rate_at(0) / rates, remedy)
-    found = []
-    for name, (wanted, remedy) in ideas.items():
-        left = np.abs(got - wanted).max() / np.abs(got - 1).max()
-        if left <= EXACT and len(steps) > 1:
-            found.append((name, remedy, float(left)))
+
+    def left(change: Callable[[int, str, np.ndarray, np.ndarray], np.ndarray]) -> float:
+        worst = 0.0
+        for i, (_, leaves) in enumerate(points):
+            for name, (old, want, got) in leaves.items():
+                off, difference = _size(got - change(i, name, old, want)), _size(got - want)
+                if not off <= EXACT * difference + 4 * ROUNDING * _size(old):
+                    return math.inf
+                worst = max(worst, off / difference if name in wrong and difference else 0.0)
+        return worst
+
+    found = [*_rates(points, left)]
+    where, part = ", ".join(sorted(wrong)), [[leaves[n] for n in wrong] for _, leaves in points]
+    if all(np.array_equal(old, want) for leaves in part for old, want, _ in leaves):
+        remedy = "freeze it: optax.set_to_zero; optax.masked passes on the gradient as it is"
+        found.append((f"frozen in the reference, but moves: {where}", remedy, 0.0))
+    if all(np.array_equal(old, got) for leaves in part for old, _, got in leaves):
+        remedy = "is it in the optimizer, and trained?"
+        found.append((f"does not move: {where}", remedy, 0.0))
+    shares = [_ratio([(old, got - want) for old, want, got in leaves]) for leaves in part]
+    decayed = left(lambda i, name, old, want: want + shares[i] * old * (name in wrong))
+    several = any(old.size > 1 for old, *_ in part[0]) and len(wrong) < len(points[0][1])
+    if several and decayed <= EXACT and len({share > 0 for share in shares}) == 1:
+        no = "no " if shares[0] > 0 else ""
+        found.append((f"{no}weight decay on {where}", "compare the masks of the decay", decayed))
     return found
+
+
+def _rates(points, left) -> Iterator[Explanation]:
+    """Yield the factor on the whole update, or those of each step."""
+    factors = [
+        1 + _ratio([(want - old, got - want) for old, want, got in leaves.values()])
+        for _, leaves in points
+    ]
+    distance = left(lambda i, name, old, want: old + factors[i] * (want - old))
+    if distance > EXACT:
+        return
+    if np.allclose(factors, factors[0], rtol=1e-9):
+        remedy = "compare the learning rates, and what multiplies them"
+        yield f"learning rate times {factors[0]:.4g}", remedy, distance
+        return
+    steps = {step: factor for (step, _), factor in zip(points, factors, strict=True)}
+    text = ", ".join(f"{factor:.4g} at step {step}" for step, factor in sorted(steps.items()))
+    remedy = "compare the schedules: their first step, their length, their last value"
+    yield f"another schedule: learning rate times {text}", remedy, distance
+
+
+def _ratio(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Return the factor from the first to the second arrays that fits best."""
+    squares = sum(float((a * a).sum()) for a, _ in pairs)
+    return sum(float((a * b).sum()) for a, b in pairs) / squares if squares else 0.0
 
 
 def _size(a: np.ndarray) -> float:
@@ -206,12 +238,14 @@ def _swaps(wrong: Pairs, pairs: Pairs) -> Iterator[Explanation]:
     sources, worst = {}, 0.0
     for name, (want, got) in wrong.items():
         for other, (values, _) in pairs.items():
-            same = values.shape == got.shape and got.size > 1 and values.any() and other != name
+            same = values.shape == got.shape and values.any() and other != name
             if same and not math.isinf(left := _left(want, got, values)):
                 sources[name], worst = other, max(worst, left)
                 break
         else:
             return
+    if all(got.size == 1 for _, got in wrong.values()):  # equal by chance
+        return
     swapped = all(sources.get(other) == name for name, other in sources.items())
     pairs_text = [f"{a} and {b}" for a, b in sources.items() if a < b]
     text = f"{', '.join(pairs_text)} swapped"

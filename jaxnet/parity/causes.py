@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +18,7 @@ from jaxnet.parity.report import Cause
 
 EXPLAINED = 0.1  # a replay that leaves more of the difference than this explains nothing
 REPRODUCED = 1e-3  # the same inside one layer: other values of an epsilon leave more
+ROUNDING = 1e-11  # as a share of the largest array of a kind: terms may have cancelled
 MOST = 5  # causes that are returned
 Seen = list[tuple[Point, Outputs]]
 Place = tuple[Located, Point]
@@ -35,7 +34,7 @@ def find_causes(
     the point at which it was found.
 
     Tried in turn are mistakes of the whole program, of the layer and of the update, and what the
-    numbers alone tell; the first of these that explains anything is returned. A replay explains the
+    numbers alone tell, until one of these reproduces the difference. A replay explains the
     difference if it leaves less than a tenth of it in every leaf.
     """
     if candidate.layout is not None and candidate.layout.torn:
@@ -46,10 +45,13 @@ def find_causes(
         return single
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # a mistake may overflow, or leave a batch empty
-        for source in (_of_program, _of_layer, _of_updates, _of_numbers):
-            found = [c for c in source(reference, seen, place) if np.isfinite(c.distance)]
-            if found:
-                return _ranked(found)
+        found: list[Cause] = []
+        for source in (_of_program, _of_layer, _of_numbers):
+            found += [c for c in source(reference, seen, place) if np.isfinite(c.distance)]
+            if any(cause.distance <= REPRODUCED for cause in found):
+                break
+        if found:
+            return _ranked(found)
     return _of_noise(candidate, seen)
 
 
@@ -66,13 +68,8 @@ def _of_program(reference: Participant | None, seen: Seen, place: Place | None) 
     if reference is None:
         return
     known = mistakes.known_mistakes(reference, seen[0][0].params)
-    if reference.update is not None and (factors := _rate_factors(seen)):
-        name, remedy, participant = mistakes.scaled_rate(reference, factors)
-        left = _distance(functools.partial(observe, participant), seen)
-        if left <= REPRODUCED:
-            yield Cause(name, remedy, left)
     for name, remedy, participant in known:
-        yield Cause(name, remedy, _distance(functools.partial(observe, participant), seen))
+        yield Cause(name, remedy, _distance(lambda *a, p=participant: observe(p, *a), seen))
     if place is None and reference.replay_update is not None:
         for name, remedy, update in reference.replay_update():
             yield Cause(name, remedy, _distance(_only_update(update), seen))
@@ -92,48 +89,33 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
     if reference is None or reference.replay_layer is None or place is None:
         return
     located, point = place
-    if located.path is None and located.layer != OUTSIDE:
+    if located.code is None and located.layer != OUTSIDE:
         return
     pairs = located.inside()
-    for name, remedy, run in reference.replay_layer(point.params, point.batch, located.path):
-        yield Cause(name, remedy, _unexplained(pairs, run.arrays(), most=REPRODUCED))
-
-
-def _of_updates(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
-    """Say which leaves are updated on one side alone, if that is all that differs."""
-    moved: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
-    held = set()
-    for point, got in seen if place is None else []:
-        for (stage, name), value in got.items():
-            want, before = point.want[stage, name], point.params.get(name)
-            limit = point.allowed * point.bar[stage, name].max(initial=0)
-            if stage != "parameters" or before is None or _size(value - want) <= limit:
-                continue
-            if np.array_equal(want, before):
-                moved[name].append((value, before))
-            elif np.array_equal(value, before):
-                held.add(name)
-            else:
-                return
-    if held and not moved:
-        remedy = "the reference updates it: is it frozen, masked, or missing from the optimizer?"
-        yield Cause(f"dropped leaf {', '.join(sorted(held))}", remedy, 0.0)
-    elif moved and not held:
-        names, remedy = ", ".join(sorted(moved)), "the reference leaves it alone: mask it"
-        pairs = [pair for name in moved for pair in moved[name]]
-        what = "weight decay on leaves without gradient" if _all_scaled(pairs) else "trained"
-        yield Cause(f"{what}, frozen in the reference: {names}", remedy, 0.0)
-
-
-def _all_scaled(pairs: list[tuple[np.ndarray, np.ndarray]]) -> bool:
-    """Return whether the first of each pair is the second times one number."""
-    return all(
-        _size(a * (b * b).sum() - b * (a * b).sum()) <= 1e-9 * _size(b) ** 3 for a, b in pairs
-    )
+    floor: dict[str, float] = {}
+    for (kind, *_), (want, _) in located.compared.items():
+        if want.dtype.kind == "f":
+            floor[kind] = max(floor.get(kind, 0.0), ROUNDING * _size(want))
+    limits = {key: floor.get(key[0], 0.0) for key in pairs}
+    if all(_size(got - want) <= limits[key] for key, (want, got) in pairs.items()):
+        return
+    linked = {key[1:] for key in located.compared if key[0] == "values"}
+    given = point.params, point.batch, located.code, linked
+    for name, remedy, found in reference.replay_layer(*given):
+        yield Cause(name, remedy, _unexplained(pairs, found, limits, REPRODUCED))
 
 
 def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
     """Read the cause from the numbers of the layer, or of the first point that differs."""
+    differing = [key for point, got in seen for key in _differing(point, got)]
+    if {stage for stage, _ in differing} == {"parameters"}:
+        points = [
+            (point.step, {k[1]: (point.params[k[1]], point.want[k], got[k]) for k in got if k[0] == "parameters"})
+            for point, got in seen
+        ]
+        for explanation in arithmetic.explain_updates(points, {name for _, name in differing}):
+            yield Cause(*explanation)
+        return
     if place is not None and place[0].layer:
         located, point = place
         kinds = ("values",) if located.direction == "forward" else ("cotangents", "grads")
@@ -143,7 +125,7 @@ def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) 
             if key[0] in kinds
         }
     else:
-        point, got = next((pair for pair in seen if _differs(*pair)), seen[0])
+        point, got = next((pair for pair in seen if _differing(*pair)), seen[0])
         stages = ("loss", "gradient")
         named = {f"{k[0]} {k[1]}": (point.want[k], got[k]) for k in got if k[0] in stages}
     for explanation in arithmetic.explain(named, _counts(point.batch)):
@@ -188,16 +170,15 @@ def _distance(replay: Callable[..., Outputs], seen: Seen) -> float:
 def _unexplained(
     pairs: Mapping[Any, tuple[np.ndarray, np.ndarray]],
     found: Mapping[Any, np.ndarray],
-    limits: Mapping[Any, float] | None = None,
+    limits: Mapping[Any, float],
     most: float = EXPLAINED,
 ) -> float:
     """Return the largest share of the differences (want, got) that `found` leaves."""
     worst = 0.0
     for key, (want, got) in pairs.items():
-        limit = 1e-12 * _size(want) if limits is None else limits[key]
-        scale = max(_size(got - want), limit)
+        scale = max(_size(got - want), limits[key])
         if key not in found or found[key].shape != got.shape:
-            if _size(got - want) > limit:
+            if _size(got - want) > limits[key]:
                 return np.inf
             continue
         left = _size(got - found[key])
@@ -218,7 +199,7 @@ def _of_precision(candidate: Participant, seen: Seen) -> list[Cause]:
     remedy = "keep float64 throughout, or write the function out"
     if _single(seen):
         return [Cause("computed in float32", f"switch x64 on, {remedy}", 0.0)]
-    point, got = next((pair for pair in seen if _differs(*pair)), seen[0])
+    point, got = next((pair for pair in seen if _differing(*pair)), seen[0])
     errors = [
         _size(value - point.want[key]) / (_size(point.want[key]) or 1.0)
         for key, value in got.items()
@@ -250,29 +231,12 @@ def _is_single(values: np.ndarray) -> bool:
     return np.array_equal(values.astype("float32").astype(float), values)
 
 
-def _rate_factors(seen: Seen) -> dict[int, float]:
-    """Return the factor on the update that fits the candidate best, by the number of steps made
-    before; {} if all are about 1.
-    """
-    inner: dict[int, float] = defaultdict(float)
-    squares: dict[int, float] = defaultdict(float)
-    for point, got in seen:
-        count = int(point.state.get("step", 0))
-        for (stage, name), value in got.items():
-            if stage == "parameters":
-                wanted = point.want[stage, name] - point.params[name]
-                inner[count] += float(((value - point.params[name]) * wanted).sum())
-                squares[count] += float((wanted**2).sum())
-    factors = {count: inner[count] / square for count, square in squares.items() if square > 0}
-    apart = [abs(factor - 1) for factor in factors.values()]
-    return factors if np.isfinite(apart).all() and max(apart, default=0) > 1e-9 else {}
-
-
-def _differs(point: Point, got: Outputs) -> bool:
-    return any(
-        _size(value - point.want[key]) > point.allowed * point.bar[key].max(initial=0)
+def _differing(point: Point, got: Outputs) -> list[tuple[str, str]]:
+    return [
+        key
         for key, value in got.items()
-    )
+        if _size(value - point.want[key]) > point.allowed * point.bar[key].max(initial=0)
+    ]
 
 
 def _counts(batch: Any) -> dict[str, int]:

@@ -100,7 +100,14 @@ def _locate(
     before = first is not None and first.stage not in ("parameters", "optimizer", "free run")
     if first is None or not before or candidate.layers is None:
         return None
-    point = next(p for p, _ in seen if (p.step, p.probe) == (first.step, first.probe))
+    point, got = next(s for s in seen if (s[0].step, s[0].probe) == (first.step, first.probe))
+    buffers = {
+        leaf.leaf: (point.want[first.stage, leaf.leaf], got[first.stage, leaf.leaf])
+        for leaf in leaves
+        if not leaf.equal
+        and (leaf.step, leaf.probe, leaf.stage) == (point.step, point.probe, "buffers")
+        and leaf.stage == first.stage
+    }
     dtype = DTYPES[point.tier]
     own, given = candidate.layers, (point.params, point.batch)
     params, batch = cast(given, dtype)
@@ -114,6 +121,7 @@ def _locate(
         layers=layers,
         noise=against.run_layers(point, *moved),
         relative=RELATIVE if point.tier == MATHEMATICS else SINGLE,
+        buffers=buffers,
     )
     return found, point
 

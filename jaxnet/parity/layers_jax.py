@@ -1,4 +1,4 @@
-"""The layers of a JAX program, run without jit: nnx modules by their calls, and by `tap`."""
+"""The layers of a JAX program: nnx modules by their calls, and by `tap`."""
 
 from __future__ import annotations
 
@@ -47,10 +47,12 @@ def run(
         fixed = {name: jnp.asarray(value) for name, value in params.items()}
         leaves = _leaves(build(fixed))
         trained = {name: value for name, value in fixed.items() if _floating(value)}
-        (value, values), grads, cotangents = function(trained, {}), {}, {}
-        if locks is not None:
-            zeros = {key: jnp.zeros(v.shape) for key, v in values.items() if _floating(v)}
-            both = jax.value_and_grad(function, argnums=(0, 1), has_aux=True)
+        if locks is None:
+            (value, values), grads, cotangents = jax.jit(function)(trained, {}), {}, {}
+        else:
+            _, shapes = jax.eval_shape(function, trained, {})
+            zeros = {key: jnp.zeros(v.shape) for key, v in shapes.items() if _floating(v)}
+            both = jax.jit(jax.value_and_grad(function, argnums=(0, 1), has_aux=True))
             (value, values), (grads, cotangents) = both(trained, zeros)
         value, grads, values, cotangents = jax.device_get((value, grads, values, cotangents))
     return LayerRun(np.asarray(value), grads, times, values, cotangents, leaves)

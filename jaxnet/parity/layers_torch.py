@@ -54,12 +54,14 @@ class _Taps(Taps):
         self._locks = locks
 
     def _record(self, key: Key, x: torch.Tensor) -> torch.Tensor:
-        self.values[key] = _array(x)
-        value, grad = self._locks.get(key, (None, None))
-        value = x if value is None else torch.tensor(value, dtype=x.dtype)
-        if not x.is_floating_point():
-            return value
-        return _Lock.apply(x, self.token, value, grad, self, key)
+        with torch._C.DisableTorchFunction():  # these calls are not the program's
+            self.values[key] = _array(x)
+            value, grad = self._locks.get(key, (None, None))
+            value = x if value is None else torch.tensor(value, dtype=x.dtype)
+            if not x.is_floating_point():
+                return value
+            x.locked = _Lock.apply(x, self.token, value, grad, self, key)
+            return x.locked
 
 
 class _Lock(torch.autograd.Function):

@@ -45,7 +45,9 @@ class Located:
     """Where two programs part. layer: "" if every layer is equal; direction: forward or backward.
 
     text: what is equal there and what is not. marks: all layers of the candidate, in the order in
-    which they begin. notes: what was not paired, and why.
+    which they begin. notes: what was not paired, and why. path: of the reference's layer, None if
+    there is none. code: the path of the reference's module whose code can be compared: the same, or
+    the one around a layer whose outputs have other shapes.
     """
 
     layer: str
@@ -55,24 +57,25 @@ class Located:
     marks: list[Mark]
     notes: list[str]
     path: str | None = None
+    code: str | None = None
     compared: dict[tuple, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     leaves: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def inside(self) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
         """Return (wanted, got) of all that the layer's code makes, named as `LayerRun.arrays`."""
-        if self.path is None:
+        if self.code is None:
             return self.compared
-        own, outside = self.leaves.get(self.path, frozenset()), set[str]()
+        own, outside = self.leaves.get(self.code, frozenset()), set[str]()
         for path, leaves in self.leaves.items():
-            if not _is_below(path, self.path) and not _is_below(self.path, path):
+            if not _is_below(path, self.code) and not _is_below(self.code, path):
                 outside |= leaves
 
         def made(kind, name, side="", *_):
-            if kind in ("loss", "grads"):
+            if kind in ("loss", "grads", "buffers"):
                 return name in own - outside
             given = INPUTS if kind == "values" else OUTPUTS
             path = path_of(name)
-            return _is_below(path, self.path) and (path != self.path or side != given)
+            return _is_below(path, self.code) and (path != self.code or side != given)
 
         return {key: pair for key, pair in self.compared.items() if made(*key)}
 
@@ -101,34 +104,54 @@ def locate(
     layers: Mapping[str, str] | None = None,
     noise: LayerRun | None = None,
     relative: float = RELATIVE,
+    buffers: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Located:
     """Return the layer in which a candidate parts from a reference.
 
     run(locks) -> the candidate's run, with leaves and their gradients named as the reference's: it
     is called with None, to pair the layers, then with locks. layers: names that are paired first.
-     noise: the reference on parameters moved by their rounding, or in another precision.
+    noise: the reference on parameters moved by their rounding, or in another precision. buffers:
+    (wanted, got) of those that are off, if nothing else is.
 
     It tells where, never whether: two layers that are paired wrongly only look different.
     """
     pairs = pair(reference, run(None), layers)
-    return _Judge(
-        reference, run(pairs.locks(reference)), pairs, noise or reference, relative
-    ).found()
+    own = run(pairs.locks(reference))
+    return _Judge(reference, own, pairs, noise or reference, relative, buffers or {}).found()
 
 
 class _Judge:
     """Judges the locked run of a candidate."""
 
     def __init__(
-        self, reference: LayerRun, own: LayerRun, pairs: Pairs, noise: LayerRun, relative: float
+        self,
+        reference: LayerRun,
+        own: LayerRun,
+        pairs: Pairs,
+        noise: LayerRun,
+        relative: float,
+        buffers: Mapping[str, tuple[np.ndarray, np.ndarray]],
     ):
         self.reference, self.own, self.pairs = reference, own, pairs
-        self.noise, self.relative = noise, relative
+        self.noise, self.relative, self.buffers = noise, relative, buffers
         self.around = _around(own.times)
+        self.drop_unused()
+
+    def drop_unused(self):
+        """Forget gradients that are 0 and come before all that is trained: nothing needs them."""
+        owners = [owner for leaf in self.reference.grads for owner in self.owners(leaf) or [""]]
+        trained = min((self.own.times.get(name, (0, 0))[0] for name in owners), default=0)
+        at = {INPUTS: 0, OUTPUTS: 1}
+        needed = {
+            key: grad
+            for key, grad in self.own.cotangents.items()
+            if grad.any() or self.own.times[key[0]][at[key[1]]] >= trained
+        }
+        self.own = self.own._replace(cotangents=needed)
 
     def found(self) -> Located:
         faults = [fault for name in self.pairs.calls for fault in self.call_faults(name)]
-        faults += [*self.leaf_faults(), *self.loss_faults()]
+        faults += [*self.leaf_faults(), *self.loss_faults(), *self.buffer_faults()]
         marks = [self.mark(name, faults) for name in self.around]
         rest = marks, self.pairs.notes
         if not faults:
@@ -138,14 +161,19 @@ class _Judge:
             worst[fault.layer] = max(fault.error, worst.get(fault.layer, 0.0))
         first = min(faults, key=lambda f: (worst[f.layer] < SINGLE, *_order(f)))
         names = {_shown(own): other for own, other in self.pairs.calls.items()}
-        path = names.get(first.layer)
+        unlike = {_shown(own): own for own in self.pairs.unlike}
+        call = code = names.get(first.layer)
+        if first.layer in unlike:
+            own = unlike[first.layer]
+            call, code = self.pairs.unlike[own], names.get(self.outer(own))
         return Located(
             first.layer,
-            "" if path is None else _shown(path),
+            "" if call is None else _shown(call),
             first.direction,
             first.text,
             *rest,
-            None if path is None else path_of(path),
+            None if call is None else path_of(call),
+            None if code is None else path_of(code),
             self.compared(),
             self.reference.leaves,
         )
@@ -162,6 +190,7 @@ class _Judge:
                     got = link.to_reference(own[kind, *key], wanted.shape)
                     found[kind, *link.keys[0]] = wanted, got
         rest = [key for key in other if key[0] in ("loss", "grads") and key in own]
+        found |= {("buffers", name): pair for name, pair in self.buffers.items()}
         return found | {key: (other[key], own[key]) for key in rest}
 
     def call_faults(self, call: str) -> Iterator[Fault]:
@@ -177,6 +206,9 @@ class _Judge:
         if output_off and self.is_moved(call, INPUTS):
             text = f"the input of {name} has the reference's numbers in another order"
             yield self.moved(Fault(FORWARD, stop, outer, output_off, text))
+        elif output_off and (shapes := self.unlike(call, self.pairs.calls[call], INPUTS)):
+            text = f"what comes before {name}: its input has the shape {shapes}"
+            yield self.moved(Fault(FORWARD, start, outer, output_off, text))
         elif output_off:
             text = f"its inputs{self.contents(call)} are equal, its output is {_off(output_off)}"
             yield self.moved(Fault(FORWARD, stop, name, output_off, text))
@@ -252,6 +284,14 @@ class _Judge:
             text = f"every layer's output is equal, the loss is {_off(error)}"
             yield self.moved(Fault(FORWARD, math.inf, OUTSIDE, error, text))
 
+    def buffer_faults(self) -> Iterator[Fault]:
+        for leaf, (want, got) in self.buffers.items():
+            owners = self.owners(leaf)
+            error = self.error(got, want, want, 0.0)
+            time = min((self.own.times[name][1] for name in owners), default=0)
+            text = f"its inputs and outputs are equal, the new {leaf} is {_off(error)}"
+            yield Fault(FORWARD, time, " or ".join(map(_shown, owners)) or OUTSIDE, error, text)
+
     def owners(self, leaf: str) -> list[str]:
         """Return the innermost paired layers that hold a leaf."""
         holding = [n for n in self.pairs.calls if leaf in self.own.leaves.get(path_of(n), ())]
@@ -268,7 +308,22 @@ class _Judge:
             if self.outer(name) == fault.layer and self.is_moved(name, OUTPUTS):
                 text = "its output has the reference's numbers in another order"
                 return self.moved(fault._replace(layer=_shown(name), text=text))
+        for name, other in self.pairs.unlike.items():
+            before = self.own.times[name][1] <= fault.time
+            shapes = self.unlike(name, other, OUTPUTS)
+            if shapes and before and self.outer(name) == fault.layer:
+                text = f"its output has the shape {shapes}"
+                return fault._replace(layer=_shown(name), text=text)
         return fault
+
+    def unlike(self, call: str, other: str, side: str) -> str:
+        """Return the first two shapes that do not fit each other, as text."""
+        linked = {link.keys[0] for link in self.pairs.links.values()}
+        own = [key for key in self.own.keys(call, side) if key not in self.pairs.links]
+        others = [key for key in self.reference.keys(other, side) if key not in linked]
+        if not own or not others:
+            return ""
+        return f"{self.own.values[own[0]].shape}, not {self.reference.values[others[0]].shape}"
 
     def above(self, call: str) -> Iterator[str]:
         """Yield the calls around a call, the nearest first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -160,29 +160,6 @@ def _sequence_mistakes(reference: Participant) -> Iterator[Mistake]:
             "report the loss that the gradient was taken of, before the update",
             replace(reference, value_and_grad=late),
         )
-
-
-def scaled_rate(reference: Participant, factors: Mapping[int, float]) -> Mistake:
-    """Multiply the change of every parameter by a factor, which diagnosis fits to the candidate.
-
-    factors: by the number of steps made before.
-    """
-    update = reference.update
-    assert update is not None
-
-    def scaled(params, grads, state):
-        new, new_state = update(params, grads, state)
-        factor = factors.get(int(state["step"]), 1.0)
-        return {k: params[k] + factor * (p - params[k]) for k, p in new.items()}, new_state
-
-    first, *others = factors.values()
-    if np.allclose(others, first, rtol=1e-6, atol=0):
-        name, remedy = f"learning rate times {first:.4g}", "compare the learning rates"
-    else:
-        texts = [f"{factor:.4g} at step {count + 1}" for count, factor in factors.items()]
-        name = f"learning rate of another schedule: times {', '.join(texts)}"
-        remedy = "compare the schedules: the first update takes the value at 0"
-    return Mistake(name, f"{remedy}, and what multiplies them", replace(reference, update=scaled))
 
 
 def _arrays(batch: Any) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,17 +20,19 @@ PLAIN = 10.0  # another order of arrays or axes must be this many times nearer t
 WIDEST, MOST_AXES = 4096, 5  # of more, no other order is tried
 
 Index = np.ndarray | None  # of the elements of a flat array; None: all in order
+Axes = tuple[Any, ...]  # the number of axes on both sides, and their order
 
 
 class Link(NamedTuple):
     """Where a candidate's array lies in the reference's: reference.flat = own.flat[index].
 
     keys: the reference's array, and after it the others of its call that hold the same values.
-    reordered: whether the last axis is in another order. distance: of the free values.
+    axes: how they lie, where index was made of them. reordered: whether the last axis is in another order. distance: of the free values.
     """
 
     keys: tuple[Key, ...]
     shape: tuple[int, ...]
+    axes: Axes
     index: Index
     reordered: bool
     distance: float
@@ -51,11 +53,12 @@ class Link(NamedTuple):
 class Pairs(NamedTuple):
     """calls: the candidate's paired calls -> the reference's. links: of their arrays.
 
-    notes: which layers belong together but have no shapes that fit.
+    unlike: calls that belong together but have no outputs whose shapes fit. notes: says so.
     """
 
     calls: dict[str, str]
     links: dict[Key, Link]
+    unlike: dict[str, str]
     notes: list[str]
 
     def locks(self, reference: LayerRun) -> Locks:
@@ -90,14 +93,17 @@ def pair(
             raise ValueError(
                 f"`layers` must name layers that are called: {list(known)}, got {name!r}"
             )
-    made = Pairs({}, {}, [])
+    made, usual = Pairs({}, {}, {}, []), frozenset[Axes]()
     for path, other in _pair_paths(reference, candidate, layers).items():
         for names in zip(own[path], others[other], strict=False):
-            outputs = _links(candidate, reference, *names, OUTPUTS)
+            inputs = _links(candidate, reference, *names, INPUTS)
+            usual = frozenset(x.axes for x in inputs.values() if x.distance < SAME) or usual
+            outputs = _links(candidate, reference, *names, OUTPUTS, usual)
             if outputs:
                 made.calls[names[0]] = names[1]
-                made.links.update(outputs | _links(candidate, reference, *names, INPUTS))
+                made.links.update(outputs | inputs)
             else:
+                made.unlike[names[0]] = names[1]
                 made.notes.append(f"{names[0]} and {names[1]} are not paired: their shapes differ")
     return made
 
@@ -119,6 +125,10 @@ def _parts(path: str) -> tuple[str, ...]:
     return tuple(re.split("[./]", path)) if path else ()
 
 
+def _last(path: str) -> tuple[str, ...]:
+    return _parts(path)[-1:]
+
+
 def _pair_paths(
     reference: LayerRun, candidate: LayerRun, layers: Mapping[str, str]
 ) -> dict[str, str]:
@@ -130,9 +140,9 @@ def _pair_paths(
         found.setdefault("", "")
 
     def likeness(own: str, other: str) -> float:
-        links = _links(candidate, reference, own, other, OUTPUTS).values()
-        near = max((1 - link.distance for link in links), default=-1.0)
-        return 1 + 2 * max(near, 0.0) + (_parts(own)[-1:] == _parts(other)[-1:]) if links else 0.0
+        links, same = _links(candidate, reference, own, other, OUTPUTS), _last(own) == _last(other)
+        near = max((1 - link.distance for link in links.values()), default=0.0)
+        return 1 + 2 * max(near, 0.0) + same if links else same / 100
 
     def pair_by(key: Callable[[int, str], object]) -> None:
         groups: dict[object, tuple[list[str], list[str]]] = {}
@@ -178,36 +188,47 @@ def _align(
 
 
 def _links(
-    candidate: LayerRun, reference: LayerRun, own: str, other: str, side: str
+    candidate: LayerRun,
+    reference: LayerRun,
+    own: str,
+    other: str,
+    side: str,
+    usual: frozenset[Axes] = frozenset(),
 ) -> dict[Key, Link]:
-    """Link each array with the nearest of the reference's whose shape fits, in order if alike."""
+    """Link each array with the nearest of the reference's whose shape fits, in order if alike.
+
+    usual: orders of axes that are more likely than the plain one.
+    """
     wanted = {key: reference.values[key] for key in reference.keys(other, side)}
     links: dict[Key, Link] = {}
     used: set[Key] = set()
     for key in candidate.keys(own, side):
         array, options = candidate.values[key], []
         for other_key, want in wanted.items():
-            for index in _orders(array, want):
+            likely = {axes for axes in usual if axes[:2] == (array.ndim, want.ndim)}
+            for axes, index in _orders(array, want):
                 distance = _distance(_ordered(array, index), want.ravel())
-                departs = (key[2] != other_key[2]) + (index is not None)
-                cost = (distance + TINY) * PLAIN**departs
+                plain = axes in likely if likely else index is None
+                cost = (distance + TINY) * PLAIN ** ((key[2] != other_key[2]) + (not plain))
                 if other_key not in used or distance < SAME:
-                    options.append((other_key in used, cost, other_key, index))
+                    options.append((other_key in used, cost, other_key, axes, index))
         if options:
-            *_, other_key, index = min(options, key=lambda option: option[:2])
+            *_, other_key, axes, index = min(options, key=lambda option: option[:2])
             used.add(other_key)
-            links[key] = _link(array, wanted, other_key, index)
+            links[key] = _link(array, wanted, other_key, axes, index)
     return links
 
 
-def _link(array: np.ndarray, wanted: dict[Key, np.ndarray], key: Key, index: Index) -> Link:
+def _link(
+    array: np.ndarray, wanted: dict[Key, np.ndarray], key: Key, axes: Axes, index: Index
+) -> Link:
     want, reordered = wanted[key], False
     distance = _distance(_ordered(array, index), want.ravel())
     if distance > CLOSE and (order := _last_order(_ordered(array, index), want)) is not None:
         index, reordered = order if index is None else index[order], True
         distance = _distance(_ordered(array, index), want.ravel())
     equal = [k for k, value in wanted.items() if k != key and np.array_equal(value, want)]
-    return Link((key, *equal), array.shape, index, reordered, distance)
+    return Link((key, *equal), array.shape, axes, index, reordered, distance)
 
 
 def _last_order(flat: np.ndarray, want: np.ndarray) -> Index:
@@ -236,22 +257,23 @@ def _distance(got: np.ndarray, want: np.ndarray) -> float:
         return float(min(np.nan_to_num(apart / np.abs(want).sum() if apart else 0.0, nan=1e9), 1e9))
 
 
-def _orders(own: np.ndarray, want: np.ndarray) -> Iterator[Index]:
+def _orders(own: np.ndarray, want: np.ndarray) -> Iterator[tuple[Axes, Index]]:
     """Yield each order of own elements that has the wanted shape: axes moved, merged or split."""
     if own.size != want.size or own.dtype.kind != want.dtype.kind:
         return
     a, b = (tuple(n for n in array.shape if n != 1) for array in (own, want))
+    sizes = own.ndim, want.ndim
     if a == b or _merges(a, b) or _merges(b, a):
-        yield None
+        yield (*sizes, None), None
     if max(len(a), len(b)) > MOST_AXES:
         return
     places = np.arange(own.size)
     for axes in itertools.islice(itertools.permutations(range(len(a))), 1, None):
         if _merges([a[i] for i in axes], b):
-            yield places.reshape(a).transpose(axes).ravel()
+            yield (*sizes, axes), places.reshape(a).transpose(axes).ravel()
     for axes in itertools.islice(itertools.permutations(range(len(b))), 1, None):
         if len(b) > len(a) and _merges([b[i] for i in axes], a):
-            yield places.reshape(b).transpose(axes).ravel().argsort()
+            yield (*sizes, axes, "split"), places.reshape(b).transpose(axes).ravel().argsort()
 
 
 def _merges(shape: Sequence[int], merged: Sequence[int]) -> bool:

@@ -90,7 +90,7 @@ class Participant:
     )
     plan: Plan | None = None
     layers: Callable[[Leaves, Any, Any], Any] | None = None
-    replay_layer: Callable[[Leaves, Any, str | None], Iterator[Any]] | None = None
+    replay_layer: Callable[[Leaves, Any, str | None, set], Iterator[Any]] | None = None
     replay_update: Callable[[], Iterator[tuple[str, str, Callable]]] | None = None
     buffers: Callable[[Leaves, Any], Leaves] | None = None
     own: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)

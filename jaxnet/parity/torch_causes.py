@@ -267,6 +267,17 @@ def _operands(call):
         yield "product with the second operand transposed", "transpose it", lambda: a @ b.mT
 
 
+@family("add")
+def _residual(call):
+    """Yield the sum with what a norm returned for what it was given."""
+    for key, kept in (("input", call["other"]), ("other", call["input"])):
+        for norm in [made for made in call.made.values() if made.name in NORMS]:
+            if isinstance(call[key], torch.Tensor) and torch.equal(norm["input"], call[key]):
+                name, y = f"residual taken after {NORMS[norm.name]}", norm.result
+                y = getattr(y, "locked", y)
+                yield name, "add what the norm was given", lambda y=y, x=kept: y + x
+
+
 @family("add sub mul div")
 def _constants(call):
     x, c = call["input"], call["other"]
@@ -276,7 +287,7 @@ def _constants(call):
     remedy = f"the reference's array is {verb} {c:g} here"
     yield f"{verb} {c:g} left out", remedy, lambda: x
     if call.name in ("mul", "div"):
-        yield f"{verb} {c * c:g} for {c:g}", remedy, partial(call, other=c * c)
+        yield f"{verb} {c:g} twice", remedy, partial(call, other=c * c)
     for value in EPSILONS if call.name == "add" and 0 < c <= max(EPSILONS) else ():
         if not math.isclose(value, c):
             yield f"epsilon {value:g} for {c:g}", remedy, partial(call, other=value)

@@ -180,6 +180,23 @@ def _parts(call):
         yield f"parts {i} and {j} swapped", remedy, lambda o=order: tuple(parts[n] for n in o)
 
 
+@family("chunk split")
+def _fused(call):
+    """Yield parts of the last axis that lie inside each head, or one after another."""
+    x, parts = call.args[0], call.original()
+    n, width = len(parts), parts[0].shape[-1]
+    if any(part.shape != (*x.shape[:-1], width) for part in parts):
+        return
+    remedy = "split a fused weight's features as (parts, heads, size), or (heads, parts, size)"
+    if x.ndim > 2:
+        whole = x.flatten(-2).unflatten(-1, (n, x.shape[-2], width))
+        name = "fused parts one after another, not inside each head"
+        yield name, remedy, lambda: whole.unbind(-3)
+    for heads in [h for h in (2, 4, 8, 12, 16) if width % h == 0 and width > h]:
+        within = [part.flatten(-2) for part in x.unflatten(-1, (heads, n, -1)).unbind(-2)]
+        yield f"fused parts inside each of {heads} heads", remedy, lambda w=within: tuple(w)
+
+
 @family("__getitem__")
 def _index(call):
     x, keys = call.args

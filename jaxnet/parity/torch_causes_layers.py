@@ -57,6 +57,8 @@ def _convolution(call):
     remedy = f"set padding={pads}"
     if same != pads:
         yield f"padding SAME {same} for {pads}", remedy, padded(same)
+    if any(map(any, pads)):
+        yield f"padding VALID for {pads}", remedy, partial(call, padding=0)
     for shift in (-1, 1) if same == pads else ():
         moved = [(a + shift, b - shift) for a, b in pads]
         yield f"padding {moved} for {pads}", remedy, padded(moved)
@@ -74,6 +76,9 @@ def _max_pool(call):
     if same != pads:
         changed = partial(call, input=_pad(call["input"], same, float("-inf")), padding=0)
         yield f"pooling with padding SAME {same} for {pads}", f"set padding={pads}", changed
+    if any(map(any, pads)):
+        remedy = f"set padding={pads}"
+        yield f"pooling with padding VALID for {pads}", remedy, partial(call, padding=0)
 
 
 @family("pad")
@@ -81,10 +86,11 @@ def _padding(call):
     x, pad, mode = call["input"], [*call["pad"]], call["mode"] or "constant"
     if mode != "constant":
         yield f"zero padding for {mode}", f"pad with mode {mode!r}", partial(F.pad, x, pad)
-    pairs = zip(pad[::2], pad[1::2], strict=True)
+    pairs = [*zip(pad[::2], pad[1::2], strict=True)]
     centred = [side for a, b in pairs for side in ((a + b) // 2, (a + b + 1) // 2)]
-    if centred != pad:
-        yield "padding on both sides", f"pad by {pad}", partial(call, pad=centred)
+    mirrored = [side for a, b in pairs for side in (b, a)]
+    for new in [centred] * (centred != pad) + [mirrored] * (mirrored not in (pad, centred)):
+        yield f"padding {new} for {pad}", f"pad by {pad}", partial(call, pad=new)
 
 
 @family("embedding")
@@ -117,7 +123,7 @@ def _dropout(call):
 def _reduction(call):
     each = call(reduction="none")
     divisors = {"sum": 1, "mean over all elements": each.numel(), "mean over the batch": len(each)}
-    target, weight = call["target"], call["weight"]
+    target, weight, kept = call["target"], call["weight"], None
     if call.name in ("cross_entropy", "nll_loss") and not target.is_floating_point():
         kept = target != (-100 if call["ignore_index"] is None else call["ignore_index"])
         divisors["mean over the elements not ignored"] = int(kept.sum())
@@ -128,6 +134,11 @@ def _reduction(call):
     total, value = each.sum(), call()
     same = [n for n, d in divisors.items() if torch.isclose(total / d, value, rtol=1e-9)]
     own, seen = same[-1] if same else "mean", {divisors[n] for n in same}
+    if kept is not None and (made := call.made_by(call["input"], "flatten reshape view")):
+        rows, counts = (a.reshape(len(made.args[0]), -1).sum(1) for a in (each, kept))
+        if len(rows) < each.numel() and not torch.isclose((rows / counts).mean(), value):
+            name = f"mean over each of {len(rows)} rows, then over the rows, for the {own}"
+            yield name, f"take the {own}", lambda: (rows / counts).mean()
     for name, divisor in reversed(divisors.items()):
         if divisor not in seen:
             seen.add(divisor)
@@ -150,8 +161,27 @@ def _classes(call):
             name, remedy = f"label smoothing {value:g} for {own:g}", f"smooth labels by {own:g}"
             yield name, remedy, partial(call, label_smoothing=value)
         x = call["input"]
+        yield from _smoothing(call, own, call["ignore_index"]) if own else ()
         remedy = "give logits, not probabilities, to the cross-entropy"
         yield "softmax taken twice", remedy, partial(call, input=x.softmax(min(x.ndim - 1, 1)))
+
+
+def _smoothing(call, s, ignored):
+    """Yield the wrong forms of label smoothing by s."""
+    plain, even = partial(call, label_smoothing=0.0), partial(call, label_smoothing=1.0)
+    x = call["input"]
+    k = x.shape[min(x.ndim - 1, 1)]
+    remedy = f"the right class has 1 - {s:g} + {s:g} / {k}, each other one {s:g} / {k}"
+    name = "label smoothing that takes s / K from the right class, not s"
+    yield name, remedy, lambda: (1 - s / k) * plain() + s * even()
+    name = "label smoothing over the other classes only"
+    yield name, remedy, lambda: (1 - s) * plain() + s * (k * even() - plain()) / (k - 1)
+    at = call["target"] == ignored
+    if at.any() and call["reduction"] in (None, "mean"):
+        extra = -s * x.log_softmax(1).mean(1)[at].sum()
+        name = "mean over all elements, with the smoothed part of those that are ignored"
+        remedy = "leave the ignored elements out of the sum and of the count"
+        yield name, remedy, lambda: (call(reduction="sum") + extra) / at.numel()
 
 
 GATES = {"lstm": "ifgo", "lstm_cell": "ifgo", "gru": "rzn", "gru_cell": "rzn"}

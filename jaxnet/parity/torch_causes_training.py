@@ -106,6 +106,7 @@ def _rules(made) -> Iterator[tuple[str, str, Context]]:
         yield "eps inside the root", "add eps after the square root: eps_root=0", _eps_in_root
     if isinstance(made, torch.optim.Adam):
         yield "Adam's step off by one", "count steps from 1 in 1 - b**t", partial(_counted, 1)
+        yield "eps added before the bias correction", "add eps to sqrt(v / (1 - b2**t))", _early_eps
         far = partial(_counted, 10**9)
         yield "Adam without bias correction", "divide by 1 - b**t", far
     if group.get("dampening") and group["momentum"]:
@@ -144,6 +145,16 @@ def _counted(by, optimizer):
     yield
     for state in states:
         state["step"] -= by
+
+
+@contextmanager
+def _early_eps(optimizer):
+    with ExitStack() as stack:
+        for group in optimizer.param_groups:
+            counts = {float(optimizer.state[p].get("step", 0)) for p in group["params"]}
+            correction = 1 - group["betas"][1] ** (max(counts, default=0) + 1)
+            stack.enter_context(mock.patch.dict(group, eps=group["eps"] / correction**0.5))
+        yield
 
 
 @contextmanager

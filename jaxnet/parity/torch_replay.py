@@ -158,7 +158,10 @@ def _changes(call: Call) -> Iterator[Change]:
 
 @torch.no_grad()
 def _offers(call: Call) -> list[tuple[str, str]]:
-    """Return name and remedy of each change that a call allows: it runs, and keeps the shapes."""
+    """Return name and remedy of each change that a call allows: it runs, and keeps the shapes.
+
+    A padding need not: a mean over the axes may hide it.
+    """
     found, shapes = [], None
     with contextlib.suppress(Exception):  # a form of call that the catalogue does not know
         for name, remedy, make in _changes(call):
@@ -167,7 +170,7 @@ def _offers(call: Call) -> list[tuple[str, str]]:
                 continue
             shapes = _shapes(call.original()) if shapes is None else shapes
             with contextlib.suppress(Exception):
-                if _shapes(make()) == shapes:
+                if _shapes(make()) == shapes or "padding" in name:
                     found.append((name, remedy))
     return found
 
