@@ -16,6 +16,7 @@ from jaxnet.parity.participants import Leaves
 from jaxnet.parity.torch_causes_training import training_changes
 from jaxnet.parity.torch_replay import replays
 
+MOST_SWAPS = 40  # pairs of leaves, those of one layer first
 Replay = tuple[str, str, dict[tuple, np.ndarray]]  # the mistake, its remedy, and what it gives
 
 
@@ -50,10 +51,12 @@ def replay_layer(
         locks = {k: (v, None if k[1] == INPUTS else g) for k, (v, g) in locks.items()}
         if layer is None:
             yield from _replayed(lambda: run(loss, twin, tensors(batch), locks))
+            yield from _swapped(lambda: run(loss, twin, tensors(batch), locks), twin, "")
             return
         piece = twin.get_submodule(layer)
         given = _arguments(loss, twin, piece, tensors(batch))
-        wanted = [base.cotangents.get(key) for key in base.keys(layer, OUTPUTS)]
+        calls = [layer if i == 0 else f"{layer}#{i + 1}" for i in range(len(given))]
+        wanted = [[base.cotangents.get(k) for k in base.keys(call, OUTPUTS)] for call in calls]
         inner = {
             (_relative(key[0], layer), *key[1:]): lock
             for key, lock in locks.items()
@@ -61,6 +64,7 @@ def replay_layer(
         }
 
         yield from _replayed(lambda: run(_Projection(wanted), piece, given, inner))
+        yield from _swapped(lambda: run(_Projection(wanted), piece, given, inner), twin, layer)
 
 
 def _replayed(run: Callable[[], dict[tuple, np.ndarray]]) -> Iterator[Replay]:
@@ -73,26 +77,50 @@ def _replayed(run: Callable[[], dict[tuple, np.ndarray]]) -> Iterator[Replay]:
         yield name, remedy, found
 
 
+def _swapped(
+    run: Callable[[], dict[tuple, np.ndarray]], twin: torch.nn.Module, layer: str
+) -> Iterator[Replay]:
+    """Yield the runs in which a leaf of the layer, and another of its shape, have changed places."""
+    leaves = dict(twin.named_parameters())
+    own = [name for name in leaves if not layer or name.startswith(f"{layer}.")]
+    pairs = {
+        tuple(sorted((a, b)))
+        for a in own
+        for b in leaves
+        if a != b and leaves[a].shape == leaves[b].shape
+    }
+    near = sorted(pairs, key=lambda pair: pair[0].rpartition(".")[0] != pair[1].rpartition(".")[0])
+    for a, b in near[:MOST_SWAPS]:
+        before = leaves[a].data, leaves[b].data
+        leaves[a].data, leaves[b].data = before[::-1]
+        found, other = run(), {("grads", a): ("grads", b), ("grads", b): ("grads", a)}
+        leaves[a].data, leaves[b].data = before
+        remedy = "compare the names in `layout`"
+        yield f"{a} and {b} swapped", remedy, {other.get(k, k): v for k, v in found.items()}
+
+
 class _Projection:
     """The sum of a layer's outputs, each times the gradient that it gets in the whole model."""
 
-    def __init__(self, wanted: list[Any]):
-        self.wanted = wanted
+    def __init__(self, wanted: list[list[Any]]):
+        self.wanted = wanted  # by call
 
     def __call__(self, module: torch.nn.Module, given: Any) -> torch.Tensor:
-        args, kwargs = given
-        outputs = layers_torch.arrays_of(module(*args, **kwargs))
-        with torch._C.DisableTorchFunction():  # these calls are not the program's
-            terms = [
-                (output * torch.as_tensor(grad)).sum()
-                for output, grad in zip(outputs, self.wanted, strict=False)
-                if grad is not None and output.is_floating_point()
-            ]
-            return sum(terms, torch.zeros(()))
+        terms = [torch.zeros(())]
+        for (args, kwargs), wanted in zip(given, self.wanted, strict=True):
+            outputs = layers_torch.arrays_of(module(*args, **kwargs))
+            with torch._C.DisableTorchFunction():  # these calls are not the program's
+                terms += [
+                    (output * torch.as_tensor(grad)).sum()
+                    for output, grad in zip(outputs, wanted, strict=False)
+                    if grad is not None and output.is_floating_point()
+                ]
+        with torch._C.DisableTorchFunction():
+            return torch.stack(terms).sum()
 
 
 def _arguments(loss: Callable, twin: torch.nn.Module, piece: torch.nn.Module, batch: Any) -> Any:
-    """Return the arguments of a module's first call."""
+    """Return the arguments of each call of a module."""
     seen: list[Any] = []
     handle = piece.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
@@ -102,7 +130,7 @@ def _arguments(loss: Callable, twin: torch.nn.Module, piece: torch.nn.Module, ba
             loss(twin, batch)
     finally:
         handle.remove()
-    return seen[0]
+    return seen
 
 
 def _relative(call: str, layer: str) -> str:
@@ -113,7 +141,7 @@ def _renamed(run: LayerRun, layer: str) -> LayerRun:
     """Return a run of one module with the names of the whole model."""
 
     def full(name: str) -> str:
-        return ".".join(filter(None, (layer, name)))
+        return layer + name if name.startswith("#") else ".".join(filter(None, (layer, name)))
 
     def moved(arrays: dict) -> dict:
         return {(full(key[0]), *key[1:]): value for key, value in arrays.items()}

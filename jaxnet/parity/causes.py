@@ -91,18 +91,24 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
     located, point = place
     if located.code is None and located.layer != OUTSIDE:
         return
-    pairs = located.inside()
     floor: dict[str, float] = {}
     for (kind, *_), (want, _) in located.compared.items():
         if want.dtype.kind == "f":
             floor[kind] = max(floor.get(kind, 0.0), ROUNDING * _size(want))
-    limits = {key: floor.get(key[0], 0.0) for key in pairs}
-    if all(_size(got - want) <= limits[key] for key, (want, got) in pairs.items()):
-        return
+    limits = {key: floor.get(key[0], 0.0) for key in located.compared}
+    whole, part = (
+        pairs if sum((abs(g - w) > limits[k]).sum() for k, (w, g) in pairs.items()) > least else {}
+        for pairs, least in ((located.inside(), 0), (located.essential(), 1))
+    )
     linked = {key[1:] for key in located.compared if key[0] == "values"}
     given = point.params, point.batch, located.code, linked
-    for name, remedy, found in reference.replay_layer(*given):
-        yield Cause(name, remedy, _unexplained(pairs, found, limits, REPRODUCED))
+    causes: list[Cause] = []
+    partly: list[Cause] = []
+    for name, remedy, found in reference.replay_layer(*given) if whole else []:
+        causes.append(Cause(name, remedy, _unexplained(whole, found, limits, REPRODUCED)))
+        left = _unexplained(part, found, limits, REPRODUCED) if part else np.inf
+        partly.append(Cause(name, f"{remedy} (beside it the gradients differ)", left))
+    yield from causes if any(np.isfinite(cause.distance) for cause in causes) else partly
 
 
 def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
@@ -110,7 +116,14 @@ def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) 
     differing = [key for point, got in seen for key in _differing(point, got)]
     if {stage for stage, _ in differing} == {"parameters"}:
         points = [
-            (point.step, {k[1]: (point.params[k[1]], point.want[k], got[k]) for k in got if k[0] == "parameters"})
+            (
+                point.step,
+                {
+                    k[1]: (point.params[k[1]], point.want[k], got[k])
+                    for k in got
+                    if k[0] == "parameters"
+                },
+            )
             for point, got in seen
         ]
         for explanation in arithmetic.explain_updates(points, {name for _, name in differing}):

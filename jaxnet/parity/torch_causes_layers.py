@@ -231,8 +231,26 @@ def _recurrent(call):
             return [0 * p if j == i else p for j, p in enumerate(layer)]
 
         yield f"{name} left out", remedy, partial(_rebuilt, call, without)
-    if not call.name.endswith("cell") and call.args[7] is True and len(call.args) == 9:
-        axis = 1 if call.args[8] else 0
+
+    def turned_weights(w_ih, w_hh, *biases):
+        return w_ih, w_hh.unflatten(0, (len(gates), -1)).mT.flatten(0, 1), *biases
+
+    name, remedy = "recurrent weights transposed in each gate", "transpose them, as the input's"
+    yield name, remedy, partial(_rebuilt, call, turned_weights)
+    if call.name.endswith("cell") or len(call.args) != 9:
+        return
+    axis = 1 if call.args[8] else 0
+    if call.args[7] is False:
+
+        def backwards():
+            y, *states = call.func(call.args[0].flip(axis), *call.args[1:])
+            return y.flip(axis), *states
+
+        yield "the sequence read backwards", "begin with the first step", backwards
+    if call.name == "lstm":
+        swapped = (call.args[0], call.args[1][::-1], *call.args[2:])
+        yield "h and c swapped in the carry", "flax: (c, h)", lambda: call.func(*swapped)
+    if call.args[7] is True:
 
         def turned():
             y, *states = call.original()

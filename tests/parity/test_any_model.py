@@ -1,6 +1,5 @@
 """Models, batches, checkpoints and optimizers as people have them: no alarm, no crash, no pass."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
