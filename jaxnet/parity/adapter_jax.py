@@ -149,7 +149,7 @@ def _compile(function: Callable) -> Callable:
         if not by_values:
             try:
                 return jitted(*arguments)
-            except TypeError:  # a tracer was asked for its value, or the batch holds text
+            except (TypeError, IndexError):  # a tracer was asked for its value, or it is text
                 pass
         leaves, structure = jax.tree.flatten(batch)
         arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray)]

@@ -80,7 +80,7 @@ def _replayed(run: Callable[[], dict[tuple, np.ndarray]]) -> Iterator[Replay]:
 def _swapped(
     run: Callable[[], dict[tuple, np.ndarray]], twin: torch.nn.Module, layer: str
 ) -> Iterator[Replay]:
-    """Yield the runs in which a leaf of the layer, and another of its shape, have changed places."""
+    """Yield the runs in which a leaf of the layer and another of its shape are swapped."""
     leaves = dict(twin.named_parameters())
     own = [name for name in leaves if not layer or name.startswith(f"{layer}.")]
     pairs = {

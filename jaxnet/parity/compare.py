@@ -96,9 +96,8 @@ def _common(candidate: Participant, got: Outputs, point: Point) -> list[tuple[st
     for stage, name in point.want:
         if stage == "gradient" and (stage, name) not in got:  # the candidate does not train it
             got[stage, name] = np.zeros_like(point.params[name])
-        for after, other in (("parameters", "buffers"), ("buffers", "parameters")):
-            if stage == after and (stage, name) not in got and (other, name) in got:
-                got[stage, name] = got[other, name]  # a frozen leaf is a parameter here, not there
+        if stage == "parameters" and ("buffers", name) in got:  # it is no parameter of this side
+            got.setdefault((stage, name), got["buffers", name])
     shared = {stage for stage, _ in got} & {stage for stage, _ in point.want}
     summed = () if candidate.layout is None else candidate.layout.summed
     for stage, name in point.want:

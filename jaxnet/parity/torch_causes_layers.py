@@ -239,17 +239,17 @@ def _recurrent(call):
     yield name, remedy, partial(_rebuilt, call, turned_weights)
     if call.name.endswith("cell") or len(call.args) != 9:
         return
-    axis = 1 if call.args[8] else 0
+    axis, function = 1 if call.args[8] else 0, getattr(torch, call.name)
     if call.args[7] is False:
 
         def backwards():
-            y, *states = call.func(call.args[0].flip(axis), *call.args[1:])
+            y, *states = function(call.args[0].flip(axis), *call.args[1:])
             return y.flip(axis), *states
 
         yield "the sequence read backwards", "begin with the first step", backwards
     if call.name == "lstm":
         swapped = (call.args[0], call.args[1][::-1], *call.args[2:])
-        yield "h and c swapped in the carry", "flax: (c, h)", lambda: call.func(*swapped)
+        yield "h and c swapped in the carry", "flax: (c, h)", lambda: function(*swapped)
     if call.args[7] is True:
 
         def turned():
