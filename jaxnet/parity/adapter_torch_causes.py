@@ -51,7 +51,7 @@ def replay_layer(
         locks = {k: (v, None if k[1] == INPUTS else g) for k, (v, g) in locks.items()}
         if layer is None:
             yield from _replayed(lambda: run(loss, twin, tensors(batch), locks))
-            yield from _swapped(lambda: run(loss, twin, tensors(batch), locks), twin, "")
+            yield from _swapped(lambda: run(loss, twin, tensors(batch), locks), twin, buffers, "")
             return
         piece = twin.get_submodule(layer)
         given = _arguments(loss, twin, piece, tensors(batch))
@@ -64,7 +64,9 @@ def replay_layer(
         }
 
         yield from _replayed(lambda: run(_Projection(wanted), piece, given, inner))
-        yield from _swapped(lambda: run(_Projection(wanted), piece, given, inner), twin, layer)
+        yield from _swapped(
+            lambda: run(_Projection(wanted), piece, given, inner), twin, buffers, layer
+        )
 
 
 def _replayed(run: Callable[[], dict[tuple, np.ndarray]]) -> Iterator[Replay]:
@@ -78,25 +80,47 @@ def _replayed(run: Callable[[], dict[tuple, np.ndarray]]) -> Iterator[Replay]:
 
 
 def _swapped(
-    run: Callable[[], dict[tuple, np.ndarray]], twin: torch.nn.Module, layer: str
+    run: Callable[[], dict[tuple, np.ndarray]],
+    twin: torch.nn.Module,
+    buffers: Leaves,
+    layer: str,
 ) -> Iterator[Replay]:
-    """Yield the runs in which a leaf of the layer and another of its shape are swapped."""
-    leaves = dict(twin.named_parameters())
-    own = [name for name in leaves if not layer or name.startswith(f"{layer}.")]
+    """Yield the runs in which a leaf of the layer and another of its shape are swapped.
+
+    buffers: what `run` sets them to.
+    """
+    parameters = dict(twin.named_parameters())
+    shapes = {name: p.shape for name, p in parameters.items()}
+    shapes |= {name: b.shape for name, b in buffers.items() if b.dtype.kind == "f"}
+    own = [name for name in shapes if not layer or name.startswith(f"{layer}.")]
     pairs = {
         tuple(sorted((a, b)))
         for a in own
-        for b in leaves
-        if a != b and leaves[a].shape == leaves[b].shape
+        for b in shapes
+        if a != b and shapes[a] == shapes[b] and (a in buffers) == (b in buffers)
     }
-    near = sorted(pairs, key=lambda pair: pair[0].rpartition(".")[0] != pair[1].rpartition(".")[0])
-    for a, b in near[:MOST_SWAPS]:
-        before = leaves[a].data, leaves[b].data
-        leaves[a].data, leaves[b].data = before[::-1]
-        found, other = run(), {("grads", a): ("grads", b), ("grads", b): ("grads", a)}
-        leaves[a].data, leaves[b].data = before
-        remedy = "compare the names in `layout`"
-        yield f"{a} and {b} swapped", remedy, {other.get(k, k): v for k, v in found.items()}
+
+    def swap(a: str, b: str):
+        if a in buffers:
+            buffers[a], buffers[b] = buffers[b], buffers[a]
+        else:
+            one, other = parameters[a], parameters[b]
+            one.data, other.data = other.data, one.data
+
+    def apart(pair: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+        return len({name.rpartition(".")[0] for name in pair}) > 1, pair
+
+    for a, b in sorted(pairs, key=apart)[:MOST_SWAPS]:
+        swap(a, b)
+        found, other = run(), {a: b, b: a}
+        swap(a, b)
+        named = {
+            (kind, other.get(name, name), *rest)
+            if kind in ("grads", "buffers")
+            else (kind, name, *rest): v
+            for (kind, name, *rest), v in found.items()
+        }
+        yield f"{a} and {b} swapped", "compare the names in `layout`", named
 
 
 class _Projection:

@@ -52,9 +52,10 @@ def explain_updates(
         for i, (_, leaves) in enumerate(points):
             for name, (old, want, got) in leaves.items():
                 off, difference = _size(got - change(i, name, old, want)), _size(got - want)
-                if not off <= EXACT * difference + 4 * ROUNDING * _size(old):
+                rounding = 4 * ROUNDING * _size(old)
+                if not off <= EXACT * difference + rounding:
                     return math.inf
-                worst = max(worst, off / difference if name in wrong and difference else 0.0)
+                worst = max(worst, off / difference if name in wrong and off > rounding else 0.0)
         return worst
 
     found = [*_rates(points, left)]

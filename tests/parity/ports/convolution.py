@@ -252,9 +252,6 @@ BUGS = {
     "SAME at stride 2": Bug({"padding1": "SAME"}, "conv1", "forward", "padding"),
     "padding on one side": Bug({"padding1": ((0, 2), (0, 2))}, "conv1", "forward", "padding"),
     "circular padding": Bug({"padding1": "CIRCULAR"}, "conv1", "forward", "padding"),
-    "no bias before the normalisation": Bug(
-        {"bias1": False, "layout": {"conv1/bias": None}}, "conv1", "buffers", None
-    ),
     "no dilation": Bug(
         {"dilation": 1, "padding2": ((1, 1), (0, 1))}, "conv2", "forward", "dilation"
     ),
