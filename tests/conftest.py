@@ -10,9 +10,13 @@ import matplotlib
 import mesh_processes
 import numpy as np
 import pytest
+import quick_code
+from jax._src import compiler
 
 from jaxnet.engine import compile_cache
 
+# of the workers and of all processes that tests start: NumPy's threads spin while they wait
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 NO_TORCH = importlib.util.find_spec("torch") is None
 
 if NO_TORCH and os.environ.get("JAXNET_REQUIRE_TORCH"):
@@ -21,9 +25,11 @@ if NO_TORCH and os.environ.get("JAXNET_REQUIRE_TORCH"):
 TORCH_TESTS = [
     "test_torch_net.py",
     "test_torch_live.py",
+    "parity/test_corpus.py",
     "parity/test_corpus_material.py",
     "parity/test_ported_models.py",
     "parity/test_propose.py",
+    "parity/test_selftest_modules.py",
     "parity/test_ports_themselves.py",
     "parity/test_shipped_recordings.py",
     "export/test_export_torch.py",
@@ -60,13 +66,40 @@ def user_cache(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
-@pytest.fixture
-def quick_compilation():
-    """Compile without XLA's optimisations: they change no verdict, and take most of the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
+USUAL = compiler.get_compile_options
+
+
+def quick_options(*args, **kwargs):
+    options = USUAL(*args, **kwargs)
+    options.env_option_overrides = [*options.env_option_overrides, *quick_code.OPTIONS.items()]
+    return options
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_quickly():
+    """Compile as `quick_code` says, which changes no verdict. What tests start in processes of its
+    own is compiled as a user's, unless it is given `quick_code.ENVIRONMENT`.
+    """
     jax.config.update("jax_disable_most_optimizations", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", quick_options)
+        yield
+
+
+@pytest.fixture
+def usual_code(monkeypatch):
+    """Compile as for a user: where the bits of different programs are compared."""
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    monkeypatch.setattr(compiler, "get_compile_options", USUAL)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
+
+
+@pytest.fixture
+def quick_compilation(compile_quickly):
+    """Say that a file needs no more than `compile_quickly`."""
 
 
 @pytest.fixture

@@ -225,15 +225,14 @@ CASES = {
         "out_in": out_in,
         "own_data": own_data,
         "evaluated": evaluated,
-        "same_bits": same_bits,
     },
     "many processes": {
         "trajectories": partial(trajectories, ("all",)),
         "own_data": own_data,
         "evaluated": evaluated,
         "talk": talk,
-        "same_bits": same_bits,
     },
+    "same bits": {"same_bits": same_bits},
 }
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import quick_code
+
 import jaxnet
 
 HERE = Path(__file__).parent
@@ -13,14 +15,21 @@ SOURCE = Path(jaxnet.__file__).parent.parent
 THREADS = 8  # the same for all, and as many as devices: the number changes the bits of a CPU
 
 
-def environment(devices):
+def environment(devices, quick=False):
+    """quick: compile as `quick_code` says, where only rounding may differ."""
     path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "NPROC": str(THREADS),
-        "PYTHONPATH": path,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    own = quick_code.ENVIRONMENT if quick else {}
+    return (
+        os.environ
+        | own
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "NPROC": str(THREADS),
+            "PYTHONPATH": path,
+            "XLA_FLAGS": f"{flags} {own.get('XLA_FLAGS', '')}",
+        }
+    )
 
 
 def free_port():
@@ -29,10 +38,10 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(devices, *arguments, **options):
+def start(devices, *arguments, quick=False, **options):
     return subprocess.Popen(
         [sys.executable, "-W", "error", *map(str, arguments)],
-        env=environment(devices),
+        env=environment(devices, quick),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -57,7 +66,8 @@ def make_case(out, name, processes, devices):
     own = [[name, out]]
     if processes > 1:
         own = [[name, out, i, processes, coordinator] for i in range(processes)]
-    finish([start(devices, HERE / "mesh_cases.py", *arguments) for arguments in own])
+    quick = name != "same bits"
+    finish([start(devices, HERE / "mesh_cases.py", *arguments, quick=quick) for arguments in own])
 
 
 def part(found, prefix):

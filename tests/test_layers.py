@@ -53,6 +53,7 @@ AT_TOP = {  # files that are imported only where they are used, and so may impor
     "parity/torch_replay.py": "torch",
     "parity/plugin.py": "pytest",
     "parity/plants.py": "jax optax",
+    "parity/module_plants.py": "jax flax torch",
     "parity/layers_jax.py": "jax flax",
     "parity/layers_torch.py": "torch",
     "runs/plots.py": "matplotlib",

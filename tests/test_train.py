@@ -57,6 +57,7 @@ def grain_source():
 
 
 @pytest.mark.parametrize("source", [Source, grain_source])
+@pytest.mark.usefixtures("usual_code")
 def test_a_source_with_getitem_serves_batches_and_resume_sees_the_same(source):
     (optimizer, step), batch_at = made("adam"), source().__getitem__
     whole = train.fit(step, new_state(optimizer), batch_at, 9)
@@ -67,6 +68,7 @@ def test_a_source_with_getitem_serves_batches_and_resume_sees_the_same(source):
 
 
 @pytest.mark.parametrize("name", ["nesterov", "adam", "adamw", "adagrad"])
+@pytest.mark.usefixtures("usual_code")
 def test_loop_and_scan_give_the_same_bits(name):
     optimizer, step = made(name)
     batch_at = data.batches(PROBLEM, 4, seed=5)
@@ -82,6 +84,7 @@ def test_loop_and_scan_give_the_same_bits(name):
         assert_same_bits(train.fit(on_rows, new_state(optimizer), ROWS_AT, 23), loop)
 
 
+@pytest.mark.usefixtures("usual_code")
 def test_a_run_in_two_parts_is_the_run_in_one():
     optimizer = optimizers.make("adam", optimizers.schedule("warmup", 0.01, 20))
     step = train.on_rows(train.make_step(net.loss, optimizer), PROBLEM)
@@ -117,6 +120,7 @@ def test_a_scan_of_one_chunk_length_is_compiled_once(caplog):
     assert (len(calls), len(compiled)) == (1, 1)
 
 
+@pytest.mark.usefixtures("usual_code")
 def test_a_shorter_last_chunk_is_the_same_program_and_gives_the_bits_of_the_loop(caplog):
     optimizer, step = made("adam")
     wanted = train.fit(train.on_rows(step, PROBLEM), new_state(optimizer), ROWS_AT, 13)
@@ -231,6 +235,7 @@ def test_a_flax_module_trains_as_its_dictionary_does():
         np.testing.assert_allclose(value, want.params[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("usual_code")
 def test_the_dynamic_network_trains_with_a_new_depth_at_each_step():
     spec = Spec((7, 5, 5, 3), bias=True, activation="my_relu")
     x, y, _ = data.random_problem(spec, num_rows=4)

@@ -6,6 +6,7 @@ import atexit
 import difflib
 import gc
 import inspect
+import io
 import logging
 import os
 import re
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] not in COMMANDS:
         return _help(argv)
     command, options = COMMANDS[argv[0]], options_of(COMMANDS[argv[0]])
-    _log_to_stderr(options)
+    _set_output(options)
     return leave(_run(command, argv, options))
 
 
@@ -69,7 +70,7 @@ def _help(argv: list[str]) -> int:
         near = difflib.get_close_matches(argv[0], COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
         return _fail(2, f"there is no command {argv[0]!r}; {hint}", {})
-    lines = [f"  {name:10}{_summary(command)}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:10}{(c.__doc__ or '').splitlines()[0]}" for name, c in COMMANDS.items()]
     print(
         "usage: jaxnet COMMAND [OPTIONS]\n\n"
         "Feed-forward networks in JAX, proven equal to NumPy and PyTorch.\n\n"
@@ -80,10 +81,6 @@ def _help(argv: list[str]) -> int:
     return 0 if argv else 2
 
 
-def _summary(command: type) -> str:
-    return (command.__doc__ or "").partition("\n")[0]
-
-
 def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
     try:
         parsed = _parse(command, argv)
@@ -91,7 +88,9 @@ def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
             from jaxnet.engine import compile_cache
 
             compile_cache.enable()
-        return parsed()
+        code = parsed()
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -151,25 +150,21 @@ def with_options(text: str, options: dict[str, str]) -> str:
 
 def _fail(code: int, text: str, options: dict[str, str]) -> int:
     if text:
-        print(f"jaxnet: {with_options(text, options)}", file=sys.stderr)
+        _say(text, options)
     return code
 
 
-def _log_to_stderr(options: dict[str, str]) -> None:
-    """Show what the library logs as lines of this program."""
-    log = logging.getLogger("jaxnet")
-    log.propagate = False
-    log.handlers = [_Lines(options)]
+def _say(text: str, options: dict[str, str]) -> None:
+    print(f"jaxnet: {with_options(text, options)}", file=sys.stderr)
 
 
-class _Lines(logging.Handler):
-    def __init__(self, options: dict[str, str]):
-        super().__init__()
-        self.options = options
-
-    def emit(self, record: logging.LogRecord) -> None:
-        # stderr as it is now: a test or a program may have replaced it
-        print(f"jaxnet: {with_options(record.getMessage(), self.options)}", file=sys.stderr)
+def _set_output(options: dict[str, str]) -> None:
+    """Print with escapes for what the encoding lacks; show what the library logs as our lines."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    handler, log = logging.Handler(), logging.getLogger("jaxnet")
+    handler.emit = lambda record: _say(record.getMessage(), options)
+    log.propagate, log.handlers = False, [handler]
 
 
 def _collect_less_garbage() -> None:

@@ -33,7 +33,6 @@ class Evaluate(ModelCommand):
     """The picture of the confusion matrix; by default RUN/confusion-DATA.png."""
 
     def __call__(self) -> int:
-        """Print the metrics; for classes, print and draw the confusion matrix too."""
         if self.png is not None and not self.png.parent.is_dir():
             raise ValueError(f"`png` must be in a folder that exists, got {self.png}")
         from jaxnet.runs import model, run

@@ -33,7 +33,6 @@ class Export(Cached):
     """The folder to write, by default RUN/model. An earlier export there is replaced."""
 
     def __call__(self) -> int:
-        """Write the files, and print their names."""
         from jaxnet.export import export
         from jaxnet.runs import model
         from jaxnet.runs.folder import MODEL

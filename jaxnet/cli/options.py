@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -61,14 +62,10 @@ class TrainingCommand(Cached):
         groups = {}
         for name in ("data", "network", "training", "run", "scale"):
             kind = type(getattr(self, name))
-            options = {field.name: getattr(config, field.name) for field in fields(kind)}
-            groups[name] = kind(**options)
+            groups[name] = kind(**{one.name: getattr(config, one.name) for one in fields(kind)})
         return replace(self, **groups)
 
 
 def make_config(*groups: Any, **changes: Any) -> Config:
     """The `Config` of groups of options, with `changes` to them."""
-    options: dict[str, Any] = {}
-    for group in groups:
-        options |= asdict(group)
-    return Config(**options | changes)
+    return Config(**dict(ChainMap(changes, *map(asdict, groups))))

@@ -27,7 +27,6 @@ class Predict(ModelCommand):
     """Columns of the data to copy in front of the predictions, such as an id."""
 
     def __call__(self) -> int:
-        """Write the file, and print its columns."""
         from jaxnet.runs import model
         from jaxnet.runs import predict as inference
 

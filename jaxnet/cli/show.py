@@ -32,65 +32,60 @@ class Show:
     """The picture to draw; by default RUN/loss.png, or comparison.png here for several runs."""
 
     def __call__(self) -> int:
-        """Print and draw."""
         from jaxnet.cli import run_text
 
         png = self.png
         if png is not None and (png.suffix.lower() != ".png" or not png.parent.is_dir()):
             raise ValueError(f"`png` must be a .png file in a folder that exists, got {png}")
-        found = [run_text.read(folder) for folder in self._folders()]
-        return _show_one(found[0], png) if len(found) == 1 else _compare(found, png)
-
-    def _folders(self) -> tuple[Path, ...]:
         if not self.runs:
             raise ValueError("`runs` must name the folder of at least one run, got none")
-        seen: set[Path] = set()
-        for folder in self.runs:
-            if folder.resolve() in seen:
+        folders = [folder.resolve() for folder in self.runs]
+        for i, folder in enumerate(self.runs):
+            if folders[i] in folders[:i]:
                 raise ValueError(f"`runs` must be different folders, got {folder} twice")
-            seen.add(folder.resolve())
-        return self.runs
+        found = [run_text.read(folder) for folder in self.runs]
+        if len(found) == 1:
+            _show_one(found[0], png)
+        else:
+            _compare(found, png)
+        return 0
 
 
-def _show_one(run: Run, png: Path | None) -> int:
+def _show_one(run: Run, png: Path | None) -> None:
     from jaxnet.cli import curve, run_text
     from jaxnet.runs.folder import CURVES, METRICS
 
-    _print(run_text.summary(run, _width()))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
+    print(run_text.summary(run, width))
     if not run.lines:
-        return 0
-    _print("\n" + curve.draw(run.lines, _width(), unicode=_unicode()) + "\n")
-    path = png or run.folder / CURVES
-    if png is None and not _older(path, run.folder / METRICS):
-        _print(str(path))
-        return 0
+        return
+    unicode = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    print("\n" + curve.draw(run.lines, width, unicode=unicode) + "\n")
+    path, metrics = png or run.folder / CURVES, run.folder / METRICS
+    if png is None and path.exists() and path.stat().st_mtime_ns >= metrics.stat().st_mtime_ns:
+        print(path)
+        return
     from jaxnet.runs import plots  # brings matplotlib
 
     title, loss = f"{run_text.names([run])[0]}: {run.task}", run.record.spec.loss
     _draw(path, lambda: plots.learning_curves(run.lines, loss, title, path), png)
-    return 0
 
 
-def _compare(runs: list[Run], png: Path | None) -> int:
+def _compare(runs: list[Run], png: Path | None) -> None:
     from jaxnet.cli import run_text
 
-    _print(run_text.comparison(runs))
+    print(run_text.comparison(runs))
     for note in (run_text.incomparable(runs), run_text.other_rows(runs)):
         if note:
-            _print(f"note: {note}")
+            print(f"note: {note}")
     if not any(run.lines for run in runs):
-        _print("no epoch finished yet")
-        return 0
+        print("no epoch finished yet")
+        return
     from jaxnet.runs import plots  # brings matplotlib
 
     path = png or Path("comparison.png")
     lines = dict(zip(run_text.names(runs), (run.lines for run in runs), strict=True))
     _draw(path, lambda: plots.comparison(lines, path), png)
-    return 0
-
-
-def _older(path: Path, than: Path) -> bool:
-    return not path.exists() or path.stat().st_mtime_ns < than.stat().st_mtime_ns
 
 
 def _draw(path: Path, draw: Callable[[], None], png: Path | None) -> None:
@@ -102,20 +97,6 @@ def _draw(path: Path, draw: Callable[[], None], png: Path | None) -> None:
             raise OSError(
                 f"`png` must be a file that can be written, got {path} ({error.strerror})"
             ) from None
-        _print(f"note: {path} cannot be written ({error.strerror}); --png FILE draws elsewhere")
+        print(f"note: {path} cannot be written ({error.strerror}); --png FILE draws elsewhere")
     else:
-        _print(str(path))
-
-
-def _width() -> int:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
-
-
-def _unicode() -> bool:
-    return codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
-
-
-def _print(text: str) -> None:
-    """Print, with escapes for what the terminal's encoding lacks."""
-    encoding = sys.stdout.encoding or "ascii"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(path)

@@ -129,7 +129,7 @@ def _print_plan(plan: sweep.Plan) -> None:
     from jaxnet.sweep import mapping_of
 
     config, dataset = plan.config, plan.dataset
-    rows = dataset.train_rows, dataset.validation_rows
+    rows = len(dataset.train), len(dataset.validation)
     held_out = f"each in turn, in {plan.folds} folds" if plan.folds else str(rows[1])
     print(f"{Path(dataset.table.path).name}: {sum(rows)} rows, held out: {held_out}")
     text.print_task(dataset, config)

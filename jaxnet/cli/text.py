@@ -53,18 +53,15 @@ def short(path: Path) -> Path:
 
 
 def quote(path: Path) -> str:
-    """The path as a shell takes it."""
     return shlex.quote(str(path))
 
 
 def print_folder(folder: Path) -> None:
-    """Print the names in a folder, hidden ones left out."""
     names = (path.name + "/" * path.is_dir() for path in folder.iterdir())
     print(f"{folder}: " + ", ".join(sorted(name for name in names if name[0] != ".")))
 
 
 def print_commands(*commands: str) -> None:
-    """Print the commands to try next."""
     print("next:")
     for command in commands:
         print(f"  {_program()} {command}")

@@ -52,24 +52,26 @@ class Train(TrainingCommand):
         return self.resume
 
     def __call__(self) -> int:
-        """Train, print where the run is, and what to try next."""
         config = self.config()
         join(self.processes)
-        _set_threads(config)
+        if config.deterministic:  # the number of threads decides the last bits on a CPU
+            from jaxnet.engine import deterministic
+
+            os.environ.setdefault("NPROC", str(deterministic.SHARDS))
         from jaxnet import runs
         from jaxnet.engine import processes
 
         changed: dict[str, Any] = {}
+        report = text.conversion_reporter()
         with processes.raise_together():
             if self.resume is None:
-                dataset = runs.prepare(config, on_convert=text.conversion_reporter())
+                dataset = runs.prepare(config, on_convert=report)
             else:
                 if config.out is not None:
                     raise ValueError(f"`out` must not be given with `resume`, got {config.out}")
                 record = runs.Record.load(self.resume)
                 changed = {"record": record, **record.changes(config)}
                 config = record.changed(self.resume, record.changes(config))
-                report = text.conversion_reporter()
                 dataset = runs.prepare_again(self.resume, record, config, report)
             print_dataset(dataset, config)
         with _reporter() as on_progress:
@@ -82,14 +84,6 @@ class Train(TrainingCommand):
         return 0
 
 
-def _set_threads(config: Config) -> None:
-    """Fix the number of threads of a deterministic run: it decides the last bits on a CPU."""
-    if config.deterministic:
-        from jaxnet.engine import deterministic
-
-        os.environ.setdefault("NPROC", str(deterministic.SHARDS))
-
-
 def print_dataset(dataset: Dataset, config: Config) -> None:
     """Print what was read, what was chosen, and how to choose otherwise.
 
@@ -99,7 +93,7 @@ def print_dataset(dataset: Dataset, config: Config) -> None:
 
     config, placement = trainer.resolve(config, dataset)  # raises before anything is printed
     mesh = placement.mesh
-    rows = dataset.train_rows, dataset.validation_rows
+    rows = len(dataset.train), len(dataset.validation)
     print(f"{Path(dataset.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
     text.print_task(dataset, config)
     sizes = "-".join(map(str, dataset.spec.sizes))

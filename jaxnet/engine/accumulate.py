@@ -1,8 +1,4 @@
-"""Loss and gradients of a batch, one microbatch after the other, in the memory of one of them.
-
-value_and_grad = partial(accumulated, microbatches=4, reduction="mean")
-step = train.make_step(loss, optimizer, value_and_grad=value_and_grad)
-"""
+"""Loss and gradients of a batch, one microbatch after the other, in the memory of one of them."""
 
 from __future__ import annotations
 
@@ -15,6 +11,8 @@ import numpy as np
 from jax import lax
 
 from jaxnet.engine.mesh import check_batch
+from jaxnet.spec import check_choice
+from jaxnet.train import take
 
 Loss = Callable[[Any, Any], jax.Array]
 ValueAndGrad = Callable[[Any, Any], tuple[jax.Array, Any]]
@@ -24,6 +22,8 @@ REDUCTIONS = ("sum", "mean")  # what a loss does over rows
 def accumulated(loss: Loss, *, microbatches: int, reduction: str) -> ValueAndGrad:
     """Return `jax.value_and_grad(loss)`, computed in microbatches; equal to rounding.
 
+    For `train.make_step`: value_and_grad=partial(accumulated, microbatches=4, reduction="mean").
+
     Each array of the batch has the rows first, or no axis. A microbatch is every
     `microbatches`-th row, so that it lies on all devices on which the batch lies. reduction: "sum"
     or "mean", what the loss does over rows.
@@ -31,7 +31,7 @@ def accumulated(loss: Loss, *, microbatches: int, reduction: str) -> ValueAndGra
     Raises: ValueError for another reduction, fewer than 1 microbatch, and, when called, for rows
     that do not divide.
     """
-    check_reduction(reduction)
+    check_choice("reduction", reduction, REDUCTIONS)
     if microbatches < 1:
         raise ValueError(f"`microbatches` must be at least 1, got {microbatches}")
 
@@ -42,7 +42,7 @@ def accumulated(loss: Loss, *, microbatches: int, reduction: str) -> ValueAndGra
     def value_and_grad(params, batch):
         check_rows(batch, microbatches, "the microbatches")
         stacked = split(batch, microbatches, interleaved)
-        shapes = jax.eval_shape(jax.value_and_grad(loss), params, first(stacked))
+        shapes = jax.eval_shape(jax.value_and_grad(loss), params, take(stacked, 0))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
         def add(total, batch):
@@ -51,12 +51,6 @@ def accumulated(loss: Loss, *, microbatches: int, reduction: str) -> ValueAndGra
         return reduce(lax.scan(add, zeros, stacked)[0], microbatches, reduction)
 
     return value_and_grad
-
-
-def check_reduction(reduction: str) -> None:
-    """Raise ValueError unless it is one of `REDUCTIONS`."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"`reduction` must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
 
 
 def check_rows(batch: Any, divisor: int, what: str) -> None:
@@ -71,11 +65,6 @@ def split(batch: Any, number: int, rows: Callable[[Any], Any]) -> Any:
     return jax.tree.map(
         lambda leaf: rows(leaf) if np.ndim(leaf) else jnp.broadcast_to(leaf, (number,)), batch
     )
-
-
-def first(stacked: Any) -> Any:
-    """Return the first of stacked pytrees."""
-    return jax.tree.map(lambda leaf: leaf[0], stacked)
 
 
 def reduce(total: Any, number: int, reduction: str) -> Any:

@@ -1,9 +1,5 @@
 """Any pytree of arrays to disk and back: atomic, in the background, every byte checked.
 
-    with Writer("checkpoints", keep=3) as writer:
-        writer.save(step, {"state": state, "key": key}, {"epoch": 4})  # writes in the background
-    saved = restore("checkpoints", like={"state": state, "key": key})
-
 A checkpoint is a folder named by its step, which has that name once it is whole and on the disk. It
 holds the arrays as safetensors, and `checkpoint.json` with a digest of the arrays' file and of
 itself; never a pickle.
@@ -241,7 +237,6 @@ def _check_leaves(path: Path, got: dict[str, list], wanted: dict[str, tuple]) ->
 
 
 def _flatten(tree: Any) -> dict[str, Any]:
-    """The leaves by name, such as `params/w1`."""
     leaves = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/") or "leaf"

@@ -1,7 +1,5 @@
 """Compiled programs kept on disk, so that the next process need not compile them again.
 
-    compile_cache.enable()   # the command line does, without --no-cache
-
 A killed process, a damaged file or a full disk costs a compilation, never more.
 """
 

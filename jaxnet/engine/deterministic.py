@@ -26,22 +26,18 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.engine import accumulate
-from jaxnet.engine.accumulate import Loss, ValueAndGrad, first
+from jaxnet.engine.accumulate import REDUCTIONS, Loss, ValueAndGrad
+from jaxnet.spec import check_choice
 from jaxnet.train import Step, TrainState, take
 
-SHARDS = 8
+SHARDS = 8  # a power of 2
 CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call")  # primitives of a program
 
 
 def make_step(
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    *,
-    reduction: str,
-    shards: int = SHARDS,
+    loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh, *, reduction: str
 ) -> Step:
-    """Return the jitted step, as `train.make_step`, with the same bits on 1 to `shards` devices.
+    """Return the jitted step, as `train.make_step`, with the same bits on 1 to `SHARDS` devices.
 
     State and data lie whole on every device (`mesh.replicate`), a batch from the host may be
     divided (`mesh.rows`); its shards are neighbouring rows. reduction: "sum" or "mean", what the
@@ -51,10 +47,10 @@ def make_step(
     threads changes bits too: set NPROC in the environment to one number for all of them, at least
     the devices of any process.
 
-    Raises: ValueError for a number of shards that is no power of 2 or does not divide over the
-    `data` axis, for a `model` axis, and, when first called, for a batch that does not divide.
+    Raises: ValueError for a `data` axis that does not divide the shards, for a `model` axis, and,
+    when first called, for a batch that does not divide.
     """
-    value_and_grad = _value_and_grad(loss, mesh, reduction, shards)
+    value_and_grad = _value_and_grad(loss, mesh, reduction)
 
     @_merged
     def update(state, grads):
@@ -63,37 +59,36 @@ def make_step(
 
     @functools.partial(jax.jit, donate_argnames="state")
     def step(state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
-        accumulate.check_rows(batch, shards, "the shards")
+        accumulate.check_rows(batch, SHARDS, "the shards")
         value, grads = value_and_grad(state.params, batch)
         return update(state, grads), value
 
     return step
 
 
-def check(mesh: Mesh, shards: int = SHARDS) -> None:
-    """Raise ValueError for shards, or a mesh, that `make_step` does not take."""
+def check(mesh: Mesh) -> None:
+    """Raise ValueError for a mesh that `make_step` does not take."""
     data, model = mesh.shape["data"], mesh.shape["model"]
-    if shards < 1 or shards & (shards - 1):
-        raise ValueError(f"`shards` must be a power of 2, got {shards}")
-    if shards % data:
-        raise ValueError(f"`mesh` must have a data axis that divides {shards}, got {data}")
+    if SHARDS % data:
+        raise ValueError(f"`mesh` must have a data axis that divides {SHARDS}, got {data}")
     if model > 1:
         raise ValueError(f"`mesh` must have a model axis of 1, got {model}")
 
 
-def _value_and_grad(loss: Loss, mesh: Mesh, reduction: str, shards: int) -> ValueAndGrad:
-    accumulate.check_reduction(reduction)
-    check(mesh, shards)
-    own = shards // mesh.shape["data"]
+def _value_and_grad(loss: Loss, mesh: Mesh, reduction: str) -> ValueAndGrad:
+    check_choice("reduction", reduction, REDUCTIONS)
+    check(mesh)
+    own = SHARDS // mesh.shape["data"]
     of_shard = _merged(jax.value_and_grad(loss))
 
     def on_device(params, batch):
         batches = accumulate.split(batch, own, lambda leaf: leaf.reshape(own, -1, *leaf.shape[1:]))
         subtree = tree_sum(_one_by_one(of_shard, params, batches))
-        total = accumulate.reduce(tree_sum(lax.all_gather(subtree, "data")), shards, reduction)
+        total = accumulate.reduce(tree_sum(lax.all_gather(subtree, "data")), SHARDS, reduction)
         # through a loop, so that the update is compiled apart from the sum
         total = jax.tree.map(lambda leaf: leaf[None], total)
-        return first(_one_by_one(lambda _, leaf: leaf, params, total))
+        total = _one_by_one(lambda _, leaf: leaf, params, total)
+        return jax.tree.map(lambda leaf: leaf[0], total)
 
     def value_and_grad(params, batch):
         specs = jax.tree.map(lambda leaf: P("data") if np.ndim(leaf) else P(), batch)
@@ -119,7 +114,7 @@ def tree_sum(tree: Any) -> Any:
 def _one_by_one(function: Callable, params: Any, batches: Any) -> Any:
     """function(params, batch) of each of stacked batches, stacked, as `lax.map` makes it."""
     number = len(jax.tree.leaves(batches)[0])
-    shapes = jax.eval_shape(function, params, first(batches))
+    shapes = jax.eval_shape(function, params, take(batches, 0))
     stacked = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), shapes)
     # one more than is used: what is taken from one alone would not depend on the turn
     batches = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), batches)

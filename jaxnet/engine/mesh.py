@@ -2,14 +2,9 @@
 
 Each process (`processes`) runs the same program, and JAX's own runtime moves what must move (gloo
 between CPUs, NCCL between GPUs). On a mesh with the axes `data` and `model`, the rows of a batch
-are divided over `data`; wide parameters may be divided over `model`.
-
-    devices = mesh.make_mesh("data=4,model=2")
-    step = mesh.data_parallel(train.make_step(loss, optimizer), devices)
-    step = train.on_rows(step, mesh.replicate(devices, data))
-    state = mesh.shard_params(devices, train.init(params, optimizer))
-
-After that `train.fit`, `train.fit_scan` and `epochs.run` work as on one device, to rounding.
+are divided over `data`; wide parameters may be divided over `model`. With the step that
+`data_parallel` returns, `train.fit`, `train.fit_scan` and `epochs.run` work as on one device, to
+rounding; docs/parallel.md has an example.
 """
 
 from __future__ import annotations
@@ -50,14 +45,11 @@ def own_device(platform: str) -> jax.Device:
     return next(device for device in devices_of(platform) if device.process_index == own)
 
 
-def make_mesh(
-    axes: str | int | dict[str, int] = "all", devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(axes: str | int = "all", devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Return the mesh of all processes with the axes `data` and `model`.
 
-    axes: "data=4,model=2" or the same as a dictionary; "all", or a number of devices, for `data`
-    alone. devices: by default all, those of a process next to each other; a mesh of fewer takes the
-    first.
+    axes: "data=4,model=2"; "all", or a number of devices, for `data` alone. devices: by default
+    all, those of a process next to each other; a mesh of fewer takes the first.
 
     Raises: ValueError for another axis or form, for more devices than there are, and for fewer of
     them in one process than in another.
@@ -83,10 +75,8 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _axis_sizes(axes: str | int | dict[str, int], num_devices: int) -> dict[str, int]:
-    if isinstance(axes, dict):
-        sizes = dict(axes)
-    elif axes == "all":
+def _axis_sizes(axes: str | int, num_devices: int) -> dict[str, int]:
+    if axes == "all":
         sizes = {"data": num_devices}
     elif re.fullmatch(r"\d+", str(axes)):
         sizes = {"data": int(axes)}
@@ -99,7 +89,7 @@ def _axis_sizes(axes: str | int | dict[str, int], num_devices: int) -> dict[str,
         raise ValueError(
             f"`mesh` must have the axes data and model, as data=4,model=2; got {axes!r}"
         )
-    if not all(isinstance(n, int) and n >= 1 for n in sizes.values()):
+    if min(sizes.values()) < 1:
         raise ValueError(f"`mesh` must have axes of at least 1 device, got {axes!r}")
     return sizes
 

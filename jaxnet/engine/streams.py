@@ -5,8 +5,9 @@ The same training as `epochs.run`, which needs all rows on the device, to the sa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -107,11 +108,6 @@ def _ahead(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
             return job()
 
     with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for job in jobs:
-            begun = pool.submit(run_job, job)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = begun
-        if waiting is not None:
-            yield waiting.result()
+        begun = (pool.submit(run_job, job) for job in jobs)
+        for one, _ in itertools.pairwise(itertools.chain(begun, [Future()])):
+            yield one.result()  # while the other of the pair is at work

@@ -31,12 +31,31 @@ def make(
             grads = gradients(twin, value, set_to_none)
             return value.detach().numpy(), {k: g.numpy().copy() for k, g in grads.items()}
 
+    def layers(params, batch, locks):
+        with loaded(params) as twin:
+            return layers_torch.run(loss, twin, tensors(batch), locks)
+
+    functions: dict[str, Any] = {"value_and_grad": value_and_grad, "layers": layers}
+    functions["forward"] = None
+    if forward is not None:
+
+        def run_forward(params, batch):
+            with loaded(params) as twin, torch.no_grad():
+                return _outputs(forward(twin, tensors(batch)))
+
+        functions["forward"] = run_forward
+    return functions | _facts(module, loaded, loss)
+
+
+def _facts(module: torch.nn.Module, loaded: Callable, loss: Callable) -> dict[str, Any]:
+    """Return a participant's fields that tell of its leaves, and of random numbers."""
+
     def buffers(params, batch):
         with loaded(params) as twin, torch.no_grad():
             loss(twin, tensors(batch))
             return arrays(twin.named_buffers())
 
-    found: dict[str, Any] = {"value_and_grad": value_and_grad, "noise": _noise(module)}
+    found: dict[str, Any] = {"noise": _noise(module)}
     fixed = [(name, p) for name, p in module.named_parameters() if not p.requires_grad]
     found["own"] = arrays(fixed) | arrays(module.named_buffers())
     found["frozen"] = frozenset(found["own"])
@@ -44,19 +63,6 @@ def make(
     found["aliases"] -= found["frozen"]
     if any(True for _ in module.buffers()):
         found["buffers"] = buffers
-
-    def layers(params, batch, locks):
-        with loaded(params) as twin:
-            return layers_torch.run(loss, twin, tensors(batch), locks)
-
-    found["layers"] = layers
-    if forward is not None:
-
-        def run_forward(params, batch):
-            with loaded(params) as twin, torch.no_grad():
-                return _outputs(forward(twin, tensors(batch)))
-
-        found["forward"] = run_forward
     return found
 
 

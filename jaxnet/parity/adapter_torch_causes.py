@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,12 @@ def replay_layer(
     params: Leaves,
     batch: Any,
     layer: str | None,
-    linked: set[Key],
+    locked: Iterable[Key],
 ) -> Iterator[Replay]:
     """Yield the runs of one module with each known mistake, its layers locked to the right values.
 
     layer: the module's path ("" for the whole model), or None for the loss with the model in it.
-    linked: what is locked. The arrays are named as `LayerRun.arrays`, buffers beside them; calls
+    locked: what is locked. The arrays are named as `LayerRun.arrays`, buffers beside them; calls
     and leaves have the names that they have in the whole model.
     """
     with loaded(params) as twin:
@@ -47,7 +47,7 @@ def replay_layer(
             return found.arrays() | {("buffers", name): value for name, value in new.items()}
 
         base = layers_torch.run(loss, twin, tensors(batch), {})
-        locks = {key: (base.values[key], base.cotangents.get(key)) for key in linked}
+        locks = {key: (base.values[key], base.cotangents.get(key)) for key in locked}
         locks = {k: (v, None if k[1] == INPUTS else g) for k, (v, g) in locks.items()}
         if layer is None:
             yield from _replayed(lambda: run(loss, twin, tensors(batch), locks))

@@ -52,10 +52,10 @@ def explain_updates(
         for i, (_, leaves) in enumerate(points):
             for name, (old, want, got) in leaves.items():
                 off, difference = _size(got - change(i, name, old, want)), _size(got - want)
-                rounding = 4 * ROUNDING * _size(old)
-                if not off <= EXACT * difference + rounding:
+                beyond = off - 4 * ROUNDING * (_size(old) + _size(want))
+                if not beyond <= EXACT * difference:
                     return math.inf
-                worst = max(worst, off / difference if name in wrong and off > rounding else 0.0)
+                worst = max(worst, beyond / difference if beyond > 0 else 0.0)
         return worst
 
     found = [*_rates(points, left)]
@@ -71,7 +71,6 @@ def explain_updates(
     several = any(old.size > 1 for old, *_ in part[0]) and len(wrong) < len(points[0][1])
     if several and decayed <= EXACT and len({share > 0 for share in shares}) == 1:
         no = "no " if shares[0] > 0 else ""
-        found = [other for other in found if not other[0].startswith("frozen")]
         found.append((f"{no}weight decay on {where}", "compare the masks of the decay", decayed))
     return found
 
@@ -135,11 +134,11 @@ def _factors(wrong: Pairs, where: str, counts: Mapping[str, int]) -> Iterator[Ex
     if math.isclose(factor, -1, rel_tol=EXACT):
         yield f"sign of {where}", "look for a minus, or an ascent for a descent", left
         return
-    text, reasons = _fraction(factor), [*_reasons(factor, counts)]
-    if np.count_nonzero(want) > 1 or reasons or text in SIMPLE:
+    text, reason = _fraction(factor), next(_reasons(factor, counts), "")
+    if np.count_nonzero(want) > 1 or reason or text in SIMPLE:
         remedy = "compare what the loss is summed, averaged or scaled by"
-        hint = f": {' or '.join(reasons)}?" if reasons else ""
-        yield f"factor {text} on {where}{hint}", remedy, left
+        remedy = f"a mean over {reason}? {remedy}" if reason else remedy
+        yield f"factor {text} on {where}", remedy, left
 
 
 def _fraction(factor: float) -> str:
@@ -156,12 +155,12 @@ def _reasons(factor: float, counts: Mapping[str, int]) -> Iterator[str]:
     known = {f"{count} {name}": count for name, count in counts.items()}
     for name, count in known.items():
         if count > 1 and math.isclose(factor, count, rel_tol=1e-9):
-            yield name
+            yield f"1 for {name}"
         if count > 1 and math.isclose(factor, 1 / count, rel_tol=1e-9):
-            yield f"1 of {name}"
+            yield f"{name} for 1"
     for (a, n), (b, m) in itertools.permutations(known.items(), 2):
         if n != m and min(n, m) > 1 and math.isclose(factor, n / m, rel_tol=1e-9):
-            yield f"{a} of {b}"
+            yield f"{b} for {a}"
 
 
 def _constants(wrong: Pairs, where: str) -> Iterator[Explanation]:

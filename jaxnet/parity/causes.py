@@ -100,8 +100,7 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
         pairs if sum((abs(g - w) > limits[k]).sum() for k, (w, g) in pairs.items()) > least else {}
         for pairs, least in ((located.inside(), 0), (located.essential(), 1))
     )
-    linked = {key[1:] for key in located.compared if key[0] == "values"}
-    given = point.params, point.batch, located.code, linked
+    given = point.params, point.batch, located.code, located.locked
     causes: list[Cause] = []
     partly: list[Cause] = []
     for name, remedy, found in reference.replay_layer(*given) if whole else []:

@@ -29,26 +29,23 @@ def check(
 ) -> Report:
     """Compare a candidate with a reference, number by number: are they the same function?
 
-    Both take single steps from the same states (parameters and optimizer state are set before
-    each), in float64 for the mathematics and in float32 for the precision; then both train freely
-    in float64. A mismatch is diagnosed by replaying known mistakes.
+    Both take single steps from the same states, in float64 for the mathematics and in float32 for
+    the precision; then both train freely in float64. A mismatch is located and diagnosed.
 
     against: a participant, which needs a `case`; or a recording (`load`), which has its own.
-    tiers: "mathematics", "precision" or both. layers: layers of the candidate that are the same as
-    layers of the reference, where their names and parameters do not tell; they only help to locate.
+    tiers: "mathematics", "precision" or both. layers: the candidate's layers -> the reference's,
+    where names and parameters do not tell; they only help to locate.
 
     Raises: ValueError if nothing can be compared: the same object twice, other leaves or shapes, a
     reference that is not finite, no case.
     """
     if isinstance(against, Participant):
         against = _trajectory(candidate, against, case)
-    trained = {name for stage, name in against.points[0].want if stage == "gradient"}
-    if candidate.layout is not None:  # frozen leaves and buffers need no counterpart
-        candidate.layout.optional |= set(against.points[0].params) - trained
     if not tiers or set(tiers) - set(DTYPES):
         raise ValueError(f"`tiers` must be of {', '.join(DTYPES)}, got {tiers}")
-    summed = candidate.layout is not None and candidate.layout.summed
-    trains = candidate.update is not None and len(against.losses) > 0 and not summed
+    if candidate.layout is not None:  # frozen leaves and buffers need no counterpart
+        trained = {name for stage, name in against.points[0].want if stage == "gradient"}
+        candidate.layout.optional |= set(against.points[0].params) - trained
     leaves: list[Leaf] = []
     causes: list[Cause] = []
     place: tuple[Located, Point] | None = None
@@ -58,15 +55,20 @@ def check(
             place = _locate(candidate, against, seen, found, layers)
             causes = find_causes(candidate, against.reference, seen, place)
         leaves += found
-        if tier == MATHEMATICS and trains:
+        if tier == MATHEMATICS and _trains(candidate, against):
             leaves.append(_free_leaf(candidate, against))
     if not leaves:
         raise ValueError(f"not compared: no points for the tiers {tiers}")
-    drift = _drift(candidate, against) if trains else {}
+    drift = _drift(candidate, against) if _trains(candidate, against) else {}
     names = (against.case.name, candidate.name, against.name)
-    compared = {(leaf.stage, leaf.leaf) for leaf in leaves}
-    left_out = _left_out(candidate, against, compared)
+    left_out = _left_out(candidate, against, {(leaf.stage, leaf.leaf) for leaf in leaves})
     return Report(*names, leaves, causes, drift, left_out, place and place[0])
+
+
+def _trains(candidate: Participant, against: Trajectory) -> bool:
+    """Return whether free runs can be compared: a sum of leaves trains at another rate."""
+    summed = candidate.layout is not None and candidate.layout.summed
+    return candidate.update is not None and len(against.losses) > 0 and not summed
 
 
 def _trajectory(candidate: Participant, reference: Participant, case: Case | None) -> Trajectory:

@@ -47,7 +47,9 @@ class Located:
     text: what is equal there and what is not. marks: all layers of the candidate, in the order in
     which they begin. notes: what was not paired, and why. path: of the reference's layer, None if
     there is none. code: the path of the reference's module whose code can be compared: the same, or
-    the one around a layer whose outputs have other shapes.
+    the one around a layer whose outputs have other shapes. compared: (wanted, got) as in `inside`.
+    locked: the reference's arrays whose values the candidate's layers were given. leaves: of the
+    reference's modules.
     """
 
     layer: str
@@ -59,6 +61,7 @@ class Located:
     path: str | None = None
     code: str | None = None
     compared: dict[tuple, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    locked: frozenset[Key] = frozenset()
     leaves: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def inside(self) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
@@ -91,6 +94,8 @@ class Located:
 
     def headline(self) -> str:
         """The layer, and what is wrong there, on one line."""
+        if not self.marks:
+            return 'layer: unknown: name the layers of a function by h = parity.tap("name", h)'
         renamed = self.reference not in ("", self.layer)
         other = f" ({self.reference} in the reference)" if renamed else ""
         where = f"{self.layer}{other}, {self.direction}: " if self.layer else ""
@@ -98,6 +103,8 @@ class Located:
 
     def tree(self) -> list[str]:
         """Every layer on a line of its own, with a mark; then what was not paired."""
+        if not self.marks:
+            return []
         lines = [f"  {m.mark:10}  {'  ' * m.depth}{m.layer}  {m.text}" for m in self.marks]
         return ["layers, each on the reference's inputs:", *map(str.rstrip, lines), *self.notes]
 
@@ -185,6 +192,7 @@ class _Judge:
             None if call is None else path_of(call),
             None if code is None else path_of(code),
             self.compared(),
+            frozenset(x.keys[0] for x in self.pairs.links.values() if not x.reordered),
             self.reference.leaves,
         )
 
@@ -195,9 +203,9 @@ class _Judge:
         for key, link in self.pairs.links.items():
             for kind in ("values", "cotangents"):
                 wanted = other.get((kind, *link.keys[0]))
-                alone = kind == "values" or len(link.keys) == 1
+                alone = not link.reordered and (kind == "values" or len(link.keys) == 1)
                 if wanted is not None and alone and (kind, *key) in own:
-                    got = link.to_reference(own[kind, *key], wanted.shape)
+                    got = link.to_reference(own[kind, *key], wanted.shape, plain=True)
                     found[kind, *link.keys[0]] = wanted, got
         rest = [key for key in other if key[0] in ("loss", "grads") and key in own]
         found |= {("buffers", name): pair for name, pair in self.buffers.items()}

@@ -35,33 +35,28 @@ def check_loss(
 
     Raises: ValueError as `check`.
     """
-    torch_module = _is(torch_side, "torch.nn", "Module")
+    is_module = _is(torch_side, "torch.nn", "Module")
     if params is None:
-        if not torch_module:
+        if not is_module:
             raise ValueError("`params` must be given for a function, got None")
         params = torch_side.state_dict()
-    module = torch_side if torch_module else _as_module(torch_side, params)
-    call = _call if torch_module else lambda module, batch: module(batch)
     reference = torch_participant(
-        module,
-        lambda module, batch: _loss(call(module, batch)),
-        forward=lambda module, batch: _prediction(call(module, batch)),
+        torch_side if is_module else _as_module(torch_side, params),
+        **_keywords(_call if is_module else lambda module, batch: module(batch)),
     )
     if _is(jax_side, "flax.nnx", "Module"):
-        candidate = flax_participant(
-            jax_side,
-            lambda module, batch: _loss(_call(module, batch)),
-            forward=lambda module, batch: _prediction(_call(module, batch)),
-            layout=layout,
-        )
+        candidate = flax_participant(jax_side, **_keywords(_call), layout=layout)
     else:
-        candidate = jax_participant(
-            lambda params, batch: _loss(jax_side(params, batch)),
-            forward=lambda params, batch: _prediction(jax_side(params, batch)),
-            layout=layout,
-        )
+        candidate = jax_participant(**_keywords(jax_side), layout=layout)
     case = Case(name, params, lambda step: batch, (1,), 1)
     return check(candidate, against=reference, case=case, layers=layers)
+
+
+def _keywords(call: Callable[[Any, Any], Any]) -> dict[str, Any]:
+    return {
+        "loss": lambda model, batch: _loss(call(model, batch)),
+        "forward": lambda model, batch: _prediction(call(model, batch)),
+    }
 
 
 def _is(value: Any, module: str, name: str) -> bool:

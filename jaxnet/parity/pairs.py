@@ -26,20 +26,33 @@ Axes = tuple[Any, ...]  # the number of axes on both sides, and their order
 class Link(NamedTuple):
     """Where a candidate's array lies in the reference's: reference.flat = own.flat[index].
 
-    keys: the reference's array, and after it the others of its call that hold the same values.
-    axes: how they lie, where index was made of them. reordered: whether the last axis is in another order. distance: of the free values.
+        keys: the reference's array, and after it the others of its call that hold the same values.
+    <<<<<<< HEAD
+        axes: in which order they lie. plain: the index with the last axis in order. distance: of the
+        free values.
+    =======
+        axes: how they lie, where index was made of them.
+        reordered: whether the last axis is in another order. distance: of the free values.
+    >>>>>>> core
     """
 
     keys: tuple[Key, ...]
     shape: tuple[int, ...]
     axes: Axes
     index: Index
-    reordered: bool
+    plain: Index
     distance: float
 
-    def to_reference(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Return an own array in the reference's order and shape."""
-        return _ordered(array, self.index).reshape(shape)
+    @property
+    def reordered(self) -> bool:
+        """Whether the last axis is in another order."""
+        return self.index is not self.plain
+
+    def to_reference(
+        self, array: np.ndarray, shape: tuple[int, ...], *, plain: bool = False
+    ) -> np.ndarray:
+        """Return an own array in the reference's order and shape; plain: its last axis as it is."""
+        return _ordered(array, self.plain if plain else self.index).reshape(shape)
 
     def to_own(self, array: np.ndarray) -> np.ndarray:
         """Return an array of the reference in the own order and shape."""
@@ -96,7 +109,7 @@ def pair(
     made, usual = Pairs({}, {}, {}, []), frozenset[Axes]()
     for path, other in _pair_paths(reference, candidate, layers).items():
         for names in zip(own[path], others[other], strict=False):
-            inputs = _links(candidate, reference, *names, INPUTS)
+            inputs = _links(candidate, reference, *names, INPUTS, usual)
             usual = frozenset(x.axes for x in inputs.values() if x.distance < SAME) or usual
             outputs = _links(candidate, reference, *names, OUTPUTS, usual)
             if outputs:
@@ -222,13 +235,13 @@ def _links(
 def _link(
     array: np.ndarray, wanted: dict[Key, np.ndarray], key: Key, axes: Axes, index: Index
 ) -> Link:
-    want, reordered = wanted[key], False
+    want, plain = wanted[key], index
     distance = _distance(_ordered(array, index), want.ravel())
     if distance > CLOSE and (order := _last_order(_ordered(array, index), want)) is not None:
-        index, reordered = order if index is None else index[order], True
+        index = order if index is None else index[order]
         distance = _distance(_ordered(array, index), want.ravel())
     equal = [k for k, value in wanted.items() if k != key and np.array_equal(value, want)]
-    return Link((key, *equal), array.shape, axes, index, reordered, distance)
+    return Link((key, *equal), array.shape, axes, index, plain, distance)
 
 
 def _last_order(flat: np.ndarray, want: np.ndarray) -> Index:

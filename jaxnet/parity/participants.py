@@ -75,7 +75,8 @@ class Participant:
         faster way than calling the functions above.
     plan: given by `oracle` only: such a reference has error bars.
     layers(params, batch, locks) -> a `LayerRun`: what goes through its layers. replay_layer(params,
-        batch, layer) and replay_update(): the same with each known mistake. The makers give them.
+        batch, layer, locked keys) and replay_update(): what the layer, or the update, gives with
+        each known mistake. The makers give them.
     narrowed(params, batch) -> what computes in less than float64, in words, by the function's name.
     layout: given by `with_layout` only.
     """
@@ -90,7 +91,7 @@ class Participant:
     )
     plan: Plan | None = None
     layers: Callable[[Leaves, Any, Any], Any] | None = None
-    replay_layer: Callable[[Leaves, Any, str | None, set], Iterator[Any]] | None = None
+    replay_layer: Callable[[Leaves, Any, str | None, Iterable], Iterator[Any]] | None = None
     replay_update: Callable[[], Iterator[tuple[str, str, Callable]]] | None = None
     buffers: Callable[[Leaves, Any], Leaves] | None = None
     own: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)

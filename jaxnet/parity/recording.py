@@ -91,16 +91,8 @@ def record(path: str | Path, participant: Participant, case: Case) -> None:
         arrays[f"batch/{name}"] = np.stack([np.asarray(_fields(b)[name]) for b in batches])
     for i, point in enumerate(made.points):
         arrays |= {f"point/{i}/{key}": value for key, value in _point_arrays(point).items()}
-    calls: list[dict[str, Any]] = []
-    if participant.layers is not None:
-        for point in made.points:
-            if point.tier == MATHEMATICS and point.step == 1:
-                run = participant.layers(point.params, point.batch, {})
-                at = f"layers/{len(calls)}/"
-                arrays |= {at + "|".join(map(str, k)): v for k, v in run.arrays().items()}
-                leaves = {path: sorted(names) for path, names in run.leaves.items()}
-                plain = {"step": 1, "probe": point.probe, "times": run.times, "leaves": leaves}
-                calls.append(plain)
+    calls, found = _layers(made)
+    arrays |= found
     about: dict[str, Any] = {
         "format": FORMAT,
         "layers": calls,
@@ -117,6 +109,20 @@ def record(path: str | Path, participant: Participant, case: Case) -> None:
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
     np.savez_compressed(stream, about=text, values=values)
     files.write(path, stream.getvalue())
+
+
+def _layers(made: Trajectory) -> tuple[list[dict[str, Any]], Leaves]:
+    """Return what goes through the layers at the first step and the probes: text, and arrays."""
+    calls: list[dict[str, Any]] = []
+    arrays: Leaves = {}
+    for point in made.points:
+        run = made.run_layers(point, point.params, point.batch) if point.step == 1 else None
+        if run is not None and point.tier == MATHEMATICS:
+            at = f"layers/{len(calls)}/"
+            arrays |= {at + "|".join(map(str, key)): value for key, value in run.arrays().items()}
+            leaves = {path: sorted(names) for path, names in run.leaves.items()}
+            calls.append({"step": 1, "probe": point.probe, "times": run.times, "leaves": leaves})
+    return calls, arrays
 
 
 def _point_arrays(point: Point) -> Leaves:

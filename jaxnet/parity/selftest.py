@@ -1,4 +1,4 @@
-"""The self-test: every known mistake is planted in JAX, and must be caught and named."""
+"""The self-test: known mistakes are planted in JAX and Flax, and must be caught and named."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from jaxnet.parity.limits import PRECISION
 from jaxnet.parity.plants import plants
 from jaxnet.parity.points import Case
 from jaxnet.parity.report import Report
-from jaxnet.parity.tutorial import make_probes
+from jaxnet.parity.tutorial import has_torch, make_probes
 from jaxnet.spec import Spec
 
 
 class Result(NamedTuple):
-    """What became of a planted mistake: `named` is whether the diagnosis gave its name."""
+    """What became of a planted mistake: `named` is whether the diagnosis gave its name.
+
+    Of a mistake in a module, also whether it gave its layer.
+    """
 
     name: str
     caught: bool
@@ -29,7 +32,10 @@ class Result(NamedTuple):
 
 
 def run(name: str | None = None) -> Iterator[Result]:
-    """Plant each mistake in turn (or the one of that name) and report what became of it."""
+    """Plant each mistake in turn (or the one of that name) and report what became of it.
+
+    With PyTorch installed, also mistakes in the port of a torch module to Flax.
+    """
     for plant in plants():
         if name is None or plant.name == name:
             assert plant.reference.plan is not None
@@ -38,6 +44,22 @@ def run(name: str | None = None) -> Iterator[Result]:
             )
             float32 = any(not leaf.equal and leaf.tier == PRECISION for leaf in report.leaves)
             named = report.cause.startswith(plant.name)
+            caught = report.verdict != "equal"
+            yield Result(plant.name, caught, named, report.cause, float32, report)
+    if has_torch():
+        yield from _in_modules(name)
+
+
+def _in_modules(name: str | None) -> Iterator[Result]:
+    from jaxnet.parity import module_plants
+
+    reference = module_plants.make_reference()
+    for plant in module_plants.PLANTS:
+        if name is None or plant.name == name:
+            report = check(module_plants.make_port(**plant.change), against=reference)
+            float32 = any(not leaf.equal and leaf.tier == PRECISION for leaf in report.leaves)
+            located = report.located is not None and report.located.path == plant.layer
+            named = located and report.cause.startswith(plant.name)
             caught = report.verdict != "equal"
             yield Result(plant.name, caught, named, report.cause, float32, report)
 

@@ -10,8 +10,7 @@ TASKS = ("auto", "classification", "regression")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "cosine", "warmup")
 DTYPES = ("float32", "float64", "bfloat16")
-GRAM = ("auto", "on", "off")
-ON_DISK = ("auto", "on", "off")
+SWITCHES = ("auto", "on", "off")
 # The options that a resumed run may change; the others define what it computes.
 RESUMABLE = frozenset(
     {"epochs", "learning_rate", "schedule", "patience", "max_time", "device", "on_disk"}
@@ -134,13 +133,10 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
             )
         if self.target in self.drop:
             raise ValueError(f"`drop` must not hold the target {self.target!r}")
-        check_choice("task", self.task, TASKS)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("dtype", self.dtype, DTYPES)
-        check_choice("gram", self.gram, GRAM)
-        check_choice("on_disk", self.on_disk, ON_DISK)
-        check_choice("activation", self.activation, ACTIVATIONS)
+        choices = {"task": TASKS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": DTYPES}
+        choices |= {"gram": SWITCHES, "on_disk": SWITCHES, "activation": ACTIVATIONS}
+        for name, known in choices.items():
+            check_choice(name, getattr(self, name), known)
         if not all(isinstance(size, int) and size >= 1 for size in self.hidden):
             raise ValueError(f"`hidden` must be integers of at least 1, got {self.hidden}")
         if self.out == "":

@@ -46,19 +46,9 @@ class Dataset(NamedTuple):
     on_disk: bool = False
 
     @property
-    def train_rows(self) -> int:
-        """The number of rows to train on."""
-        return len(self.train)
-
-    @property
-    def validation_rows(self) -> int:
-        """The number of rows to validate on."""
-        return len(self.validation)
-
-    @property
     def steps_per_epoch(self) -> int:
         """The batches in a pass over the training rows."""
-        return self.train_rows // self.batch_size
+        return len(self.train) // self.batch_size
 
 
 def prepare(
@@ -104,7 +94,6 @@ def prepare(
 
 
 def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
-    """Return the network for a table."""
     return Spec(
         sizes=(encoding.width, *config.hidden, encoding.target.width),
         bias=True,
@@ -123,14 +112,10 @@ def _table(
         store = convert(path, config.drop, on_convert)
         return store, store.source
     find(path)
+    source: dict[str, Any] = {"name": path.name, "path": str(path.absolute())}
     with unchanged(path):
-        table, digest, size = reader.read(path, config.drop), sha256(path), path.stat().st_size
-    return table, {
-        "name": path.name,
-        "path": str(path.absolute()),
-        "bytes": size,
-        "sha256": digest,
-    }
+        table = reader.read(path, config.drop)
+        return table, source | {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _rows(table: Table | Store, encoding: Encoding, config: Config, rows: np.ndarray) -> Rows:

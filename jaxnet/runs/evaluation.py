@@ -7,7 +7,7 @@ The sums are "loss", in the end the mean over the rows, and "hits" (rows classif
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -18,7 +18,9 @@ from jax.tree_util import Partial
 
 from jaxnet import net
 from jaxnet.engine.mesh import Placement
-from jaxnet.spec import Spec
+from jaxnet.spec import Batch, Spec
+from jaxnet.tables.encoding import Column
+from jaxnet.tables.metrics import Metrics
 from jaxnet.train import transpose
 
 ROWS = 2048  # rows to one forward pass of `outputs`, which bounds its memory
@@ -79,11 +81,20 @@ def _evaluation(spec: Spec, forward: Callable, num_rows: int, placement: Placeme
 
 
 def outputs(spec: Spec, params: Any, x: np.ndarray) -> np.ndarray:
-    """The outputs (N, D_out) of a network on x (N, D_in), some rows at a time."""
+    """The outputs (N, D_out) of a network on x (N, D_in), in their dtype, some rows at a time."""
     forward = _forward(spec.activation)
-    # each fetched before the next is sent, or all would be on their way at once
-    parts = [np.asarray(forward(params, x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
+    with jax.enable_x64(x.dtype == np.float64):
+        # each fetched before the next is sent, or all would be on their way at once
+        parts = [np.asarray(forward(params, x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
     return np.concatenate(parts) if parts else np.zeros((0, spec.sizes[-1]), x.dtype)
+
+
+def measure(spec: Spec, target: Column, params: Any, batches: Iterable[Batch]) -> Metrics:
+    """Return the metrics of a network on batches of rows, for `target` as their y."""
+    metrics = Metrics(spec.loss, target)
+    for batch in batches:
+        metrics.update(outputs(spec, params, batch.x), batch.y)
+    return metrics
 
 
 @functools.cache

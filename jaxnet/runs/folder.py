@@ -10,10 +10,11 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnet.files import LOCK, naming_errors
+from jaxnet.files import LOCK, lock, naming_errors
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -25,14 +26,33 @@ EVENTS = "tensorboard"
 FILES = (CONFIG, METRICS, CHECKPOINTS, MODEL, CURVES)  # by which a folder is known to hold a run
 
 
-def make(out: str | None, name: str) -> tuple[Path, list[Path]]:
-    """Make `out`, or the next free runs/NAME-1, -2, ...; return it and all folders made.
+@contextlib.contextmanager
+def new_folder(
+    out: str | None, name: str, files: Sequence[str], is_kept: Callable[[Path], bool]
+) -> Iterator[Path]:
+    """Make and lock `out`, or the next free runs/NAME-1, -2, ...
+
+    If the block fails, and the folder is not to be kept, its `files` and the folders that were made
+    are removed again.
 
     Raises: FileExistsError for a folder that holds a run, OSError for one that cannot be made.
     """
+    folder, made = make(out, name)
+    with lock(folder):
+        _check_free(folder)
+        try:
+            yield folder
+        except BaseException:  # Ctrl-C too
+            if not is_kept(folder):
+                _discard(folder, files, made)
+            raise
+
+
+def make(out: str | None, name: str) -> tuple[Path, list[Path]]:
+    """Make the folder; return it and all folders made."""
     folder = Path("runs" if out is None else out)
     if out is not None:
-        check_free(folder)
+        _check_free(folder)
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,8 +71,7 @@ def make(out: str | None, name: str) -> tuple[Path, list[Path]]:
         ) from None
 
 
-def check_free(folder: Path) -> None:
-    """Raise FileExistsError if the folder holds a run, or a part of one."""
+def _check_free(folder: Path) -> None:
     if any((folder / file).exists() for file in FILES):
         raise FileExistsError(
             f"`out` must not hold a run already: {folder}; resume it with jaxnet train --resume "
@@ -60,14 +79,14 @@ def check_free(folder: Path) -> None:
         )
 
 
-def discard(folder: Path, new: list[Path]) -> None:
-    """Remove a run that came to nothing: its files, and the folders that were made for it."""
-    for name in (CONFIG, LOCK):
-        (folder / name).unlink(missing_ok=True)
-    for name in (CHECKPOINTS, EVENTS):
-        shutil.rmtree(folder / name, ignore_errors=True)
+def _discard(folder: Path, files: Sequence[str], made: list[Path]) -> None:
+    for path in (folder / name for name in (*files, LOCK)):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: something else lies there
-        for path in new:
+        for path in made:
             path.rmdir()
 
 

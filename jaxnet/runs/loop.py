@@ -205,7 +205,6 @@ def _record(
 def _evaluated(
     dataset: Dataset, now: RunState, step: int, values: dict[str, Any], targets: Metrics
 ) -> RunState:
-    """Return the state with the line of an evaluation."""
     wait = values.pop("wait")
     if not values.pop("finite"):
         raise FloatingPointError(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -61,13 +60,11 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        """The dtype of the parameters: float32 or float64."""
         return str(self.params["w1"].dtype)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """The network's outputs (N, D_out), logits or standardised numbers, for x (N, D_in)."""
-        with jax.enable_x64(self.dtype == "float64"):
-            return outputs(self.spec, self.params, x)
+        return outputs(self.spec, self.params, x)
 
 
 def softmax(y_pred: np.ndarray) -> np.ndarray:
@@ -76,18 +73,16 @@ def softmax(y_pred: np.ndarray) -> np.ndarray:
     return exps / exps.sum(axis=1, keepdims=True)
 
 
-def load(folder: str | Path) -> Model:
+def load(folder: str | Path, record: Record | None = None) -> Model:
     """Load the model of a run's folder, finished or not: its best so far by validation loss.
+
+    record: `Record.load(folder)` if at hand.
 
     Raises: FileNotFoundError for a folder that holds no run, or no weights yet; ValueError for
     files that are damaged or do not fit each other.
     """
-    return load_recorded(Path(folder), Record.load(folder))
-
-
-def load_recorded(folder: Path, record: Record) -> Model:
-    """As `load`, for a record that has been read."""
-    path, spec, encoding = folder / PARAMS, record.spec, record.encoding
+    record = record or Record.load(folder)
+    path, spec, encoding = Path(folder) / PARAMS, record.spec, record.encoding
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder}: the run has no weights yet; jaxnet train --resume {folder} makes them"

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxnet.files import replacing
+from jaxnet.runs.evaluation import measure
 from jaxnet.runs.model import Model, softmax
-from jaxnet.spec import check_choice
+from jaxnet.spec import Batch, check_choice
 from jaxnet.tables import reader
 from jaxnet.tables.encoding import (
     UNSEEN,
@@ -27,6 +28,7 @@ from jaxnet.tables.encoding import (
 from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.table import find
 
+SUFFIXES = (".csv", ".parquet")  # of predictions
 MAX_NUMBERS = 2**23  # of a block's inputs, which bounds its memory: 64 MiB as float64
 
 
@@ -51,13 +53,13 @@ def predict(
     """
     check_choice("unseen", unseen, UNSEEN)
     out, encoding = Path(out), model.encoding
-    writer = WRITERS[_check_out(out)]
+    suffix = _check_out(out)
     _check_unique([*keep, *output_names(encoding.target)])
     find(data)
     rows, count = _rows(encoding.width), 0
     copies = reader.copies(data, keep, rows) if keep else itertools.repeat({})
     blocks = reader.blocks(data, kinds_to_read(encoding.features), rows)
-    with replacing(out) as part, writer(part) as write:
+    with replacing(out) as part, _writer(part, suffix) as write:
         for block, copied in zip(blocks, copies, strict=False):
             x = encode_features(block, encoding, model.dtype, unseen)
             write(_table(copied | _predicted(model.outputs(x), encoding.target)))
@@ -74,15 +76,17 @@ def evaluate(model: Model, data: str | Path, *, unseen: str = "error") -> Metric
     """
     encoding = model.encoding
     kinds = kinds_to_read((*encoding.features, encoding.target))
-    metrics = Metrics(model.spec.loss, encoding.target)
-    for block in reader.blocks(data, kinds, _rows(encoding.width)):
-        x = encode_features(block, encoding, model.dtype, unseen)
-        metrics.update(model.outputs(x), encode_target(block, encoding, model.dtype))
-    return metrics
+    batches = (
+        Batch(
+            encode_features(block, encoding, model.dtype, unseen),
+            encode_target(block, encoding, model.dtype),
+        )
+        for block in reader.blocks(data, kinds, _rows(encoding.width))
+    )
+    return measure(model.spec, encoding.target, model.params, batches)
 
 
 def output_names(target: Column) -> list[str]:
-    """Return the columns of predictions."""
     if target.categories:
         return [target.name, *(f"p_{category}" for category in target.categories)]
     return _numbered(target.name, target.width)
@@ -93,7 +97,6 @@ def _numbered(name: str, width: int) -> list[str]:
 
 
 def _rows(width: int) -> int:
-    """Return the rows of a block of `width` inputs."""
     return max(1, min(reader.ROWS, MAX_NUMBERS // width))
 
 
@@ -106,9 +109,9 @@ def _predicted(y_pred: np.ndarray, target: Column) -> dict[str, np.ndarray]:
 
 def _check_out(out: Path) -> str:
     """Return the suffix of a file that can be written, and is not there."""
-    suffix = next((s for s in WRITERS if out.name.lower().endswith(s)), None)
-    if suffix is None:
-        raise ValueError(f"`out` must be a file ending in {' or '.join(WRITERS)}; got {out}")
+    suffix = out.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"`out` must be a file ending in {' or '.join(SUFFIXES)}; got {out}")
     if os.path.lexists(out):
         raise FileExistsError(f"`out` must not exist: {out}; delete it or give another name")
     if not out.parent.is_dir():
@@ -139,43 +142,24 @@ def _table(block: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _csv(path: Path) -> Iterator[Callable[[Any], None]]:
-    """Yield what writes a table as lines."""
+def _writer(path: Path, suffix: str) -> Iterator[Callable[[Any], None]]:
+    """Yield what writes a table as lines, or as a row group."""
     import pyarrow as pa
-    from pyarrow import csv
+    from pyarrow import csv, parquet
 
+    kind = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}[suffix]
     with contextlib.ExitStack() as stack:
         writer = None
 
         def write(table: Any) -> None:
             nonlocal writer
-            try:
-                writer = writer or stack.enter_context(csv.CSVWriter(path, table.schema))
-                writer.write_table(table)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                field = next(field for field in table.schema if pa.types.is_nested(field.type))
+            nested = [field for field in table.schema if pa.types.is_nested(field.type)]
+            if nested and suffix == ".csv":
                 raise ValueError(
-                    f"`keep`: column {field.name!r} has type {field.type}, which .csv cannot hold; "
-                    "write .parquet, or leave it out"
-                ) from None
-
-        yield write
-
-
-@contextlib.contextmanager
-def _parquet(path: Path) -> Iterator[Callable[[Any], None]]:
-    """Yield what writes a table as a row group."""
-    from pyarrow import parquet
-
-    with contextlib.ExitStack() as stack:
-        writer = None
-
-        def write(table: Any) -> None:
-            nonlocal writer
-            writer = writer or stack.enter_context(parquet.ParquetWriter(path, table.schema))
+                    f"`keep`: column {nested[0].name!r} has type {nested[0].type}, which .csv "
+                    "cannot hold; write .parquet, or leave it out"
+                )
+            writer = writer or stack.enter_context(kind(path, table.schema))
             writer.write_table(table)
 
         yield write
-
-
-WRITERS = {".csv": _csv, ".parquet": _parquet}

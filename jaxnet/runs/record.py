@@ -51,16 +51,16 @@ class Record:
     history: tuple[dict[str, Any], ...] = ()
 
     @classmethod
-    def of(cls, config: Config, dataset: Dataset, device: Any, mesh: Any = None) -> Record:
-        """Return the record of a run that begins. device, mesh: as `environment` takes them."""
+    def of(cls, config: Config, dataset: Dataset, mesh: Any = None) -> Record:
+        """Return the record of a run that begins. mesh: as `environment` takes it."""
         return cls(
             replace(config, batch_size=dataset.batch_size),
             dataset.task,
             dataset.spec,
-            {"train": dataset.train_rows, "validation": dataset.validation_rows},
+            {"train": len(dataset.train), "validation": len(dataset.validation)},
             dataset.source,
             dataset.encoding,
-            **environment(device, mesh),
+            **environment(config, mesh),
         )
 
     @classmethod
@@ -101,7 +101,6 @@ class Record:
         files.write_json(folder / CONFIG, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON holds it."""
         return {
             "format": FORMAT,
             "config": asdict(self.config),
@@ -168,11 +167,9 @@ class Record:
             _warn(name, now[name], value, config.deterministic)
         if config.epochs > self.config.epochs and config.schedule != "constant" and step > 0:
             log.warning(
-                "the %s schedule of the learning rate now ends after epoch %d, so it rises again "
-                "from where the one over %d epochs had it",
-                config.schedule,
-                config.epochs,
-                self.config.epochs,
+                f"the {config.schedule} schedule of the learning rate now ends after epoch "
+                f"{config.epochs}, so it rises again from where the one over {self.config.epochs} "
+                "epochs had it"
             )
         changed = self.changes(config)
         if not changed and environment == now:
@@ -184,11 +181,14 @@ class Record:
         return replace(self, config=config, data=data, history=history, **environment)
 
 
-def environment(device: Any, mesh: Any = None) -> dict[str, Any]:
+def environment(config: Config, mesh: Any = None) -> dict[str, Any]:
     """Return what decides the last bits of a run beside its options: libraries, devices, threads.
 
-    device: a jax.Device. mesh: a jax.sharding.Mesh, or None for one device.
+    mesh: a jax.sharding.Mesh, or None for one device.
     """
+    from jaxnet.engine.mesh import own_device  # brings JAX, without which a record can be read
+
+    device = own_device(config.device)
     axes = [] if mesh is None else [f"{name}={size}" for name, size in mesh.shape.items()]
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
@@ -197,8 +197,8 @@ def environment(device: Any, mesh: Any = None) -> dict[str, Any]:
             "kind": device.device_kind,
             # XLA splits its sums over these, so that their number decides the last bits
             "processors": int(os.environ.get("NPROC") or os.cpu_count() or 1),
-            **({"mesh": ",".join(axes)} if axes else {}),
-        },
+        }
+        | ({"mesh": ",".join(axes)} if axes else {}),
         "versions": {"jaxnet": jaxnet.__version__, "python": platform.python_version()} | versions,
     }
 
@@ -215,13 +215,9 @@ def _warn(name: str, old: dict[str, Any], new: dict[str, Any], deterministic: bo
     ignored = {"python", "mesh"} if deterministic else {"python"}  # deterministic: on any mesh
     one, other = ({k: v for k, v in d.items() if k not in ignored} for d in (old, new))
     if found := _difference(one, other):
-        names = ("none" if text is None else text for text in found[1:])
-        log.warning(
-            "%s %s was %s and is %s: losses will agree to rounding, not to the bit",
-            name,
-            found[0],
-            *names,
-        )
+        was, now = ("none" if text is None else text for text in found[1:])
+        text = f"{name} {found[0]} was {was} and is {now}"
+        log.warning(f"{text}: losses will agree to rounding, not to the bit")
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

@@ -2,10 +2,6 @@
 
 Several processes (`engine.processes`) call the same: process 0 alone writes, and each has the
 result.
-
-run = runs.train(Config(data="wine.csv", target="class"))   # runs/wine-1
-run = runs.resume("runs/wine-1", epochs=100)
-runs.load("runs/wine-1").predict({"alcohol": [13.2, 12.4], ...})
 """
 
 from __future__ import annotations
@@ -20,13 +16,13 @@ import numpy as np
 
 from jaxnet import files
 from jaxnet.engine import checkpoint, processes
-from jaxnet.engine.mesh import own_device
 from jaxnet.runs import session, state, tensorboard, trainer
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset, prepare
-from jaxnet.runs.folder import CHECKPOINTS, METRICS, check_free, discard, make
+from jaxnet.runs.evaluation import measure
+from jaxnet.runs.folder import CHECKPOINTS, EVENTS, FILES, METRICS, new_folder
 from jaxnet.runs.loop import Progress
-from jaxnet.runs.model import load_recorded
+from jaxnet.runs.model import load
 from jaxnet.runs.record import Record, digest
 from jaxnet.runs.session import Run
 from jaxnet.tables.convert import Conversion
@@ -54,7 +50,7 @@ def train(
         dataset = dataset or prepare(config)
         # as decided here, since a resumed run of more epochs, or elsewhere, might decide otherwise
         config, placement = trainer.resolve(config, dataset)
-        record = Record.of(config, dataset, own_device(config.device), placement.mesh)
+        record = Record.of(config, dataset, placement.mesh)
     with contextlib.ExitStack() as stack:
         folder = Path(config.out or "")
         with _raise_together_as_one(config, dataset):
@@ -89,10 +85,11 @@ def create(config: Config, params: dict[str, np.ndarray], *, dataset: Dataset) -
     if config.gram == "on":
         raise ValueError("`gram` must be off for a run that begins with given weights, got on")
     config, placement = trainer.resolve(replace(config, gram="off"), dataset)
-    record = Record.of(config, dataset, own_device(config.device), placement.mesh)
+    record = Record.of(config, dataset, placement.mesh)
     with _new_folder(config, dataset) as folder, trainer.on_device(config):
         made = trainer.make_trainer(config, dataset, params, placement)
-        metrics = trainer.evaluate(dataset, params, dataset.validation).result()
+        blocks, target = dataset.validation.blocks(), dataset.encoding.target
+        metrics = measure(dataset.spec, target, params, blocks).result()
         line = {"step": 0, "epoch": 0, **{f"val_{name}": v for name, v in metrics.items()}}
         with checkpoint.Writer(folder / CHECKPOINTS, config.keep) as writer:
             began = state.begin(made.params, made.optimizer)._replace(best_line=line)
@@ -111,11 +108,10 @@ def resume(
 ) -> Run:
     """Resume a run from its newest checkpoint, to the bits of a run that was never stopped.
 
-    record, dataset: `Record.load(folder)` and `prepare_again(...)`, if at hand. changed: options of
-    `Config` to change from here on: epochs, learning_rate, schedule, patience, max_time,
-    checkpoint_every, keep, tensorboard, device, devices, accumulate, remat, on_disk; and `data`, if
-    the same file is elsewhere now. On other devices, or in another number of processes, losses
-    agree to rounding. A run that has ended is only loaded.
+    record, dataset: `Record.load(folder)` and `prepare_again(...)`, if at hand. changed: options to
+    change from here on, of `config.RESUMABLE`; and `data`, if the same file is elsewhere now. On
+    other devices, or in another number of processes, losses agree to rounding. A run that has ended
+    is only loaded.
 
     Raises: as `train`; ValueError for another option that differs, for other data, or for files of
     the run that are damaged or were edited; FileNotFoundError for a folder that holds no run;
@@ -163,25 +159,17 @@ def prepare_again(
 def evaluate_validation(folder: str | Path) -> Metrics:
     """Return the metrics of a run's model on its own validation rows."""
     record = Record.load(folder)
-    model = load_recorded(Path(folder), record)
-    dataset = prepare_again(folder, record)
-    metrics = Metrics(model.spec.loss, model.encoding.target)
-    for batch in dataset.validation.blocks():
-        metrics.update(model.outputs(batch.x), batch.y)
-    return metrics
+    model = load(folder, record)
+    blocks = prepare_again(folder, record).validation.blocks()
+    return measure(model.spec, model.encoding.target, model.params, blocks)
 
 
-@contextlib.contextmanager
-def _new_folder(config: Config, dataset: Dataset) -> Iterator[Path]:
-    """Make and lock the folder of a new run; remove it again if nothing is saved in it."""
+def _new_folder(config: Config, dataset: Dataset) -> contextlib.AbstractContextManager[Path]:
     if config.tensorboard:
         tensorboard.require()
-    folder, new = make(config.out, Path(dataset.table.path).name.split(".")[0])
-    with files.lock(folder):
-        check_free(folder)
-        try:
-            yield folder
-        except BaseException:  # Ctrl-C too
-            if not checkpoint.steps(folder / CHECKPOINTS) and not (folder / METRICS).exists():
-                discard(folder, new)
-            raise
+
+    def holds_something(folder: Path) -> bool:
+        return bool(checkpoint.steps(folder / CHECKPOINTS)) or (folder / METRICS).exists()
+
+    name = dataset.source["name"].partition(".")[0]
+    return new_folder(config.out, name, (*FILES, EVENTS), holds_something)

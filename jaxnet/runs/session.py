@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.engine import checkpoint, processes
-from jaxnet.engine.mesh import Placement, own_device
+from jaxnet.engine.mesh import Placement
 from jaxnet.engine.signals import ProcessLost, Stopped, catch_signals
 from jaxnet.runs import loop, state, tensorboard
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
+from jaxnet.runs.evaluation import measure
 from jaxnet.runs.folder import CHECKPOINTS, CURVES, append_metrics
 from jaxnet.runs.loop import Progress
 from jaxnet.runs.model import Model
 from jaxnet.runs.record import Record, environment
 from jaxnet.runs.state import RunState
-from jaxnet.runs.trainer import Trainer, evaluate, make_trainer, on_device
+from jaxnet.runs.trainer import Trainer, make_trainer, on_device
 
 log = logging.getLogger("jaxnet")
 
@@ -59,7 +60,6 @@ def train(
     record: the run's so far; config: its options from here on.
     """
     main = processes.is_main()
-    identity = record.identity()
     writer: checkpoint.Writer | None = None
     with contextlib.ExitStack() as stack:
         stack.enter_context(_hint_at_resume(folder))
@@ -75,7 +75,7 @@ def train(
                 state.write_model(folder, trainer.weights, now)
         now = state.share(now, trainer.place)
         run = partial(loop.run, config, dataset, trainer)
-        save = partial(state.save, writer, folder, trainer.weights, identity=identity)
+        save = partial(state.save, writer, folder, trainer.weights, identity=record.identity())
         on_line = _on_line(stack, folder, config, int(now.state.step))
         report = on_progress if main else lambda progress: None
         try:
@@ -83,7 +83,8 @@ def train(
         except loop.NotFinite as error:
             raise _not_finite(folder, trainer, error, writer) from None
         if reason == "signal":
-            raise _stopped(folder, config, dataset, now, received(), writer)
+            where = f"step {int(now.state.step)} of {dataset.steps_per_epoch * config.epochs}"
+            raise _stopped(folder, writer, received(), where)
         # the last checkpoint is written meanwhile
         return _finish(folder, dataset, trainer, state.on_host(now), reason)
 
@@ -118,8 +119,7 @@ def _restore(
         raise ValueError(f"`epochs` must be at least {made}, those made, got {config.epochs}")
     for sentence in damaged:
         log.warning("%s; resuming from step %d", sentence, step)
-    here = environment(own_device(config.device), placement.mesh)
-    resumed = record.resumed(config, step, here)
+    resumed = record.resumed(config, step, environment(config, placement.mesh))
     if resumed is not record:
         resumed.save(folder)
     return now
@@ -139,12 +139,7 @@ def _not_finite(
 
 
 def _stopped(
-    folder: Path,
-    config: Config,
-    dataset: Dataset,
-    now: RunState,
-    received: int | None,
-    writer: checkpoint.Writer | None,
+    folder: Path, writer: checkpoint.Writer | None, received: int | None, where: str
 ) -> Stopped:
     """Return what to raise after a signal, which another process may have received, once the last
     checkpoint is written.
@@ -152,20 +147,17 @@ def _stopped(
     if writer is not None:
         writer.wait()
     number = int(processes.gather_ints([received or 0]).max())
-    step, num_steps = int(now.state.step), dataset.steps_per_epoch * config.epochs
-    return Stopped(
-        number,
-        f"stopped by {signal.Signals(number).name} at step {step} of {num_steps}, and saved: "
-        f"resume with --resume {folder}",
-    )
+    what = f"stopped by {signal.Signals(number).name} at {where}, and saved"
+    return Stopped(number, f"{what}: resume with --resume {folder}")
 
 
 def _finish(folder: Path, dataset: Dataset, trainer: Trainer, now: RunState, reason: str) -> Run:
     """Draw the curves, and return the model of the best epoch with its metrics."""
     params, metrics = trainer.weights(now.best), {}
     if processes.is_main():
-        splits = {"train": dataset.train, "validation": dataset.validation}
-        metrics = {name: evaluate(dataset, params, rows).result() for name, rows in splits.items()}
+        for name, rows in (("train", dataset.train), ("validation", dataset.validation)):
+            measured = measure(dataset.spec, dataset.encoding.target, params, rows.blocks())
+            metrics[name] = measured.result()
         if now.lines:
             _plot(folder, now.lines, dataset)
     return Run(
@@ -182,16 +174,14 @@ def _finish(folder: Path, dataset: Dataset, trainer: Trainer, now: RunState, rea
 
 
 def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, step: int) -> Callable:
-    """Return the function that keeps the metrics of an evaluation, for TensorBoard too if asked."""
-    if not processes.is_main():
-        return lambda line: None
-    if not config.tensorboard:
-        return partial(append_metrics, folder)
-    event = stack.enter_context(tensorboard.writer(folder, step))
+    """Return the function by which process 0 keeps the metrics of an evaluation."""
+    writers = [partial(append_metrics, folder)] if processes.is_main() else []
+    if writers and config.tensorboard:
+        writers.append(stack.enter_context(tensorboard.writer(folder, step)))
 
     def on_line(line: dict[str, Any]) -> None:
-        append_metrics(folder, line)
-        event(line)
+        for write in writers:
+            write(line)
 
     return on_line
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-EVENTS = "tensorboard"  # in a run's folder
+from jaxnet.runs.folder import EVENTS
+
 # each metric of a line of metrics.jsonl, and its tag: one group holds train and validation
 TAGS = {
     "train_loss": "loss/train",

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,6 @@ from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
 from jaxnet.spec import Spec
 from jaxnet.tables.metrics import Metrics
-from jaxnet.tables.rows import Rows
 from jaxnet.train import Step, make_step, on_rows, transpose, transposed
 
 UNUSUAL = ("deterministic", "accumulate", "remat")  # options of which the dual form has none
@@ -103,7 +103,7 @@ def _use_gram(config: Config, dataset: Dataset) -> bool:
 
 def operations(config: Config, dataset: Dataset) -> tuple[int, int]:
     """What the first layer costs in this run as it is, and in dual form (`gram.operations`)."""
-    rows, columns = dataset.train_rows, dataset.spec.sizes[0]
+    rows, columns = len(dataset.train), dataset.spec.sizes[0]
     steps = config.epochs * dataset.steps_per_epoch
     return gram.operations(rows, columns, dataset.spec.sizes[1], dataset.batch_size, steps)
 
@@ -115,7 +115,7 @@ def make_trainer(
 
     config, placement: as `resolve` returns them.
     """
-    optimizer = optimizers.scheduled(
+    optimizer = _scheduled(
         config.optimizer,
         config.learning_rate,
         dataset.steps_per_epoch * config.epochs,
@@ -125,7 +125,8 @@ def make_trainer(
     )
     if config.gram == "on":
         return _dual(config, dataset, params, optimizer, placement)
-    step = _step(config, dataset.spec, optimizer, placement)
+    options = Config(**{name: getattr(config, name) for name in ("dtype", *UNUSUAL)})
+    step = _step(options, dataset.spec, optimizer, placement)
     run = (_from_disk if dataset.on_disk else _in_memory)(config, dataset, step, placement)
     return Trainer(transpose(params), optimizer, run, _to_numpy, placement.params)
 
@@ -143,6 +144,12 @@ def loss_of(config: Config, spec: Spec) -> Callable[[Any, Any], jax.Array]:
     )
 
 
+# Runs of one process with the same options have one optimizer and one step, so that they share what
+# is compiled for them.
+_scheduled = functools.cache(optimizers.scheduled)
+
+
+@functools.cache
 def _step(
     config: Config, spec: Spec, optimizer: optax.GradientTransformation, placement: Placement
 ) -> Step:
@@ -167,7 +174,7 @@ def _in_memory(config: Config, dataset: Dataset, step: Step, placement: Placemen
 
 def _compiled(config: Config, dataset: Dataset, step: Step, evaluate: Callable) -> MakeChunk:
     """Epochs in one program, which gathers the rows of each batch on the device."""
-    rows = dataset.train_rows
+    rows = len(dataset.train)
     # None: all rows in their order, if they are one batch
     rows_at = data.row_batches(rows, dataset.batch_size, config.seed)
     if dataset.batch_size == rows:
@@ -237,14 +244,6 @@ def targets_of(dataset: Dataset) -> Metrics:
     metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
     for batch in dataset.validation.blocks():
         metrics.update(np.zeros((len(batch.y), dataset.spec.sizes[-1])), batch.y)
-    return metrics
-
-
-def evaluate(dataset: Dataset, params: dict[str, np.ndarray], rows: Rows) -> Metrics:
-    """Return the metrics of the weights `params` on rows of a dataset, some rows at a time."""
-    metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
-    for batch in rows.blocks():
-        metrics.update(evaluation.outputs(dataset.spec, params, batch.x), batch.y)
     return metrics
 
 

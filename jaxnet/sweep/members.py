@@ -96,7 +96,7 @@ class Workers:
         self.program = Program(self.config, self.dataset_of(plan.keys[0]), stacked=stacked)
         self.steps = min(50, self.program.capacity[0])  # of the next call
         self.stop = threading.Event()
-        self.made, self.lock = 0, threading.Lock()
+        self.made: dict[Block, int] = {}  # steps
         keys, settings = self.blocks()[0]
         with trainer.on_device(self.config):  # one step compiles, before the threads need it
             begun = self.program.begin(keys, settings)
@@ -116,7 +116,7 @@ class Workers:
     ) -> Iterator[Trained]:
         """Train all blocks, and yield their members as they end."""
         blocks, seen = self.blocks(), set()
-        self.made = 0
+        self.made = dict.fromkeys(blocks, 0)
         self.stop.clear()
         with ThreadPoolExecutor(self.mapping.workers) as pool:
             running = {pool.submit(self._train, block) for block in blocks}
@@ -128,7 +128,8 @@ class Workers:
                             if (member.setting, member.key) not in seen:
                                 seen.add((member.setting, member.key))
                                 yield member, params
-                    report(self.made / (len(blocks) * self.program.num_steps))
+                    made = sum(self.made.values())
+                    report(made / (len(blocks) * self.program.num_steps))
                     if signal() is not None:
                         self.stop.set()
             finally:
@@ -156,14 +157,9 @@ class Workers:
                         total = 0.0
                 each = (time.perf_counter() - began) / len(chunk.losses)
                 self.steps = max(1, min(program.capacity[0], int(CALL_SECONDS / each)))
-                self._count(stop - step)
-                step = stop
-            self._count(program.num_steps - step)  # which patience saves
+                self.made[block] = step = stop
+            self.made[block] = program.num_steps  # also those that patience saves
             return list(self._members(block, lines, jax.device_get(best.params)))
-
-    def _count(self, steps: int) -> None:
-        with self.lock:
-            self.made += steps
 
     def _members(self, block: Block, lines: list[dict[str, Any]], best: Any) -> Iterator[Trained]:
         stacked = {name: np.stack([line[name] for line in lines]) for name in lines[0]}
@@ -201,7 +197,7 @@ class Workers:
         """The splits' rows on the device; where folds differ in size, the last row is repeated."""
         # fold 0 has the most validation rows
         largest = keys if self.plan.folds is None else (Key(keys[0].seed, 0),)
-        most = max(self.dataset_of(key).validation_rows for key in largest)
+        most = max(len(self.dataset_of(key).validation) for key in largest)
         splits = [_padded(self.dataset_of(key), most) for key in keys]
         return jax.device_put(self.program.stack(splits))
 

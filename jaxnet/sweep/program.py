@@ -47,7 +47,7 @@ class Program:
 
     def __init__(self, config: Config, dataset: Dataset, *, stacked: bool):
         self.config, self.spec, self.stacked = config, dataset.spec, stacked
-        self.rows, self.batch_size = dataset.train_rows, dataset.batch_size
+        self.rows, self.batch_size = len(dataset.train), dataset.batch_size
         self.num_steps = dataset.steps_per_epoch * config.epochs
         self.every = dataset.steps_per_epoch * config.evaluate_every
         self.capacity = epochs.capacity(self.batch_size, self.every)

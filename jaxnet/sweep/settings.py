@@ -72,7 +72,6 @@ class Plan:
 
     @property
     def num_members(self) -> int:
-        """The networks to train."""
         return len(self.settings) * len(self.keys)
 
     def config_of(self, setting: Setting, key: Key) -> Config:
@@ -87,7 +86,7 @@ class Plan:
         """
         dataset, config = self.dataset, self.config_of(setting, key)
         spec = dataset.spec
-        num_rows = dataset.train_rows + dataset.validation_rows
+        num_rows = len(dataset.train) + len(dataset.validation)
         several = _rows(num_rows, config, key, self.folds)
         target = dataset.encoding.target.name
         encoding = fit_encoding(dataset.table, target, dataset.task, several[0], config.categorical)
@@ -106,7 +105,6 @@ class Plan:
 def _rows(
     num_rows: int, config: Config, key: Key, folds: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows to train on and to validate on."""
     if folds is None:
         rows, held_out = data.split(num_rows, config.validation, key.seed)
         return np.asarray(rows), np.asarray(held_out)
@@ -138,17 +136,14 @@ def plan(
     settings = _settings(config, learning_rate, weight_decay, hidden)
     config = replace(config, **settings[0]._asdict())
     config, dataset = _in_memory(config, dataset)
-    num_rows = dataset.train_rows + dataset.validation_rows
+    num_rows = len(dataset.train) + len(dataset.validation)
     if folds is not None and folds > num_rows:
         raise ValueError(f"`folds` must be 2..{num_rows}, the number of rows; got {folds}")
     held_out = range(folds) if folds else (None,)
     keys = itertools.product(range(config.seed, config.seed + seeds), held_out)
     made = Plan(config, dataset, settings, tuple(itertools.starmap(Key, keys)), folds)
-    least = made.dataset_of(settings[0], made.keys[0]).train_rows
-    if (config.batch_size or 1) > least:
-        raise ValueError(
-            f"`batch_size` must be 1..{least}, the number of training rows; got {config.batch_size}"
-        )
+    least = len(made.dataset_of(settings[0], made.keys[0]).train)
+    data.row_batches(least, config.batch_size or 1)  # refuses a batch larger than these
     return made
 
 
@@ -233,7 +228,6 @@ def _stack(work: int, config: Config) -> int:
 
 
 def _processors() -> int:
-    """Those that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -250,8 +244,8 @@ def _sizes(plan: Plan, hidden: tuple[int, ...]) -> tuple[int, int, int]:
     sizes = (dataset.spec.sizes[0], *hidden, dataset.spec.sizes[-1])
     weights = sum(a * b for a, b in itertools.pairwise(sizes))
     itemsize = np.dtype(plan.config.param_dtype).itemsize
-    rows = dataset.train_rows + dataset.validation_rows
-    held = dataset.validation_rows if plan.folds is None else -(-rows // plan.folds)
+    rows = len(dataset.train) + len(dataset.validation)
+    held = len(dataset.validation) if plan.folds is None else -(-rows // plan.folds)
     activations = (held + 2 * dataset.batch_size) * sum(sizes)
     # parameters, their best, gradients, two moments, and a copy of each
     member = itemsize * (8 * (weights + sum(sizes)) + 2 * activations)

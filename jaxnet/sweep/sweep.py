@@ -1,10 +1,4 @@
-"""Many networks trained at once to find good options: the best learning rate, decay and sizes.
-
-found = sweep.run(Config(data="wine.csv", target="class"),
-                  learning_rate=(1e-3, 1e-2), hidden=((32,), (64, 64)), seeds=4)
-found.table[0]    # the best setting: mean and spread over the seeds
-found.best        # it as an ordinary run: found.best.folder, found.best.predict(...)
-"""
+"""Many networks trained at once to find good options: the best learning rate, decay and sizes."""
 
 from __future__ import annotations
 
@@ -15,19 +9,18 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.engine.mesh import own_device
 from jaxnet.engine.signals import Stopped, catch_signals
-from jaxnet.files import lock, write, write_json
+from jaxnet.files import write, write_json
 from jaxnet.runs import run as runs
 from jaxnet.runs.config import Config
-from jaxnet.runs.folder import discard, make
+from jaxnet.runs.folder import new_folder
 from jaxnet.runs.record import Record
 from jaxnet.sweep.members import Member, SweepProgress, train_members
 from jaxnet.sweep.settings import Key, Mapping, Plan, Setting, plan
@@ -100,6 +93,7 @@ def train(
     Raises: as `run`.
     """
     with _new_folder(planned) as folder:
+        write_json(folder / JSON, _described(planned))
         members = _train_members(planned, folder, on_progress)
         table = tabulate(members)
         picture(planned, table, folder / PICTURE)
@@ -177,30 +171,23 @@ def write_csv(path: Path, members: Sequence[Member]) -> None:
     write(path, text.getvalue().encode())
 
 
-@contextlib.contextmanager
-def _new_folder(planned: Plan) -> Iterator[Path]:
-    """Make and lock the sweep's folder, which is removed again if nothing is written to it."""
-    config, dataset = planned.config, planned.dataset
-    described = Record.of(config, dataset, own_device(config.device)).to_json()
+def _new_folder(planned: Plan) -> contextlib.AbstractContextManager[Path]:
+    out, name = planned.config.out, planned.dataset.source["name"].partition(".")[0]
+    if out is not None and any((Path(out) / file).exists() for file in (CSV, JSON, BEST)):
+        raise FileExistsError(f"`out` must not hold a sweep already: {out}")
+    return new_folder(out, f"{name}-sweep", [JSON], lambda folder: (folder / CSV).exists())
+
+
+def _described(planned: Plan) -> dict[str, Any]:
+    """The content of sweep.json."""
+    described = Record.of(planned.config, planned.dataset).to_json()
     del described["encoding"], described["spec"]  # each member has its own
     described["sweep"] = {
         "settings": [setting._asdict() for setting in planned.settings],
         "seeds": sorted({key.seed for key in planned.keys}),
         "folds": planned.folds,
     }
-    if config.out is not None and any((Path(config.out) / n).exists() for n in (CSV, JSON, BEST)):
-        raise FileExistsError(f"`out` must not hold a sweep already: {config.out}")
-    name = Path(dataset.table.path).name.split(".")[0]
-    folder, new = make(config.out, f"{name}-sweep")
-    with lock(folder):
-        try:
-            write_json(folder / JSON, described)
-            yield folder
-        except BaseException:  # Ctrl-C too
-            if not (folder / CSV).exists():
-                (folder / JSON).unlink(missing_ok=True)
-                discard(folder, new)
-            raise
+    return described
 
 
 def picture(planned: Plan, table: Sequence[Row], path: Path) -> bool:

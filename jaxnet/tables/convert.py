@@ -16,29 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.files import (
-    lock,
-    naming_errors,
-    read_json,
-    replacing,
-    sha256,
-    state,
-    unchanged,
-    write_json,
-)
-from jaxnet.tables import reader
+from jaxnet import files
+from jaxnet.tables import reader, table
 from jaxnet.tables.store import CODES, DESCRIPTION, NUMBERS, Field, Store, folder_of
-from jaxnet.tables.table import (
-    KINDS,
-    MAX_CATEGORIES,
-    SUFFIXES,
-    choose,
-    empty,
-    fault,
-    find,
-    suffix_of,
-    too_many,
-)
 
 VERSION = 2
 CHANGED = "the data have changed"
@@ -70,15 +50,15 @@ def convert(
 
     Raises: as `reader.read`; OSError naming the folder if it cannot be written.
     """
-    files, folder = sources(path), folder_of(path)
-    found, reason = _look(path, files, drop)
+    paths, folder = sources(path), folder_of(path)
+    found, reason = _look(path, paths, drop)
     if reason:
-        with naming_errors(folder):
+        with files.naming_errors(folder):
             folder.mkdir(exist_ok=True)
-        with lock(folder, wait=True):
-            found, reason = _look(path, files, drop)  # another process may have made them meanwhile
+        with files.lock(folder, wait=True):
+            found, reason = _look(path, paths, drop)  # another process may have made them meanwhile
             if reason:
-                found = _convert(Path(path), files, drop, found, reason, on_progress)
+                found = _convert(Path(path), paths, drop, found, reason, on_progress)
     return Store(path, found, drop)
 
 
@@ -87,28 +67,31 @@ def sources(path: str | Path) -> list[Path]:
 
     Raises: FileNotFoundError; ValueError for an .npz file, or a folder without any table.
     """
-    files = [path := Path(path)]
+    paths = [path := Path(path)]
     if path.is_dir():
-        files = sorted(filter(suffix_of, path.iterdir()), key=lambda file: file.name)
-    for file in files:
-        if find(file)[1] == ".npz":
+        paths = sorted(filter(table.suffix_of, path.iterdir()), key=lambda file: file.name)
+    for file in paths:
+        if table.find(file)[1] == ".npz":
             what = "the rows of an .npz file cannot stay on disk; write it as .parquet"
             raise ValueError(f"{file}: {what}, or set `on_disk` off")
-    if not files:
-        raise ValueError(f"{path}: the folder has no file ending in {', '.join(SUFFIXES[1:])}")
-    return files
+    if not paths:
+        raise ValueError(
+            f"{path}: the folder has no file ending in {', '.join(table.SUFFIXES[1:])}"
+        )
+    return paths
 
 
-def _look(path: str | Path, files: list[Path], drop: Collection[str]) -> tuple[dict[str, Any], str]:
+def _look(path: str | Path, paths: list[Path], drop: Collection[str]) -> tuple[dict[str, Any], str]:
     """Return the description of a store, {} for none, and why its arrays do not serve, or ""."""
     folder, found = folder_of(path), {}
     with contextlib.suppress(FileNotFoundError, ValueError):
-        found = read_json(folder / DESCRIPTION)
+        found = files.read_json(folder / DESCRIPTION)
     if found.get("version") != VERSION:
         return {}, "there are none"
-    if [(f["name"], *f["state"]) for f in found["files"]] != [(f.name, *state(f)) for f in files]:
+    now = [[file.name, [*files.state(file)]] for file in paths]
+    if [[file["name"], file["state"]] for file in found["files"]] != now:
         return found, CHANGED
-    wanted = choose(path, found["names"], drop)
+    wanted = table.choose(path, found["names"], drop)
     try:
         for name in (NUMBERS, CODES):
             np.load(folder / name, mmap_mode="r")
@@ -120,46 +103,45 @@ def _look(path: str | Path, files: list[Path], drop: Collection[str]) -> tuple[d
 
 def _convert(
     path: Path,
-    files: list[Path],
+    paths: list[Path],
     drop: Collection[str],
     found: dict[str, Any],
     reason: str,
     on_progress: Callable[[Conversion], None],
 ) -> dict[str, Any]:
     """Write arrays in the place of those `found`, and last of all what they are; return that."""
-    folder, names, states = folder_of(path), _names(files), [*map(state, files)]
-    wanted = choose(files[0], names, drop)
+    folder, names, states = folder_of(path), _names(paths), [*map(files.state, paths)]
+    wanted = table.choose(paths[0], names, drop)
     if found:
         log.warning("%s: its arrays are made anew: %s", path, reason)
         held = {column["name"] for column in found["columns"] if reason != CHANGED}
         wanted = [name for name in names if name in {*wanted, *held}]
     (folder / DESCRIPTION).unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
-        for file in files:
-            stack.enter_context(unchanged(file))
-        scans = [reader.scan(file, wanted) for file in files]
+        for file in paths:
+            stack.enter_context(files.unchanged(file))
+        scans = [reader.scan(file, wanted) for file in paths]
         rows = [number for _, number in scans]
         if not sum(rows):
-            raise empty(path)
-        fields = _fields({file: dtypes for file, (dtypes, _) in zip(files, scans, strict=True)})
-        done = _write(folder, sum(rows), _blocks(path, files, fields), on_progress)
+            raise table.empty(path)
+        fields = _fields({file: dtypes for file, (dtypes, _) in zip(paths, scans, strict=True)})
+        done = _write(folder, sum(rows), _blocks(path, paths, fields), on_progress)
         described = [
-            {"name": file.name, "state": known, "sha256": sha256(file), "rows": number}
-            for file, known, number in zip(files, states, rows, strict=True)
+            {"name": file.name, "state": known, "sha256": files.sha256(file), "rows": number}
+            for file, known, number in zip(paths, states, rows, strict=True)
         ]
     found = {"version": VERSION, "rows": sum(rows), "names": names, "files": described}
     found |= {"columns": [field._asdict() for field in fields], "source": _source(path, described)}
-    write_json(folder / DESCRIPTION, found)
+    files.write_json(folder / DESCRIPTION, found)
     on_progress(done._replace(whole=True))
     return found
 
 
-def _names(files: list[Path]) -> list[str]:
-    """Return the columns that all files have."""
-    names = reader.read_names(files[0])
-    for file in files[1:]:
+def _names(paths: list[Path]) -> list[str]:
+    names = reader.read_names(paths[0])
+    for file in paths[1:]:
         if different := sorted(set(reader.read_names(file)) ^ set(names)):
-            what = f"must have the columns of {files[0].name}, and {different[0]!r} is only in one"
+            what = f"must have the columns of {paths[0].name}, and {different[0]!r} is only in one"
             raise ValueError(f"{file}: {what} of them")
     return names
 
@@ -172,7 +154,7 @@ def _fields(dtypes: dict[Path, dict[str, np.dtype]]) -> list[Field]:
         words = [file for file, dtype in found.items() if dtype.kind == "O"]
         if words and len(words) < len(found):
             numbers = next(file for file in found if file not in words)
-            raise fault(words[0], name, f"holds text, and in {numbers.name} numbers")
+            raise table.fault(words[0], name, f"holds text, and in {numbers.name} numbers")
         place = sum((field.texts is None) != bool(words) for field in fields)
         dtype = "O" if words else np.result_type(*found.values()).str
         fields.append(Field(name, dtype, place, [] if words else None))
@@ -180,7 +162,7 @@ def _fields(dtypes: dict[Path, dict[str, np.dtype]]) -> list[Field]:
 
 
 def _blocks(
-    path: Path, files: list[Path], fields: list[Field]
+    path: Path, paths: list[Path], fields: list[Field]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield numbers and codes of some rows after the others, and collect the texts of the fields.
 
@@ -191,22 +173,22 @@ def _blocks(
     texts = {field.name: field.texts for field in fields if field.texts is not None}
     index: dict[str, dict[str, int]] = {name: {} for name in texts}
     exact = all(np.can_cast(field.dtype, np.float32) for field in numbers)
-    kinds = {field.name: KINDS[np.dtype(field.dtype).kind] for field in fields}
-    for file in files:
+    kinds = {field.name: table.KINDS[np.dtype(field.dtype).kind] for field in fields}
+    for file in paths:
         for block in reader.blocks(file, kinds, max(1, BLOCK_NUMBERS // len(fields))):
             taken = [block.columns[field.name] for field in numbers]
             codes = [_codes(block.columns[name], index[name]) for name in texts]
             for name, known in index.items():
-                if len(known) > MAX_CATEGORIES:  # which may be the numbers before a word
-                    reader.check_words(files, name, [*known, "a word"])
-                    raise too_many(path, name)
+                if len(known) > table.MAX_CATEGORIES:  # which may be the numbers before a word
+                    reader.check_words(paths, name, [*known, "a word"])
+                    raise table.too_many(path, name)
             yield (
                 _side_by_side(taken, block.num_rows, np.float32 if exact else np.float64),
                 _side_by_side(codes, block.num_rows, np.int32),
             )
     for name, found in texts.items():
         found.extend(index[name])
-        reader.check_words(files, name, found)
+        reader.check_words(paths, name, found)
 
 
 def _side_by_side(columns: list[Any], rows: int, dtype: type) -> np.ndarray:
@@ -234,8 +216,8 @@ def _write(
     """Write the arrays block by block. No map is written to: a full disk would kill the process."""
     done = Conversion(folder, 0, 0, False)
     with (
-        replacing(folder / NUMBERS) as numbers,
-        replacing(folder / CODES) as codes,
+        files.replacing(folder / NUMBERS) as numbers,
+        files.replacing(folder / CODES) as codes,
         numbers.open("wb") as first,
         codes.open("wb") as second,
     ):
@@ -254,12 +236,12 @@ def _write(
     return done
 
 
-def _source(path: Path, files: list[dict[str, Any]]) -> dict[str, Any]:
+def _source(path: Path, described: list[dict[str, Any]]) -> dict[str, Any]:
     """Return name, path, bytes and sha256 of the source; of a folder, of its files and names."""
-    digest = files[0]["sha256"]
+    digest = described[0]["sha256"]
     if path.is_dir():
-        lines = "".join(f"{file['sha256']}  {file['name']}\n" for file in files)
+        lines = "".join(f"{file['sha256']}  {file['name']}\n" for file in described)
         digest = hashlib.sha256(lines.encode()).hexdigest()
-    size = sum(file["state"][0] for file in files)
+    size = sum(file["state"][0] for file in described)
     path = Path(os.path.abspath(path))
     return {"name": path.name, "path": str(path), "bytes": size, "sha256": digest}

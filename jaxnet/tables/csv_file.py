@@ -27,7 +27,6 @@ class WrongKind(ValueError):
 
 
 def read_names(file: Path) -> list[str]:
-    """Return the names in the header."""
     with _errors(file, []):
         return _header(file)[1]
 
@@ -66,7 +65,6 @@ def settled(file: Path, names: list[str], use: Callable[[Iterator[Any]], Any]) -
 
 
 def _open(file: Path, kinds: Mapping[str, str | None]) -> Any:
-    """Return pyarrow's reader of some columns."""
     import pyarrow as pa
     from pyarrow import csv
 

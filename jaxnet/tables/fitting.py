@@ -9,15 +9,7 @@ import numpy as np
 from jaxnet.tables.encoding import Column, Encoding
 from jaxnet.tables.statistics import Distinct, Moments
 from jaxnet.tables.store import Store
-from jaxnet.tables.table import (
-    KINDS,
-    MAX_CATEGORIES,
-    Table,
-    check_wanted,
-    fault,
-    missing,
-    too_many,
-)
+from jaxnet.tables.table import KINDS, MAX_CATEGORIES, Table, check_wanted, fault, missing, too_many
 
 Source = Table | Store
 MAX_CLASSES = 20  # an integer target with more distinct values is taken for a quantity
@@ -34,7 +26,7 @@ def infer_task(table: Source, target: str) -> tuple[str, str]:
         return "classification", "its values are true and false"
     if column.dtype.kind not in "iu" or column.ndim > 1:
         return "regression", "its values are real numbers"
-    distinct = Distinct(MAX_DISTINCT)
+    distinct = Distinct(column.dtype, MAX_DISTINCT)
     for block in table.blocks([target]):
         distinct.update(block.columns[target])
     if distinct.found is None:
@@ -78,7 +70,6 @@ def fit_encoding(
 
 
 def _target(table: Source, target: str) -> np.ndarray:
-    """Return the column to predict, of a store without its rows."""
     if target not in table.columns:
         raise missing(table.path, f"target column {target!r}", table.columns)
     return table.columns[target]
@@ -87,8 +78,8 @@ def _target(table: Source, target: str) -> np.ndarray:
 def _summarise(
     table: Source, rows: np.ndarray, as_text: Collection[str]
 ) -> dict[str, Moments | Distinct | None]:
-    """Return what is found of each column: moments in some rows, or the distinct numbers in all of
-    those to take as text; None for text.
+    """Return each column's moments in some rows, or the distinct numbers in all rows of a column to
+    take as text; None for text.
     """
     found: dict[str, Moments | Distinct | None] = dict.fromkeys(table.columns)
     for name, column in table.columns.items():
@@ -96,7 +87,8 @@ def _summarise(
             what = f"must be (N,) to hold categories, got {column.shape}"
             raise fault(table.path, name, what)
         if column.dtype.kind != "O":
-            found[name] = Distinct(MAX_CATEGORIES) if name in as_text else Moments()
+            as_category = name in as_text
+            found[name] = Distinct(column.dtype, MAX_CATEGORIES) if as_category else Moments()
     chosen = np.zeros(table.num_rows, bool)
     chosen[rows] = True
     for block in table.blocks([name for name, summary in found.items() if summary]):
@@ -110,11 +102,9 @@ def _summarise(
 
 
 def _numbers(table: Source, name: str, moments: Moments) -> Column:
-    """Return a column that is standardised."""
     mean, std = moments.mean, moments.std
     if not np.isfinite(std).all():
-        blocks = table.blocks([name])
-        largest = max(np.abs(block.columns[name].astype(float)).max() for block in blocks)
+        largest = max(np.abs(b.columns[name].astype(float)).max() for b in table.blocks([name]))
         what = f"has values up to {largest:.4g}, too large to standardise; rescale it"
         raise fault(table.path, name, what)
     kind = KINDS[table.columns[name].dtype.kind]

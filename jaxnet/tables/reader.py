@@ -14,20 +14,8 @@ from typing import Any
 import numpy as np
 
 from jaxnet.files import unchanged
-from jaxnet.tables import csv_file
-from jaxnet.tables.table import (
-    Table,
-    check_finite,
-    check_lengths,
-    check_wanted,
-    choose,
-    empty,
-    fault,
-    find,
-    is_number,
-    suffix_of,
-    wrong_kind,
-)
+from jaxnet.tables import csv_file, table
+from jaxnet.tables.table import Table
 
 ROWS = 8192  # of a block
 
@@ -42,8 +30,8 @@ def read(path: str | Path, drop: Collection[str] = ()) -> Table:
     Raises: FileNotFoundError; ValueError for another kind of file, a damaged or an empty one, a
     repeated or unknown column, a missing or non-finite value, and text among numbers.
     """
-    file, suffix = find(path)
-    names = choose(file, read_names(file), drop)
+    file, suffix = table.find(path)
+    names = table.choose(file, read_names(file), drop)
     if suffix == ".npz":
         columns: Any = _npz(file, names)
     elif suffix == ".parquet":
@@ -51,12 +39,12 @@ def read(path: str | Path, drop: Collection[str] = ()) -> Table:
     else:
         columns = csv_file.settled(file, names, _together)
     if columns is None or not len(columns[names[0]]):
-        raise empty(path)
-    table = Table(str(path), {name: _to_numpy(file, name, columns[name], 0) for name in names})
-    for name, column in table.columns.items():
+        raise table.empty(path)
+    read = Table(str(path), {name: _to_numpy(file, name, columns[name], 0) for name in names})
+    for name, column in read.columns.items():
         if column.dtype == object:
-            check_words([file], name, table.texts(name))
-    return table
+            check_words([file], name, read.texts(name))
+    return read
 
 
 def blocks(path: str | Path, kinds: Mapping[str, str], rows: int = ROWS) -> Iterator[Table]:
@@ -74,7 +62,7 @@ def blocks(path: str | Path, kinds: Mapping[str, str], rows: int = ROWS) -> Iter
         yield Table(str(path), columns, offset)
         offset += len(next(iter(columns.values())))
     if not offset:
-        raise empty(path)
+        raise table.empty(path)
 
 
 def copies(path: str | Path, names: Iterable[str], rows: int = ROWS) -> Iterator[dict[str, Any]]:
@@ -85,11 +73,10 @@ def copies(path: str | Path, names: Iterable[str], rows: int = ROWS) -> Iterator
 
 
 def read_names(file: Path) -> list[str]:
-    """Return the columns of a file."""
-    if suffix_of(file) == ".npz":
+    if table.suffix_of(file) == ".npz":
         with _errors(file, ".npz file without pickled objects"), zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
-    if suffix_of(file) == ".parquet":
+    if table.suffix_of(file) == ".parquet":
         return _metadata(file).schema.to_arrow_schema().names
     return csv_file.read_names(file)
 
@@ -98,7 +85,7 @@ def scan(file: Path, names: list[str]) -> tuple[dict[str, np.dtype], int]:
     """Return the dtypes with which `read` reads columns of a CSV or Parquet file, object for text,
     and the number of rows; of a CSV in a pass over it. Without rows there are no dtypes.
     """
-    if suffix_of(file) == ".parquet":
+    if table.suffix_of(file) == ".parquet":
         metadata = _metadata(file)
         schema, rows = metadata.schema.to_arrow_schema(), metadata.num_rows
     else:
@@ -118,32 +105,32 @@ def _schema_and_rows(batches: Iterator[Any]) -> tuple[Any, int]:
 
 def estimate(file: Path) -> int:
     """Return about how many bytes the columns of a CSV or Parquet file take as arrays."""
-    if suffix_of(file) == ".parquet":
+    if table.suffix_of(file) == ".parquet":
         metadata = _metadata(file)
         return 8 * metadata.num_rows * metadata.num_columns
-    return file.stat().st_size * (4 if suffix_of(file) == ".csv.gz" else 1)
+    return file.stat().st_size * (4 if table.suffix_of(file) == ".csv.gz" else 1)
 
 
 def check_words(files: list[Path], name: str, texts: Collection[str]) -> None:
     """Refuse a column of text of which at least half of the distinct `texts`, but not all, are
     numbers, and name the first that is not.
     """
-    words = sum(not is_number(text) for text in texts)
+    words = sum(not table.is_number(text) for text in texts)
     if not 0 < words <= len(texts) / 2:
         return
     for file in files:
         for block in blocks(file, {name: "text"}):
             for row, text in enumerate(block.columns[name].tolist(), block.offset + 1):
-                if not is_number(text):
-                    raise wrong_kind(file, row, name, text)
+                if not table.is_number(text):
+                    raise table.wrong_kind(file, row, name, text)
 
 
 def _parts(path: str | Path, kinds: Mapping[str, str], rows: int) -> Iterator[dict[str, Any]]:
     """Yield columns, some rows at a time: as Arrow arrays, or those of an .npz as they are."""
-    file, suffix = find(path)
+    file, suffix = table.find(path)
     names = list(kinds)
     with unchanged(file):
-        check_wanted(file, read_names(file), names)
+        table.check_wanted(file, read_names(file), names)
         if suffix == ".npz":
             columns = _npz(file, names)
             for start in range(0, len(columns[names[0]]), rows):
@@ -203,13 +190,14 @@ def _npz(file: Path, names: list[str]) -> dict[str, np.ndarray]:
         np.load(file, allow_pickle=False) as stored,
     ):
         arrays = {name: stored[name] for name in names}
-    check_lengths(file, {name: array.shape for name, array in arrays.items()})
+    table.check_lengths(file, {name: array.shape for name, array in arrays.items()})
     for name, array in arrays.items():
         text = array.dtype.kind == "U" and array.ndim == 1
         if not text and array.dtype.kind not in "biuf":
-            raise fault(file, name, f"must be numbers, booleans or text (N,), got {array.dtype}")
+            what = f"must be numbers, booleans or text (N,), got {array.dtype}"
+            raise table.fault(file, name, what)
         if len(array) and not array.size:
-            raise fault(file, name, f"must hold values, got shape {array.shape}")
+            raise table.fault(file, name, f"must hold values, got shape {array.shape}")
         array = array.astype(object if text else array.dtype.newbyteorder("="), copy=False)
         arrays[name] = array.reshape(len(array), -1) if array.ndim > 2 else array
     return arrays
@@ -233,7 +221,7 @@ def _to_numpy(file: Any, name: str, column: Any, offset: int) -> np.ndarray:
     """
     if not isinstance(column, np.ndarray):
         column = _from_arrow(file, name, column, offset)
-    check_finite(file, name, column, offset)
+    table.check_finite(file, name, column, offset)
     return column
 
 
@@ -243,7 +231,7 @@ def _from_arrow(file: Any, name: str, column: Any, offset: int) -> np.ndarray:
     kind = column.type
     if column.null_count or pa.types.is_null(kind):  # of a whole column, maybe without rows
         row = int(np.argmax([*column.is_null().to_numpy(), True])) + offset + 1
-        raise fault(file, name, "the value is missing; fill it in or drop the column", row)
+        raise table.fault(file, name, "the value is missing; fill it in or drop the column", row)
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_decimal(kind):
@@ -253,5 +241,5 @@ def _from_arrow(file: Any, name: str, column: Any, offset: int) -> np.ndarray:
         return np.asarray(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy()]
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         what = f"has type {kind}; make it numbers or UTF-8 text, or drop the column"
-        raise fault(file, name, what)
+        raise table.fault(file, name, what)
     return column.to_numpy()

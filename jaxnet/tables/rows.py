@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -14,22 +13,6 @@ from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table
 
 BLOCK = 8192  # rows that are encoded at once
-
-
-class Rows(Protocol):
-    """Rows of x and y, of which any can be had as a batch. Nothing needs to ask where they are."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, positions: np.ndarray) -> Batch:
-        """Return the rows at some positions, integers of any shape S: x (*S, D_in), and y
-        (*S, D_out), or S for classes.
-        """
-        ...
-
-    def blocks(self) -> Iterator[Batch]:
-        """Yield all rows in order, in blocks of bounded memory."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +26,13 @@ class ArrayRows:
         return len(self.x)
 
     def batch(self, positions: np.ndarray) -> Batch:
-        """Return the rows at some positions, as `Rows.batch` does."""
+        """Return the rows at some positions, integers of any shape S: x (*S, D_in), and y
+        (*S, D_out), or S for classes.
+        """
         return Batch(self.x[positions], self.y[positions])
 
     def blocks(self) -> Iterator[Batch]:
-        """Yield all rows at once, since they are in memory."""
+        """Yield all rows in order, in blocks of bounded memory: those in memory are one block."""
         yield Batch(self.x, self.y)
 
 
@@ -64,7 +49,7 @@ class StoredRows:
         return len(self.rows)
 
     def batch(self, positions: np.ndarray) -> Batch:
-        """Return the rows at some positions, as `Rows.batch` does. Raises: as `encode`."""
+        """As `ArrayRows.batch`. Raises: as `encode`."""
         positions = np.asarray(positions)
         x, y = encode(self.store, self.encoding, self.dtype, self.rows[positions.ravel()])
         return Batch(
@@ -72,9 +57,12 @@ class StoredRows:
         )
 
     def blocks(self) -> Iterator[Batch]:
-        """Yield all rows in order, BLOCK at a time."""
+        """As `ArrayRows.blocks`, BLOCK rows at a time."""
         for start in range(0, len(self), BLOCK):
             yield self.batch(np.arange(start, min(start + BLOCK, len(self))))
+
+
+Rows = ArrayRows | StoredRows  # nothing needs to ask which
 
 
 def encode(
@@ -87,11 +75,10 @@ def encode(
     Raises: ValueError as `encode_features`, naming the row in its file.
     """
     rows = np.arange(table.num_rows) if rows is None else rows
-    target = encoding.target
     x = aligned((len(rows), encoding.width), dtype)
-    y = aligned((len(rows),), np.int32)
-    if not target.categories:
-        y = aligned((len(rows), target.width), dtype)
+    y = aligned((len(rows), encoding.target.width), dtype)
+    if encoding.target.categories:
+        y = aligned((len(rows),), np.int32)
     for start in range(0, len(rows), BLOCK):
         here = slice(start, start + BLOCK)
         some = table.take(rows[here])

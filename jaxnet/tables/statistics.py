@@ -37,7 +37,6 @@ class Moments:
 
     @property
     def mean(self) -> np.ndarray:
-        """The mean (D,)."""
         return self._first + self._mean
 
     @property
@@ -49,18 +48,14 @@ class Moments:
 class Distinct:
     """The distinct values of a column of numbers (N,); `found` is None if there are over `most`."""
 
-    def __init__(self, most: int):
+    def __init__(self, dtype: np.dtype, most: int):
         self.most = most
-        self.found: np.ndarray | None = None
-        self._full = False
+        self.found: np.ndarray | None = np.zeros(0, dtype)
 
     def update(self, values: np.ndarray) -> None:
         """Add a block (N,)."""
-        if self._full:
-            return
-        bits = f"u{values.itemsize}"  # so that 0.0 and -0.0 are two, as their texts are
-        known = np.zeros(0, values.dtype) if self.found is None else self.found
-        unique = np.unique(np.ascontiguousarray(values).view(bits))
-        self.found = np.union1d(known.view(bits), unique).view(values.dtype)
-        if len(self.found) > self.most:
-            self.found, self._full = None, True
+        if self.found is not None:
+            bits = f"u{values.itemsize}"  # so that 0.0 and -0.0 are two, as their texts are
+            unique = np.unique(np.ascontiguousarray(values).view(bits))
+            found = np.union1d(self.found.view(bits), unique).view(values.dtype)
+            self.found = found if len(found) <= self.most else None

@@ -49,18 +49,15 @@ class Store:
         self.columns = {name: np.zeros(0, field.dtype) for name, field in self._fields.items()}
 
     def texts(self, name: str) -> list[str]:
-        """Return the distinct values of a column of text."""
         return self._fields[name].texts or []
 
     def blocks(self, names: Collection[str]) -> Iterator[Table]:
-        """Yield some columns, some rows at a time."""
         rows = max(1, BLOCK_BYTES // (8 * len(self._fields)))
         for start in range(0, self.num_rows if names else 0, rows):
             taken = [array.map()[start : start + rows] for array in self._arrays]
             yield Table(self.path, self._columns(taken, names), start)
 
     def take(self, rows: np.ndarray) -> Table:
-        """Return some rows (M,) of all columns."""
         order = np.argsort(rows)  # so that the disk is read in one direction
         taken = [np.empty((len(rows), a.shape[1]), a.dtype) for a in self._arrays]
         for start in range(0, len(order), GATHERED):
@@ -70,7 +67,6 @@ class Store:
         return Table(self.path, self._columns(taken, self._fields))
 
     def _columns(self, taken: list[np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
-        """Return columns of some rows of numbers and codes."""
         columns = {}
         for name in names:
             field = self._fields[name]

@@ -35,7 +35,6 @@ class Table(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        """The number of rows."""
         return len(next(iter(self.columns.values())))
 
     def take(self, rows: Any) -> Table:
@@ -104,13 +103,11 @@ def check_wanted(path: Any, names: Collection[str], wanted: Iterable[str]) -> No
 
 
 def check_unique(path: Any, names: Collection[str]) -> None:
-    """Refuse a column's name that appears twice."""
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{path}: the column {repeated[0]!r} appears twice; rename one of them")
 
 
 def check_lengths(path: Any, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Refuse arrays that differ in their number of rows."""
     lengths = {name: shape[0] if shape else None for name, shape in shapes.items()}
     if len(set(lengths.values())) > 1 or None in lengths.values():
         raise ValueError(f"{path}: every array must have the same number of rows, got {lengths}")
@@ -131,17 +128,14 @@ def fault(path: Any, name: str, what: str, row: int | None = None) -> ValueError
 
 
 def missing(path: Any, what: str, names: Collection[str]) -> ValueError:
-    """Return the error for a column that is not among `names`."""
     return ValueError(f"{path}: no {what}; the columns are {list_names(names)}")
 
 
 def empty(path: Any) -> ValueError:
-    """Return the error for a table without rows or columns."""
     return ValueError(f"{path}: the table is empty")
 
 
 def too_many(path: Any, name: str) -> ValueError:
-    """Return the error for a column of more than MAX_CATEGORIES."""
     what = f"has more than {MAX_CATEGORIES:,} distinct categories; drop it if it is an id"
     return fault(path, name, what)
 
@@ -153,7 +147,6 @@ def wrong_kind(path: Any, row: int, name: str, text: str, kind: str = "real") ->
 
 
 def is_number(text: str) -> bool:
-    """Return whether a text reads as a number."""
     try:
         float(text)
     except ValueError:

@@ -57,8 +57,9 @@ def test_processes_hear_each_other_and_the_bits_of_process_0(several):
     assert (several["talk/n"].tolist(), several["talk/empty"].shape) == ([0, 1, 2], (0, 2))
 
 
-def test_the_deterministic_step_gives_the_same_bits_in_several_processes(one, several):
-    want, got = part(one, "same_bits/1: "), part(several, "same_bits/4: ")
+def test_the_deterministic_step_gives_the_same_bits_in_several_processes(run_case):
+    want = part(run_case("same bits", 1, 8), "same_bits/1: ")
+    got = part(run_case("same bits", 2, 2), "same_bits/4: ")
     assert got.keys() == want.keys()
     for name, value in want.items():
         np.testing.assert_array_equal(got[name], value, err_msg=name)

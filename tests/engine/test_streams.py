@@ -59,6 +59,7 @@ def test_a_streamed_run_is_the_run_in_memory(target, optimizer):
         np.testing.assert_allclose([*other.values()], [*one.values()], rtol=1e-5)
 
 
+@pytest.mark.usefixtures("usual_code")
 def test_how_calls_are_cut_changes_no_bit(monkeypatch):
     contents = []
     for most, slab in ((5000, 3), (2, 1), (9, 50)):

@@ -30,7 +30,8 @@ def check_bug(kind, change):
     if "optimizer" in change:
         right = replace(candidate, value_and_grad=right.value_and_grad, forward=right.forward)
     else:
-        right = replace(right, value_and_grad=candidate.value_and_grad, forward=candidate.forward)
+        own = {name: getattr(candidate, name) for name in ("value_and_grad", "forward", "layers")}
+        right = replace(right, **own)
     return parity.check(replace(right, run=None), against=reference(kind))
 
 
@@ -48,7 +49,7 @@ BUGS = {
     "LayerNorm's epsilon": (
         ("MLP", {"epsilon": 1e-6}),
         ("forward", "y_pred"),
-        "unknown",
+        "LayerNorm epsilon 1e-06 for 1e-05",
     ),
     "a bias without its gradient": (
         ("MLP", {"frozen": True}),
@@ -58,12 +59,12 @@ BUGS = {
     "ReLU for GELU": (
         ("MLP", {"gelu": nnx.relu}),
         ("forward", "y_pred"),
-        "unknown",
+        "ReLU for GELU (erf)",
     ),
     "GELU by tanh": (
         ("MLP", {"gelu": nnx.gelu}),
         ("forward", "y_pred"),
-        "unknown",
+        "GELU (tanh) for GELU (erf)",
     ),
     "mean for sum": (
         ("MLP", {"loss": mean_loss}),
@@ -73,7 +74,7 @@ BUGS = {
     "padding by SAME, which is (0, 1) at stride 2": (
         ("convolution", {"padding": "SAME"}),
         ("forward", "y_pred"),
-        "unknown",
+        "padding SAME [(0, 1), (0, 1)] for [(1, 1), (1, 1)]",
     ),
     "stride 1, hidden by the mean": (
         ("convolution", {"strides": 1}),
@@ -88,7 +89,7 @@ BUGS = {
     "Adam's epsilon": (
         ("MLP", {"optimizer": optimizers.adam(1e-2, eps=1e-7)}),
         ("parameters", None),
-        "unknown",
+        "eps 1e-07 for 1e-08",
     ),
     "the learning rate": (
         ("convolution", {"optimizer": optimizers.adam(1.1e-2)}),

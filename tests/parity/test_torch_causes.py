@@ -274,9 +274,9 @@ CASES |= {
         [X],
         {
             "multiplied by 3 left out": lambda x: x / math.sqrt(5),
-            "multiplied by 9 for 3": lambda x: 9 * x / math.sqrt(5),
+            "multiplied by 3 twice": lambda x: 9 * x / math.sqrt(5),
             "divided by 2.23607 left out": lambda x: 3 * x,
-            "divided by 5 for 2.23607": lambda x: 0.6 * x,
+            "divided by 2.23607 twice": lambda x: 0.6 * x,
         },
     ),
     "epsilon": Case(
@@ -498,6 +498,20 @@ CASES |= {
         {
             f"parts {i} and {j} swapped": lambda x, o=o: tuple(x[:, 4 * n : 4 * n + 4] for n in o)
             for i, j, o in ((0, 1, (1, 0, 2)), (0, 2, (2, 1, 0)), (1, 2, (0, 2, 1)))
+        }
+        | {
+            "fused parts inside each of 2 heads": lambda x: tuple(
+                x[:, [2 * i, 2 * i + 1, 2 * i + 6, 2 * i + 7]] for i in range(3)
+            )
+        },
+    ),
+    "chunk of heads": Case(
+        lambda x: tuple(x.chunk(3, -1)),
+        [draw(2, 5, 2, 6)],
+        {
+            "fused parts one after another, not inside each head": lambda x: tuple(
+                x.reshape(2, 5, 12)[..., 4 * i : 4 * i + 4].reshape(2, 5, 2, 2) for i in range(3)
+            )
         },
     ),
     "slice": Case(lambda x: x[:3], [draw(5, 2)], {"slice off by one": lambda x: x[1:4]}),
@@ -564,7 +578,10 @@ CASES |= {
     "convolution that keeps its shape": Case(
         partial(F.conv1d, padding=1),
         [SIGNAL, draw(3, 3, 3)],
-        {"conv1d left out": lambda x, w: x + 0},
+        {
+            "conv1d left out": lambda x, w: x + 0,
+            "padding VALID for [(1, 1)]": lambda x, w: slide(x, w, draw(3) * 0, (0, 0)),
+        },
     ),
     "convolution of images": Case(
         partial(F.conv2d, padding=1),
@@ -574,6 +591,7 @@ CASES |= {
             "kernel of conv2d flipped": lambda x, w, b: F.conv2d(
                 x.flip(2, 3), w, b, padding=1
             ).flip(2, 3),
+            "padding VALID for [(1, 1), (1, 1)]": lambda x, w, b: F.conv2d(x, w, b),
             "padding [(0, 2), (0, 2)] for [(1, 1), (1, 1)]": lambda x, w, b: F.conv2d(
                 F.pad(x, (0, 2, 0, 2)), w, b
             ),
@@ -609,13 +627,21 @@ CASES |= {
         {
             "pooling with padding SAME [(0, 1)] for [(1, 1)]": lambda x: torch.stack(
                 [x[..., i : i + 3].amax(-1) for i in (0, 2, 4, 6)], -1
-            )
+            ),
+            "pooling with padding VALID for [(1, 1)]": lambda x: torch.stack(
+                [x[..., i : i + 3].amax(-1) for i in (0, 2, 4)], -1
+            ),
         },
     ),
     "causal padding": Case(
         lambda x: F.pad(x, (2, 0)),
         [SIGNAL],
-        {"padding on both sides": lambda x: torch.cat([0 * x[..., :1], x, 0 * x[..., :1]], -1)},
+        {
+            "padding [1, 1] for [2, 0]": lambda x: torch.cat(
+                [0 * x[..., :1], x, 0 * x[..., :1]], -1
+            ),
+            "padding [0, 2] for [2, 0]": lambda x: torch.cat([x, 0 * x[..., :2]], -1),
+        },
     ),
     "circular padding": Case(
         lambda x: F.pad(x, (1, 1), mode="circular"),
@@ -703,6 +729,14 @@ CASES |= {
         {
             f"label smoothing {v:g} for 0.2": lambda x, y, v=v: smoothed(x, y, v).mean()
             for v in (0.0, 0.1)
+        }
+        | {
+            "label smoothing that takes s / K from the right class, not s": lambda x, y: (
+                smoothed(x, y, 0.2) + 0.15 * each_loss(x, y)
+            ).mean(),
+            "label smoothing over the other classes only": lambda x, y: (
+                0.8 * each_loss(x, y) - 0.2 / 3 * (x.log_softmax(1).sum(1) + each_loss(x, y))
+            ).mean(),
         },
     ),
     "cross-entropy with weights": Case(

@@ -70,6 +70,7 @@ def adam(
     corrected=True,
     inside=False,
     amsgrad=False,
+    early=False,
 ):
     wd = decays(p, decay, which)
     g = g if decoupled else g + wd * p
@@ -77,6 +78,7 @@ def adam(
     s["v"] = b2 * s.get("v", 0) + (1 - b2) * g**2
     s["max"] = torch.maximum(s.get("max", s["v"]), s["v"]) if amsgrad else s["v"]
     c1, c2 = (1 - b1 ** (t + shift), 1 - b2 ** (t + shift)) if corrected else (1, 1)
+    eps = eps / math.sqrt(c2) if early else eps
     root = (s["max"] / c2 + eps).sqrt() if inside else (s["max"] / c2).sqrt() + eps
     return p - RATE * (s["m"] / c1 / root + (wd * p if decoupled else 0))
 
@@ -118,6 +120,7 @@ ADAM = DECAYS | {
     **{f"b1 {b:g} for 0.9": {"b1": b} for b in (0.0, 0.5, 0.95, 0.99)},
     **{f"b2 {b:g} for 0.999": {"b2": b} for b in (0.9, 0.95, 0.99, 0.9999)},
     "eps inside the root": {"inside": True},
+    "eps added before the bias correction": {"early": True},
     "Adam's step off by one": {"shift": 1},
     "Adam without bias correction": {"corrected": False},
     "no weight decay on biases and other 1-D leaves": {"which": "matrices"},

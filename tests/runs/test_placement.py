@@ -90,7 +90,7 @@ def meshes(tmp_path_factory):
     """The runs of `mesh_runs`, made by one process with 4 virtual devices."""
     path = tmp_path_factory.mktemp("meshes")
     write_table(path)
-    finish([start(4, mesh_runs.__file__, cwd=path)])
+    finish([start(4, mesh_runs.__file__, quick=True, cwd=path)])
     return path
 
 

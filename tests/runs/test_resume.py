@@ -86,6 +86,7 @@ def test_resume_is_bit_identical(folder, name, step):
     assert (again.epoch, again.epochs, again.metrics) == (whole.epoch, whole.epochs, whole.metrics)
 
 
+@pytest.mark.usefixtures("usual_code")
 def test_metrics_do_not_depend_on_how_the_steps_are_cut_into_chunks(folder, monkeypatch):
     options = config(dtype="float64", batch_size=1, epochs=2)
     runs.train(replace(options, out="short"))
@@ -429,7 +430,7 @@ def test_the_folder_of_a_run_that_began_meanwhile_is_not_taken(folder, monkeypat
         (folder / "run/config.json").write_text("{}")
         return made
 
-    monkeypatch.setattr("jaxnet.runs.run.make", make_late)
+    monkeypatch.setattr("jaxnet.runs.folder.make", make_late)
     with pytest.raises(FileExistsError, match="`out` must not hold a run already"):
         runs.train(config(out="run"))
     assert (folder / "run/config.json").read_text() == "{}"

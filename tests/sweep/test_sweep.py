@@ -125,6 +125,7 @@ def test_every_optimizer_takes_its_rate_and_decay_from_the_member(optimizer):
     assert_equal_alone(planned, [trained[-1]])
 
 
+@pytest.mark.usefixtures("usual_code")
 def test_how_steps_are_cut_into_calls_changes_no_bit(mapped, monkeypatch):
     planned = plan(config(patience=2, epochs=6), learning_rate=(1e-3, 3e-2), seeds=2)
     whole = {(m.setting, m.key): params for m, params in train_members(planned)}

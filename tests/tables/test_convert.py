@@ -98,8 +98,7 @@ def test_a_newline_within_quotes_may_lie_anywhere(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_an_id_is_refused_before_all_of_it_is_held(tmp_path, monkeypatch, suffix):
-    for module in (conversion, table):
-        monkeypatch.setattr(module, "MAX_CATEGORIES", 40)
+    monkeypatch.setattr(table, "MAX_CATEGORIES", 40)
     columns = {"id": np.array([f"id{i}" for i in range(N)], object), "y": COLUMNS["real"]}
     path = tmp_path / f"a.{suffix}"
     if suffix == "csv":
@@ -113,8 +112,7 @@ def test_an_id_is_refused_before_all_of_it_is_held(tmp_path, monkeypatch, suffix
 
 
 def test_a_word_after_very_many_numbers_is_named(tmp_path, monkeypatch):
-    for module in (conversion, table):
-        monkeypatch.setattr(module, "MAX_CATEGORIES", 40)
+    monkeypatch.setattr(table, "MAX_CATEGORIES", 40)
     path = tmp_path / "folder"
     path.mkdir()
     (path / "0.csv").write_text("a,b\n" + "".join(f"{i},1\n" for i in range(700)))

@@ -193,7 +193,7 @@ def test_a_dataset_on_disk_is_that_in_memory(path, target):
     assert (got.on_disk, want.on_disk) == (True, False)
     for name in ("source", "task", "reason", "spec", "batch_size", "steps_per_epoch"):
         assert getattr(got, name) == getattr(want, name)
-    assert (got.train_rows, got.validation_rows) == (want.train_rows, want.validation_rows)
+    assert (len(got.train), len(got.validation)) == (len(want.train), len(want.validation))
     assert {n: c.dtype for n, c in got.table.columns.items()} == {
         n: c.dtype for n, c in want.table.columns.items()
     }
@@ -207,7 +207,7 @@ def test_a_dataset_on_disk_is_that_in_memory(path, target):
 def test_a_folder_and_a_large_table_stay_on_disk_of_themselves(tmp_path, monkeypatch):
     write_folder(tmp_path / "folder")
     dataset = prepare(Config(data=str(tmp_path / "folder"), target="real"))
-    assert (dataset.on_disk, dataset.train_rows + dataset.validation_rows) == (True, N)
+    assert (dataset.on_disk, len(dataset.train) + len(dataset.validation)) == (True, N)
     with pytest.raises(ValueError, match="`on_disk` must be on or auto for a folder of files, got"):
         prepare(Config(data=str(tmp_path / "folder"), target="real", on_disk="off"))
     for name in ("groups.parquet", "plain.csv"):

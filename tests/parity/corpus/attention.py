@@ -351,7 +351,7 @@ BUGS = [
         "deepspeedai/DeepSpeed#3844",
         "A fused projection holds q, k, v for each head in some models, and all q, all k, all v in "
         "others. Split the wrong way it fits, raises nothing, and gives another attention.",
-        "head",
+        "fused parts",
         "thirds",
         fused="per head",
     ),
@@ -359,13 +359,13 @@ BUGS = [
         "huggingface/transformers#38290",
         "OPT divided its queries by the root of the head size, and the attention function did so "
         "once more.",
-        "scale",
+        "divided by 2 twice",
         "scaled twice",
     ),
     attention_bug(
         "facebookresearch/xformers#103",
         "The causal mask was skipped wherever no other mask was given.",
-        "mask",
+        "mask left out",
         "no mask",
     ),
     Bug(
@@ -377,7 +377,7 @@ BUGS = [
         tokens(2, 3, y=(2, 3, TOKENS)),
         stage="forward",
         layer="",
-        cause="scale",
+        cause="multiplied by 0.5 left out",
     ),
     Bug(
         "huggingface/transformers#47496",
@@ -411,6 +411,6 @@ BUGS = [
         tokens(3, 4, y=(3, 4, 3)),
         stage="gradient",
         layer="word",
-        cause="padding",
+        cause="padding row",
     ),
 ]

@@ -229,7 +229,7 @@ BUGS = [
         normal(x=(2, 2, 3, 4), y=(2, 4, 7, 9)),
         stage="forward",
         layer="up",
-        cause="flip",
+        cause="flipped",
         layout=lambda wrong: {"up/kernel": ("up.weight", (2, 3, 0, 1) if wrong else (2, 3, 1, 0))},
     ),
     Bug(
@@ -252,6 +252,6 @@ BUGS = [
         normal(x=(4, 2, 3, 5), y=(4, 5)),
         stage="forward",
         layer="",
-        cause="flatten",
+        cause="NHWC for NCHW",
     ),
 ]

@@ -158,13 +158,13 @@ BUGS = [
         "huggingface/transformers#34191",
         "Gradient accumulation averaged the mean losses of micro-batches with unequal numbers of "
         "tokens, where a full batch averages over all its tokens.",
-        "mean",
+        "then over the rows",
         accumulated_loss,
     ),
     loss_bug(
         "k-tahiro/bert-summarizer#41",
         "The loss with label smoothing also counted the padding, which the one before it ignored.",
-        "mean",
+        "mean over all elements, with the smoothed part",
         smoothed_loss,
         0.1,
     ),
@@ -172,7 +172,7 @@ BUGS = [
         "ildoonet/pytorch-randaugment#30",
         "Label smoothing took only s/K from the right class, not s, so that targets add up to more "
         "than 1.",
-        "smoothing",
+        "label smoothing that takes s / K",
         smoothing_loss,
         0.2,
     ),
@@ -184,7 +184,7 @@ BUGS = [
         normal(x=(4, 5), keys=(4, 3)),
         stage="loss",
         layer=None,
-        cause=None,
+        cause="divided by 0.2 left out",
         loss=contrast,
         port_loss=contrast_port,
     ),
@@ -195,7 +195,7 @@ BUGS = [
         CriticsPort,
         normal(x=(4, 5), y=(4, 2)),
         stage="gradient",
-        layer="critic_2",
-        cause=None,
+        layer="",  # the port calls no critic: its own code works on their parameters
+        cause="critic_2.weight has the values of critic_1.weight",
     ),
 ]

@@ -230,7 +230,7 @@ BUGS = [
         normal(x=(5, 6), y=(5, 2)),
         stage="buffers",
         layer="norm",
-        cause="variance",
+        cause="biased running variance",
     ),
     Bug(
         "kdexd/virtex#16",
@@ -241,7 +241,7 @@ BUGS = [
         normal(x=(4, 5), y=(4, 3)),
         stage="forward",
         layer="norm",
-        cause=None,
+        cause="training mode",
     ),
     Bug(
         "ml-explore/mlx-examples#1434",
@@ -265,7 +265,7 @@ BUGS = [
         normal(x=(4, 5), y=(4, 3)),
         stage="forward",
         layer="norm",
-        cause=None,
+        cause="plus 1 left out",
     ),
     Bug(
         "tracel-ai/burn#1054",

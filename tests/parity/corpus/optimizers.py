@@ -149,7 +149,7 @@ BUGS = [
         "google-deepmind/optax#532",
         "optax.rmsprop adds its epsilon inside the root, PyTorch's RMSprop outside: with 0.01, as "
         "IMPALA has it, training differed visibly.",
-        "eps",
+        "eps inside the root",
         functools.partial(torch.optim.RMSprop, lr=0.01, alpha=0.99, eps=0.01),
         lambda wrong: optax.rmsprop(0.01, decay=0.99, eps=0.01, eps_in_sqrt=wrong),
     ),
@@ -157,7 +157,7 @@ BUGS = [
         "google-deepmind/optax#571",
         "TensorFlow's Adam adds epsilon before the bias correction, optax and PyTorch after it: "
         "with 1e-5 a port of PPO learned otherwise. (Here the port is TensorFlow's side.)",
-        "eps",
+        "eps added before the bias correction",
         functools.partial(torch.optim.Adam, lr=0.01, eps=1e-5),
         lambda wrong: tensorflow_adam(0.01, 1e-5) if wrong else optax.adam(0.01, eps=1e-5),
     ),
@@ -165,7 +165,7 @@ BUGS = [
         "google-deepmind/optax#417",
         "PyTorch's Adam with weight_decay adds the decay to the gradient; optax.adamw, taken for "
         "it, decays the weights by themselves.",
-        "decay",
+        "decoupled weight decay for L2",
         functools.partial(torch.optim.Adam, lr=0.01, weight_decay=0.1),
         coupled_decay,
     ),
@@ -173,7 +173,7 @@ BUGS = [
         "huggingface/transformers#18273",
         "The mask that keeps norms from weight decay looked for (LayerNorm, scale); the layer had "
         "another name, and its scale was decayed.",
-        "decay",
+        "weight decay on layer_norm.weight",
         matrices_decay,
         lambda wrong: optax.adamw(
             0.01, weight_decay=0.1, mask=functools.partial(decay_mask, wrong)
@@ -183,7 +183,7 @@ BUGS = [
         "google-deepmind/optax#290",
         "A layer was to be frozen by `optax.masked`, which passes on the gradients of what it "
         "leaves out: the frozen layer was updated by its raw gradient (told in optax#159).",
-        None,
+        "frozen in the reference, but moves",
         functools.partial(torch.optim.SGD, lr=0.002),
         freeze,
         reference=frozen_net,
@@ -192,7 +192,7 @@ BUGS = [
         "goodfire-ai/spd#642",
         "A cosine schedule divided by the number of steps; the PyTorch one by that number less 1, "
         "and so ends one step earlier.",
-        "schedule",
+        "another schedule",
         functools.partial(torch.optim.SGD, lr=0.05),
         lambda wrong: optax.sgd(functools.partial(cosine, STEPS if wrong else STEPS - 1)),
         scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
@@ -204,7 +204,7 @@ BUGS = [
         "goodfire-ai/spd#643",
         "PyTorch adds 1e-6 to the norm by which it clips, optax.clip_by_global_norm does not: "
         "with a small limit each step is 1e-4 too large.",
-        "clip",
+        "clipping without 1e-6",
         functools.partial(torch.optim.SGD, lr=0.5),
         lambda wrong: optax.chain(
             optax.clip_by_global_norm(0.01) if wrong else clip(0.01, 1e-6), optax.sgd(0.5)

@@ -117,7 +117,7 @@ BUGS = [
         SEQUENCES,
         stage="forward",
         layer="rnn",
-        cause="bias",
+        cause="b_ih left out",
     ),
     Bug(
         "google/flax#5594",
@@ -128,7 +128,7 @@ BUGS = [
         SEQUENCES,
         stage="forward",
         layer="rnn",
-        cause="bias",
+        cause="b_hn outside the reset gate",
         layout=gru_layout,
     ),
     Bug(
@@ -140,7 +140,7 @@ BUGS = [
         SEQUENCES,
         stage="forward",
         layer="rnn",
-        cause="gate",
+        cause="gates in the order",
     ),
     Bug(
         "CrispStrobe/CrispASR#106",
@@ -151,6 +151,6 @@ BUGS = [
         SEQUENCES,
         stage="forward",
         layer="rnn",
-        cause="gate",
+        cause="gates in the order",
     ),
 ]

@@ -306,7 +306,7 @@ BUGS = {
         "left out",
     ),
     "GELU by tanh": Bug({"gelu": nnx.gelu}, "block", "forward", "tanh"),
-    "ReLU for GELU": Bug({"gelu": nnx.relu}, "block", "forward", None),
+    "ReLU for GELU": Bug({"gelu": nnx.relu}, "block", "forward", "ReLU"),
     "quick GELU": Bug({"gelu": lambda x: x * nnx.sigmoid(1.702 * x)}, "block", "forward", None),
     "softmax over queries": Bug(attention(axis=-2), MIXED, "forward", "softmax"),
     "no scale": Bug(attention(scale=None), MIXED, "forward", "scale"),
