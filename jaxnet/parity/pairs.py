@@ -26,14 +26,9 @@ Axes = tuple[Any, ...]  # the number of axes on both sides, and their order
 class Link(NamedTuple):
     """Where a candidate's array lies in the reference's: reference.flat = own.flat[index].
 
-        keys: the reference's array, and after it the others of its call that hold the same values.
-    <<<<<<< HEAD
-        axes: in which order they lie. plain: the index with the last axis in order. distance: of the
-        free values.
-    =======
-        axes: how they lie, where index was made of them.
-        reordered: whether the last axis is in another order. distance: of the free values.
-    >>>>>>> core
+    keys: the reference's array, and after it the others of its call that hold the same values.
+    axes: in which order they lie. plain: the index with the last axis in order. distance: of the
+    free values.
     """
 
     keys: tuple[Key, ...]

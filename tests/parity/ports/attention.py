@@ -307,7 +307,7 @@ BUGS = {
     ),
     "GELU by tanh": Bug({"gelu": nnx.gelu}, "block", "forward", "tanh"),
     "ReLU for GELU": Bug({"gelu": nnx.relu}, "block", "forward", "ReLU"),
-    "quick GELU": Bug({"gelu": lambda x: x * nnx.sigmoid(1.702 * x)}, "block", "forward", None),
+    "quick GELU": Bug({"gelu": lambda x: x * nnx.sigmoid(1.702 * x)}, "block", "forward", "1.702"),
     "softmax over queries": Bug(attention(axis=-2), MIXED, "forward", "softmax"),
     "no scale": Bug(attention(scale=None), MIXED, "forward", "scale"),
     "scale by the whole width": Bug(attention(scale="width"), MIXED, "forward", "scale"),
