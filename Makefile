@@ -10,7 +10,7 @@ train: $(VENV)/jaxnet
 	$(BIN)/jaxnet train $(ARGS)
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .

@@ -12,6 +12,9 @@ import numpy as np
 
 from jaxnet.parity.participants import Leaves, check_leaves
 
+# XLA's time is that of most checks; what it leaves undone changes no result but its rounding
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 class Tree:
     """A pytree as a flat dictionary of NumPy arrays, named by path, and back."""
@@ -61,9 +64,11 @@ def make(
     """
 
     def split_loss(trained, others, batch):
-        return loss({**trained, **others}, batch)
+        leaves = {**trained, **others}
+        value, buffers = loss(leaves, batch)
+        return value, (buffers, None if forward is None else forward(leaves, batch))
 
-    compiled = _compile(jax.value_and_grad(split_loss, has_aux=True))
+    compiled = _compile(jax.value_and_grad(split_loss, has_aux=True))  # all of it in one program
 
     def evaluate(params, batch):
         own = trained(params, frozen)
@@ -77,16 +82,10 @@ def make(
 
     functions: dict[str, Any] = {"value_and_grad": value_and_grad}
     if frozen:
-        functions["buffers"] = lambda params, batch: evaluate(params, batch)[0][1]
+        functions["buffers"] = lambda params, batch: evaluate(params, batch)[0][1][0]
     functions["narrowed"] = functools.partial(_narrowed, loss)
     if forward is not None:
-        jitted = _compile(forward)
-
-        def run_forward(params, batch):
-            with precision(params):
-                return jax.tree.map(np.asarray, jitted(params, batch))
-
-        functions["forward"] = run_forward
+        functions["forward"] = lambda params, batch: evaluate(params, batch)[0][1][1]
     return functions
 
 
@@ -141,7 +140,7 @@ def _compile(function: Callable) -> Callable:
 
     If it needs their values while it is traced, as `range(n)` does, they become constants.
     """
-    jitted = jax.jit(function)
+    jitted = jax.jit(function, compiler_options=QUICKLY)
     by_values: dict[Any, Callable] = {}
 
     def call(*arguments):
@@ -160,7 +159,7 @@ def _compile(function: Callable) -> Callable:
             merged = [next(rest) if value is None else value for value in places]
             return function(*others, structure.unflatten(merged))
 
-        by_values.setdefault((structure, places), jax.jit(closed))
+        by_values.setdefault((structure, places), jax.jit(closed, compiler_options=QUICKLY))
         return by_values[structure, places](*others, arrays=arrays)
 
     return call

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnet import train
-from jaxnet.parity.adapter_jax import Tree, path_name, precision, trained
+from jaxnet.parity.adapter_jax import QUICKLY, Tree, path_name, precision, trained
 from jaxnet.parity.participants import SLOTS, Leaves
 
 REFUSED = {  # a state of optax -> why the update cannot be compared by itself
@@ -19,14 +19,14 @@ REFUSED = {  # a state of optax -> why the update cannot be compared by itself
 }
 
 
-def make(loss: Callable, optimizer: Any, tree: Tree, frozen: frozenset[str]) -> dict[str, Any]:
-    """Return init, update and run by optax, with its state flattened to slots.
+def make(optimizer: Any, tree: Tree, frozen: frozenset[str]) -> dict[str, Any]:
+    """Return init and update by optax, with its state flattened to slots.
 
-    tree: the structure in which it gets the trained leaves. loss: as in `adapter_jax.make`.
+    tree: the structure in which it gets the trained leaves.
     """
     init = jax.jit(optimizer.init)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
     def update(params, grads, state):
         updates, new = optimizer.update(grads, state, params)
         return jax.tree.map(lambda p, u: p + u, params, updates), new
@@ -46,10 +46,7 @@ def make(loss: Callable, optimizer: Any, tree: Tree, frozen: frozenset[str]) -> 
             new_params, new = update(own, tree.build(grads), own_state)
             return tree.flatten(new_params), _slots(new, params)
 
-    functions: dict[str, Any] = {"init": run_init, "update": run_update}
-    if not frozen:
-        functions["run"] = _free_run(loss, optimizer, tree)
-    return functions
+    return {"init": run_init, "update": run_update}
 
 
 def _slots(state: Any, params: Leaves) -> Leaves:
@@ -85,24 +82,6 @@ def _parts(state: Any) -> Iterator[Any]:
     if isinstance(state, (dict, tuple, list)):
         for child in children:
             yield from _parts(child)
-
-
-def _free_run(loss: Callable, optimizer: Any, tree: Tree) -> Callable:
-    def tree_loss(params, batch):
-        return loss(dict(tree.paths(params)), batch)[0]
-
-    step = train.make_step(tree_loss, optimizer)
-
-    def run(params, batch_at, num_steps):
-        with precision(params):
-            params = jax.tree.map(jax.numpy.asarray, tree.build(params))
-            state, losses = _wide(train.init(params, optimizer)), []
-            for i in range(num_steps):
-                state, value = step(state, batch_at(i))
-                losses.append(value)
-            return np.asarray(jax.device_get(losses))
-
-    return run
 
 
 def slot_name(path: tuple, params: Iterable[str]) -> str:

@@ -40,7 +40,7 @@ def jax_participant(
     flat_forward = forward and (lambda leaves, batch: forward(tree.build(leaves), batch))
     functions = adapter_jax.make(flat_loss, flat_forward, fixed)
     if optimizer is not None:
-        functions |= adapter_optax.make(flat_loss, optimizer, tree.without(fixed), fixed)
+        functions |= adapter_optax.make(optimizer, tree.without(fixed), fixed)
     functions["layers"] = lambda params, batch, locks: layers_jax.run(
         lambda tree, batch: loss(tree, batch)[0] if buffers else loss(tree, batch),
         params,
@@ -80,7 +80,7 @@ def flax_participant(
     flat_forward = forward and (lambda leaves, batch: forward(parts.merge(leaves), batch))
     functions = adapter_jax.make(flat_loss, flat_forward, frozen)
     if optimizer is not None:
-        functions |= adapter_optax.make(flat_loss, optimizer, parts.trained, frozen)
+        functions |= adapter_optax.make(optimizer, parts.trained, frozen)
     functions["layers"] = lambda params, batch, locks: layers_jax.run(
         loss, params, batch, parts.merge, locks
     )

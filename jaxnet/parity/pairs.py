@@ -27,8 +27,8 @@ class Link(NamedTuple):
     """Where a candidate's array lies in the reference's: reference.flat = own.flat[index].
 
     keys: the reference's array, and after it the others of its call that hold the same values.
-    axes: in which order they lie. plain: the index with the last axis in order. distance: of the
-    free values.
+    axes: how they lie, where index was made of them. plain: the index with the last axis in order.
+    distance: of the free values.
     """
 
     keys: tuple[Key, ...]

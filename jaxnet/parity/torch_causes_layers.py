@@ -43,9 +43,12 @@ def _weights(call):
         remedy = "JAX's convolutions do not flip, as torch's; nnx.ConvTranspose does not either: "
         remedy += "flip the kernel, or set transpose_kernel"
         yield f"kernel of {call.name} flipped", remedy, partial(call, weight=weight.flip(axes))
+    remedy = "declare the axes in `layout`"
     if axes or weight.shape[0] == weight.shape[1]:
-        remedy = "declare the axes in `layout`"
         yield f"weight of {call.name} transposed", remedy, partial(call, weight=weight.mT)
+    if axes and weight.shape[0] == weight.shape[1]:
+        name = f"weight of {call.name} transposed, inputs for outputs"
+        yield name, remedy, partial(call, weight=weight.transpose(0, 1))
 
 
 @family("conv1d conv2d conv3d")

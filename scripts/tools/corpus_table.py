@@ -9,9 +9,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HEAD = """# What is said of real porting bugs
 
-Each line is a bug that people met when they ported a model or an optimizer, rebuilt small in our own words and code; its
-report is linked. `parity.check` compares the wrong port with a PyTorch reference, and says in which stage and layer they part
-first, and why; it says nothing of the repaired port.
+Each line is a bug that people met when they ported a model or an optimizer, rebuilt small in our
+own words and code; its report is linked. `parity.check` compares the wrong port with a PyTorch
+reference, and says in which stage and layer they part first, and why; it says nothing of the
+repaired port.
 
 | source | what was wrong | first stage | layer | cause, as named |
 |---|---|---|---|---|

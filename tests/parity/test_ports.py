@@ -16,7 +16,6 @@ RIGHTS = {
     for right, change in {"right": {}, **kind.rights}.items()
 }
 BUGS = {f"{name}: {bug}": (name, bug) for name, kind in KINDS.items() for bug in kind.bugs}
-BEFORE = ("forward", "loss", "gradient", "buffers")
 UPDATED = ("parameters", "optimizer", "free run")
 MATHEMATICS = ("mathematics",)
 
@@ -37,16 +36,8 @@ def check_bug(name, planted):
 def place(report, planted):
     """The reference's layer at which a report puts a bug, as `Bug.where` has it."""
     if planted.stage in UPDATED:
-        stages = {leaf.stage for leaf in report.leaves if not leaf.equal}
-        leaves = {
-            leaf.leaf for leaf in report.leaves if not leaf.equal and leaf.stage == "parameters"
-        }
-        inside = all(leaf.startswith(f"{planted.where}.") for leaf in leaves)
-        return (
-            planted.where
-            if stages <= {*UPDATED} and (inside or planted.where == "optimizer")
-            else leaves
-        )
+        leaf = report.first.leaf.rpartition("/")[2]
+        return planted.where if planted.where in ("optimizer", leaf.partition(".")[0]) else leaf
     if report.located is None:
         return None
     layer = report.located.reference or report.located.layer

@@ -345,7 +345,7 @@ BUGS = {
         "parameters",
         "copies of a shared leaf",
     ),
-    "residual left out": Bug({"residual": "none"}, "block", "forward", "residual"),
+    "residual left out": Bug({"residual": "none"}, "block", "forward", "operand of add"),
     "residual from the normed": Bug({"residual": "normed"}, "block", "forward", None),
     "residual twice": Bug({"residual": "doubled"}, "block", "forward", None),
     "norm after the residual": Bug({"order": "post"}, "block", "forward", None),

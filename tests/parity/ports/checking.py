@@ -2,33 +2,19 @@
 
 import functools
 
-import numpy as np
-
 from jaxnet import parity
 from ports import KINDS
-from ports.table import Bug, params_of
+from ports.table import Bug
 
 FIRST, TRAINED = 1, 6  # steps: of a bug before the update; of the free run of all others
 LOCKED = (1, 2, 3, 4)
 
 
-def rounded(kind):
-    """Return (parameters, batch) of integers: many activations are exactly at their kinks."""
-
-    def whole(values):
-        return {
-            k: np.round(4 * v) if getattr(v, "dtype", np.dtype(int)).kind == "f" else v
-            for k, v in values.items()
-        }
-
-    return whole(params_of(kind.make())), whole(kind.batch(0))
-
-
 @functools.cache
-def reference(name, training=True, seed=0):
+def reference(name, training=True):
     kind = KINDS[name]
     return parity.torch_participant(
-        kind.make(seed),
+        kind.make(),
         kind.loss,
         kind.optimizer if training else None,
         forward=kind.forward,
@@ -42,8 +28,9 @@ def reference_run(name, training=True, seed=0):
     """The reference's trajectory, once for all ports."""
     kind = KINDS[name]
     steps, num_steps = (LOCKED, TRAINED) if training else ((FIRST,), FIRST)
-    case = parity.Case(name, kind.make(seed).state_dict(), kind.batch, steps, num_steps)
-    return parity.trajectory(reference(name, training, seed), case)
+    params = kind.make(seed).state_dict()
+    case = parity.Case(name, params, lambda i: kind.batch(i + 100 * seed), steps, num_steps)
+    return parity.trajectory(reference(name, training), case)
 
 
 def candidate(name, training=True, **change):

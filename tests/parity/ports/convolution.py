@@ -274,8 +274,10 @@ BUGS = {
         "flipped",
     ),
     "ReLU left out": Bug({"nonlinear": False}, "", "forward", "ReLU left out"),
-    "residual left out": Bug({"residual": "none"}, "", "forward", "residual"),
-    "residual after the activation": Bug({"residual": "after"}, "", "forward", "residual"),
+    "residual left out": Bug({"residual": "none"}, "", "forward", "operand of add"),
+    "residual after the activation": Bug(
+        {"residual": "after"}, "", "forward", "tanh before the addition"
+    ),
     "zeros around the maximum": Bug(
         {"pool": functools.partial(max_pool, low=0)}, "", "forward", "padding of zeros"
     ),
@@ -287,7 +289,7 @@ BUGS = {
     ),
     "padding not counted": Bug({"counts_padding": False}, "", "forward", "padding not counted"),
     "average left out": Bug({"smoothing": False}, "", "forward", "left out"),
-    "flatten in NHWC": Bug({"flatten": "NHWC"}, "fc", "forward", "flatten"),
+    "flatten in NHWC": Bug({"flatten": "NHWC"}, "", "forward", "NHWC"),
     "flatten in width and height": Bug({"flatten": "NCWH"}, "fc", "forward", "permut"),
     "images reshaped": Bug({"images": "reshaped"}, "", "forward", None),
     "weighted sum over rows": Bug({"loss_": {"mean": "rows"}}, "loss", "loss", "mean"),

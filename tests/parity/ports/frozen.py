@@ -234,7 +234,7 @@ BUGS = {
     "the other side detached": Bug({"loss_": {"target": "the other"}}, "loss", "gradient", None),
     "the share twice": Bug({"loss_": {"share": 2.0}}, "loss", "loss", "multiplied by 0.5 left out"),
     "frozen norm's epsilon": Bug({"epsilon": 1e-6}, "norm", "forward", "epsilon"),
-    "residual left out": Bug({"residual": False}, "", "forward", "residual"),
+    "residual left out": Bug({"residual": False}, "", "forward", "operand of add"),
     "adapter transposed": Bug(
         {"layout": {"adapter/kernel": "adapter.weight"}}, "adapter", "forward", "transposed"
     ),
