@@ -48,6 +48,7 @@ AT_TOP = {  # files that are imported only where they are used, and so may impor
     "parity/torch_causes_attention.py": "torch",
     "parity/torch_causes.py": "torch",
     "parity/torch_causes_layers.py": "torch",
+    "parity/torch_causes_recurrent.py": "torch",
     "parity/torch_causes_training.py": "torch",
     "parity/torch_replay.py": "torch",
     "parity/plugin.py": "pytest",

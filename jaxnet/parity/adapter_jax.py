@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -82,9 +83,43 @@ def make(
     functions: dict[str, Any] = {"value_and_grad": value_and_grad}
     if frozen:
         functions["buffers"] = lambda params, batch: evaluate(params, batch)[0][1][0]
+    functions["narrowed"] = functools.partial(_narrowed, loss)
     if forward is not None:
         functions["forward"] = lambda params, batch: evaluate(params, batch)[0][1][1]
     return functions
+
+
+def _narrowed(loss: Callable, params: Leaves, batch: Any) -> list[str]:
+    """Return the functions in which float64 becomes a narrower dtype: JAX's own by public name."""
+    with precision(params):
+        traced = jax.make_jaxpr(lambda leaves: loss(leaves, batch)[0])(params)
+    return [*dict.fromkeys(_functions(traced.jaxpr))]
+
+
+def _functions(jaxpr: Any) -> Iterator[str]:
+    for equation in jaxpr.eqns:
+        dtypes = {str(variable.aval.dtype) for variable in equation.invars}
+        if equation.primitive.name == "convert_element_type" and dtypes == {"float64"}:
+            new = str(equation.params["new_dtype"])
+            if "float" in new and new != "float64":
+                traceback = equation.source_info.traceback
+                yield f"{_caller(traceback.frames if traceback else ())} computes in {new}"
+        for value in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _functions(inner)
+
+
+def _caller(frames: Iterable[Any]) -> str:
+    """Name the innermost public function of JAX, or the innermost function that is not JAX's."""
+    for frame in frames:
+        name = frame.function_name.split(".")[-1]
+        if "/jax/_src/" not in frame.file_name.replace("\\", "/"):
+            return f"{frame.function_name} ({frame.file_name.split('/')[-1]}:{frame.line_num})"
+        for package in (jax.nn, jax.numpy, jax.scipy.special):
+            if name in vars(package) and name != "astype":
+                return f"{package.__name__}.{name}"
+    return "a function"
 
 
 def trained(leaves: Leaves, frozen: frozenset[str]) -> Leaves:
@@ -113,7 +148,7 @@ def _compile(function: Callable) -> Callable:
         if not by_values:
             try:
                 return jitted(*arguments)
-            except TypeError:  # a tracer was asked for its value, or the batch holds text
+            except (TypeError, IndexError):  # a tracer was asked for its value, or it is text
                 pass
         leaves, structure = jax.tree.flatten(batch)
         arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray)]

@@ -42,7 +42,7 @@ def split(module: Any, wrt: Any) -> Split:
     def merge(leaves: dict[str, Any]) -> Any:
         check_leaves(leaves, shapes[0] | shapes[1])
         states = [
-            tree.build({name: leaves[name] for name in own})
+            tree.build({name: jnp.asarray(leaves[name]) for name in own})
             for tree, own in zip(trees, shapes, strict=True)
         ]
         double = any(leaf.dtype == jnp.float64 for leaf in leaves.values())

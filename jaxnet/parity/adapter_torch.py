@@ -160,8 +160,7 @@ def tensors(batch: Any) -> Any:
 
 def _outputs(value: Any) -> Any:
     """Return a tensor, or a structure of tensors, as NumPy arrays."""
-    is_tensor = isinstance(value, torch.Tensor)
-    return value.numpy().copy() if is_tensor else map_leaves(_outputs, value)
+    return map_leaves(lambda v: v.numpy().copy() if isinstance(v, torch.Tensor) else v, value)
 
 
 def arrays(named: Any) -> Leaves:

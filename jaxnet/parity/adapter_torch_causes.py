@@ -16,6 +16,7 @@ from jaxnet.parity.participants import Leaves
 from jaxnet.parity.torch_causes_training import training_changes
 from jaxnet.parity.torch_replay import replays
 
+MOST_SWAPS = 40  # pairs of leaves, those of one layer first
 Replay = tuple[str, str, dict[tuple, np.ndarray]]  # the mistake, its remedy, and what it gives
 
 
@@ -45,10 +46,12 @@ def replay_layer(
         locks = {k: (v, None if k[1] == INPUTS else g) for k, (v, g) in locks.items()}
         if layer is None:
             yield from _replayed(lambda: run(loss, twin, tensors(batch), locks))
+            yield from _swapped(lambda: run(loss, twin, tensors(batch), locks), twin, buffers, "")
             return
         piece = twin.get_submodule(layer)
         given = _arguments(loss, twin, piece, tensors(batch))
-        wanted = [base.cotangents.get(key) for key in base.keys(layer, OUTPUTS)]
+        calls = [layer if i == 0 else f"{layer}#{i + 1}" for i in range(len(given))]
+        wanted = [[base.cotangents.get(k) for k in base.keys(call, OUTPUTS)] for call in calls]
         inner = {
             (_relative(key[0], layer), *key[1:]): lock
             for key, lock in locks.items()
@@ -56,6 +59,9 @@ def replay_layer(
         }
 
         yield from _replayed(lambda: run(_Projection(wanted), piece, given, inner))
+        yield from _swapped(
+            lambda: run(_Projection(wanted), piece, given, inner), twin, buffers, layer
+        )
 
 
 def _replayed(run: Callable[[], dict[tuple, np.ndarray]]) -> Iterator[Replay]:
@@ -80,26 +86,72 @@ def _arrays(run: LayerRun, twin: torch.nn.Module) -> dict[tuple, np.ndarray]:
     return run.arrays() | {("buffers", name): value for name, value in new.items()}
 
 
+def _swapped(
+    run: Callable[[], dict[tuple, np.ndarray]],
+    twin: torch.nn.Module,
+    buffers: Leaves,
+    layer: str,
+) -> Iterator[Replay]:
+    """Yield the runs in which a leaf of the layer and another of its shape are swapped.
+
+    buffers: what `run` sets them to.
+    """
+    parameters = dict(twin.named_parameters())
+    shapes = {name: p.shape for name, p in parameters.items()}
+    shapes |= {name: b.shape for name, b in buffers.items() if b.dtype.kind == "f"}
+    own = [name for name in shapes if not layer or name.startswith(f"{layer}.")]
+    pairs = {
+        tuple(sorted((a, b)))
+        for a in own
+        for b in shapes
+        if a != b and shapes[a] == shapes[b] and (a in buffers) == (b in buffers)
+    }
+
+    def swap(a: str, b: str):
+        if a in buffers:
+            buffers[a], buffers[b] = buffers[b], buffers[a]
+        else:
+            one, other = parameters[a], parameters[b]
+            one.data, other.data = other.data, one.data
+
+    def apart(pair: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+        return len({name.rpartition(".")[0] for name in pair}) > 1, pair
+
+    for a, b in sorted(pairs, key=apart)[:MOST_SWAPS]:
+        swap(a, b)
+        found, other = run(), {a: b, b: a}
+        swap(a, b)
+        named = {
+            (kind, other.get(name, name), *rest)
+            if kind in ("grads", "buffers")
+            else (kind, name, *rest): v
+            for (kind, name, *rest), v in found.items()
+        }
+        yield f"{a} and {b} swapped", "compare the names in `layout`", named
+
+
 class _Projection:
     """The sum of a layer's outputs, each times the gradient that it gets in the whole model."""
 
-    def __init__(self, wanted: list[Any]):
-        self.wanted = wanted
+    def __init__(self, wanted: list[list[Any]]):
+        self.wanted = wanted  # by call
 
     def __call__(self, module: torch.nn.Module, given: Any) -> torch.Tensor:
-        args, kwargs = given
-        outputs = layers_torch.arrays_of(module(*args, **kwargs))
-        with torch._C.DisableTorchFunction():  # these calls are not the program's
-            terms = [
-                (output * torch.as_tensor(grad)).sum()
-                for output, grad in zip(outputs, self.wanted, strict=False)
-                if grad is not None and output.is_floating_point()
-            ]
-            return sum(terms, torch.zeros(()))
+        terms = [torch.zeros(())]
+        for (args, kwargs), wanted in zip(given, self.wanted, strict=True):
+            outputs = layers_torch.arrays_of(module(*args, **kwargs))
+            with torch._C.DisableTorchFunction():  # these calls are not the program's
+                terms += [
+                    (output * torch.as_tensor(grad)).sum()
+                    for output, grad in zip(outputs, wanted, strict=False)
+                    if grad is not None and output.is_floating_point()
+                ]
+        with torch._C.DisableTorchFunction():
+            return torch.stack(terms).sum()
 
 
 def _arguments(loss: Callable, twin: torch.nn.Module, piece: torch.nn.Module, batch: Any) -> Any:
-    """Return the arguments of a module's first call."""
+    """Return the arguments of each call of a module."""
     seen: list[Any] = []
     handle = piece.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
@@ -109,7 +161,7 @@ def _arguments(loss: Callable, twin: torch.nn.Module, piece: torch.nn.Module, ba
             loss(twin, batch)
     finally:
         handle.remove()
-    return seen[0]
+    return seen
 
 
 def _relative(call: str, layer: str) -> str:
@@ -120,7 +172,7 @@ def _renamed(run: LayerRun, layer: str) -> LayerRun:
     """Return a run of one module with the names of the whole model."""
 
     def full(name: str) -> str:
-        return ".".join(filter(None, (layer, name)))
+        return layer + name if name.startswith("#") else ".".join(filter(None, (layer, name)))
 
     def moved(arrays: dict) -> dict:
         return {(full(key[0]), *key[1:]): value for key, value in arrays.items()}

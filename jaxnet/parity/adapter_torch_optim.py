@@ -45,9 +45,10 @@ def make(
     def init(params):
         with loaded(params) as twin:
             optimizer = training.make(twin)
+            made = {key: value.numpy().copy() for key, value in _slots(twin, optimizer)}
             _make_state(twin, optimizer, [k for k, p in twin.named_parameters() if p.requires_grad])
             state = {key: np.zeros_like(value.numpy()) for key, value in _slots(twin, optimizer)}
-            return state | {"step": np.asarray(0)}
+            return state | made | {"step": np.asarray(0)}
 
     def run(params, batch_at, num_steps):
         with loaded(params) as twin:
@@ -149,8 +150,12 @@ def _load_state(twin: torch.nn.Module, optimizer: torch.optim.Optimizer, state: 
 def _slots(
     twin: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield each tensor of the optimizer's state under its name "slot/leaf"."""
+    """Yield each tensor of the optimizer's state under its name "slot/leaf".
+
+    What has not the leaf's shape, as NAdam's product of momenta, has a name with dots.
+    """
     for name, parameter in twin.named_parameters():
         for field, value in optimizer.state[parameter].items():
             if isinstance(value, torch.Tensor):
-                yield f"{SLOTS.get(field, field)}/{name}", value
+                whole = field == "step" or value.shape == parameter.shape
+                yield f"{SLOTS.get(field, field)}/{name}" if whole else f"{field}.{name}", value

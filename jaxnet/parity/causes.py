@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnet.parity import arithmetic, mistakes
 from jaxnet.parity.limits import MATHEMATICS
+from jaxnet.parity.locate import SINGLE
 from jaxnet.parity.located import OUTSIDE, Located
 from jaxnet.parity.observe import Outputs, observe
 from jaxnet.parity.participants import Leaves, Participant, map_leaves
@@ -41,8 +42,8 @@ def find_causes(
         names = ", ".join(sorted(candidate.layout.torn))
         remedy = f"{names} is one leaf in the reference: share it, or sum the gradients"
         return [Cause("the copies of a shared leaf are updated apart", remedy, 0.0)]
-    if seen[0][0].tier == MATHEMATICS and _single(seen):
-        return [Cause("computed in float32", "switch x64 on, or keep float64 throughout", 0.0)]
+    if seen[0][0].tier == MATHEMATICS and (single := _of_precision(candidate, seen)):
+        return single
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # a mistake may overflow, or leave a batch empty
         found: list[Cause] = []
@@ -91,17 +92,23 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
     located, point = place
     if located.code is None and located.layer != OUTSIDE:
         return
-    pairs = located.inside()
     floor: dict[str, float] = {}
     for (kind, *_), (want, _) in located.compared.items():
         if want.dtype.kind == "f":
             floor[kind] = max(floor.get(kind, 0.0), ROUNDING * _size(want))
-    limits = {key: floor.get(key[0], 0.0) for key in pairs}
-    if all(_size(got - want) <= limits[key] for key, (want, got) in pairs.items()):
-        return
+    limits = {key: floor.get(key[0], 0.0) for key in located.compared}
+    whole, part = (
+        pairs if sum((abs(g - w) > limits[k]).sum() for k, (w, g) in pairs.items()) > least else {}
+        for pairs, least in ((located.inside(), 0), (located.essential(), 1))
+    )
     given = point.params, point.batch, located.code, located.locked
-    for name, remedy, found in reference.replay_layer(*given):
-        yield Cause(name, remedy, _unexplained(pairs, found, limits, REPRODUCED))
+    causes: list[Cause] = []
+    partly: list[Cause] = []
+    for name, remedy, found in reference.replay_layer(*given) if whole else []:
+        causes.append(Cause(name, remedy, _unexplained(whole, found, limits, REPRODUCED)))
+        left = _unexplained(part, found, limits, REPRODUCED) if part else np.inf
+        partly.append(Cause(name, f"{remedy} (beside it the gradients differ)", left))
+    yield from causes if any(np.isfinite(cause.distance) for cause in causes) else partly
 
 
 def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
@@ -198,6 +205,23 @@ def _unexplained(
 def _size(difference: np.ndarray) -> float:
     finite = np.where(np.isfinite(difference), np.abs(difference.astype(float)), np.inf)
     return float(finite.max(initial=0))
+
+
+def _of_precision(candidate: Participant, seen: Seen) -> list[Cause]:
+    """Say what computes in float32, if the first difference is not larger than its rounding."""
+    remedy = "keep float64 throughout, or write the function out"
+    if _single(seen):
+        return [Cause("computed in float32", f"switch x64 on, {remedy}", 0.0)]
+    point, got = next((pair for pair in seen if _differing(*pair)), seen[0])
+    errors = [
+        _size(value - point.want[key]) / (_size(point.want[key]) or 1.0)
+        for key, value in got.items()
+        if key[0] in ("forward", "loss")
+    ]
+    if candidate.narrowed is None or not 0 < max(errors) < SINGLE:
+        return []
+    found = candidate.narrowed(point.params, point.batch)
+    return [Cause(", ".join(found), remedy, 0.0)] if found else []
 
 
 def _single(seen: Seen) -> bool:

@@ -96,6 +96,8 @@ def _common(candidate: Participant, got: Outputs, point: Point) -> list[tuple[st
     for stage, name in point.want:
         if stage == "gradient" and (stage, name) not in got:  # the candidate does not train it
             got[stage, name] = np.zeros_like(point.params[name])
+        if stage == "parameters" and ("buffers", name) in got:  # it is no parameter of this side
+            got.setdefault((stage, name), got["buffers", name])
     shared = {stage for stage, _ in got} & {stage for stage, _ in point.want}
     summed = () if candidate.layout is None else candidate.layout.summed
     for stage, name in point.want:

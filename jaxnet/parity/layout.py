@@ -252,6 +252,7 @@ def _functions(participant: Participant, layout: Layout) -> dict[str, Callable]:
     return {
         "value_and_grad": value_and_grad,
         "forward": lambda params, batch: given.forward(own_params(params), batch),
+        "narrowed": lambda params, batch: given.narrowed(own_params(params), batch),
         "buffers": buffers,
         "init": init,
         "update": update,

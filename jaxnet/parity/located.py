@@ -76,6 +76,16 @@ class Located:
 
         return {key: pair for key, pair in self.compared.items() if made(*key)}
 
+    def essential(self) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
+        """Return what of `inside` no other fault can have moved: forward, no gradient of leaves."""
+
+        def kept(kind, name="", side="", *_):
+            given = self.code is None and path_of(name) == "" and side == OUTPUTS
+            return kind in ("values", "loss", "buffers") or (kind == "cotangents" and given)
+
+        found = self.inside() if self.direction == "forward" else {}
+        return {key: pair for key, pair in found.items() if kept(*key)}
+
     def headline(self) -> str:
         """The layer, and what is wrong there, on one line."""
         if not self.marks:

@@ -78,11 +78,16 @@ def _call(module: Any, batch: Any) -> Any:
 
 
 def _prediction(found: Any) -> Any:
-    """Return the floating arrays or tensors of a result, in a list if there are several."""
+    """Return the floating arrays or tensors of a result, in a list if there are several.
+
+    Of one number, which is the loss itself, there is no prediction.
+    """
     arrays = _floats(found)
     if not arrays:
         raise ValueError(f"`torch_side` and `jax_side` must return numbers, got {found!r}")
-    return arrays[0] if len(arrays) == 1 else arrays
+    if len(arrays) == 1:
+        return arrays[0] if arrays[0].ndim else {}
+    return arrays
 
 
 def _loss(found: Any) -> Any:

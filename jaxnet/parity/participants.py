@@ -77,6 +77,7 @@ class Participant:
     layers(params, batch, locks) -> a `LayerRun`: what goes through its layers. replay_layer(params,
         batch, layer, locked keys) and replay_update(): what the layer, or the update, gives with
         each known mistake. The makers give them.
+    narrowed(params, batch) -> what computes in less than float64, in words, by the function's name.
     layout: given by `with_layout` only.
     """
 
@@ -97,6 +98,7 @@ class Participant:
     frozen: frozenset[str] = frozenset()
     aliases: frozenset[str] = frozenset()
     noise: str = ""
+    narrowed: Callable[[Leaves, Any], list[str]] | None = None
     layout: Layout | None = field(default=None, repr=False)
 
 

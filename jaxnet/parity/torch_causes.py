@@ -50,6 +50,7 @@ ARGUMENTS = {  # by name; other functions have input and other
     "conv1d conv2d conv3d": "input weight bias stride padding dilation groups",
     "conv_transpose1d conv_transpose2d": "input weight bias stride padding output_padding groups",
     "max_pool1d max_pool2d": "input kernel_size stride padding dilation",
+    "avg_pool1d avg_pool2d": "input kernel_size stride padding ceil_mode count_include_pad",
     "scaled_dot_product_attention": "query key value attn_mask dropout_p is_causal scale",
     "cross_entropy": "input target weight size_average ignore_index reduce reduction "
     "label_smoothing",

@@ -14,28 +14,43 @@ FAR = -1e30  # no softmax lets it through; it is finite, so that a row of nothin
 
 
 def _mask_changes(blocked, apply):
-    """Yield the changes of a mask. apply(blocked or None, fill) -> the call's result."""
+    """Yield the changes of a mask. apply(blocked or None, fill) -> the call's result.
+
+    fill: what replaces blocked scores; None: 10 is subtracted from them.
+    """
     yield "mask left out", "apply the mask", partial(apply, None, FAR)
     remedy = "one library blocks where the mask is True, the other keeps"
     yield "mask inverted", remedy, partial(apply, ~blocked, FAR)
     remedy = "block by -inf, or by the dtype's least number, before the softmax"
     yield "mask of -10 for -inf", remedy, partial(apply, blocked, -10.0)
+    yield "mask by adding -10", remedy, partial(apply, blocked, None)
     yield "mask of 0 for -inf", remedy, partial(apply, blocked, 0.0)
     if blocked.ndim < 2 or blocked.shape[-1] != blocked.shape[-2]:
         return
     remedy = "the last two axes of a mask are query, key"
-    yield "mask transposed", remedy, partial(apply, blocked.mT, FAR)
     ones = torch.ones_like(blocked[(0,) * (blocked.ndim - 2)])
+    padding = blocked.all(-2, keepdim=True)  # keys that no query sees
+    turned = ones.tril(-1) | padding if torch.equal(blocked, ones.triu(1) | padding) else blocked.mT
+    yield "mask transposed", remedy, partial(apply, turned, FAR)
     if (blocked | ~ones.triu(1)).all():  # causal, with other masks or without
+        only = partial(apply, padding.expand_as(blocked), FAR)
+        yield "causal mask left out", "no query sees a later key", only
+        if padding.any():
+            name, remedy = "padding mask left out", "block the keys that are padding"
+            yield name, remedy, partial(apply, ones.triu(1).expand_as(blocked), FAR)
+            name, remedy = "padding mask inverted", "torch's key_padding_mask is True where padded"
+            yield name, remedy, partial(apply, ones.triu(1) | ~padding, FAR)
         remedy = "row i sees the columns up to i: tril with diagonal 0"
-        more = blocked & ~(ones.triu(1) & ~ones.triu(2)) | blocked.all(-2, keepdim=True)
+        more = blocked & ~(ones.triu(1) & ~ones.triu(2)) | padding
         yield "causal mask that shows the next position", remedy, partial(apply, more, FAR)
         less = partial(apply, blocked | ones.triu(0), FAR)
         yield "causal mask that hides a position from itself", remedy, less
 
 
 def _filled(x, blocked, fill):
-    return x if blocked is None else x.masked_fill(blocked, fill)
+    if blocked is None:
+        return x
+    return x - 10.0 * blocked if fill is None else x.masked_fill(blocked, fill)
 
 
 @family("masked_fill where add")

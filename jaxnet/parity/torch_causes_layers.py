@@ -1,9 +1,8 @@
-"""The catalogue's layers with weights, and losses: convolutions, embeddings, LSTM and GRU."""
+"""The catalogue's layers with weights, and losses: convolutions, pooling and embeddings."""
 
 from __future__ import annotations
 
 from functools import partial
-from itertools import permutations
 
 import torch
 import torch.nn.functional as F
@@ -44,9 +43,12 @@ def _weights(call):
         remedy = "JAX's convolutions do not flip, as torch's; nnx.ConvTranspose does not either: "
         remedy += "flip the kernel, or set transpose_kernel"
         yield f"kernel of {call.name} flipped", remedy, partial(call, weight=weight.flip(axes))
+    remedy = "declare the axes in `layout`"
     if axes or weight.shape[0] == weight.shape[1]:
-        remedy = "declare the axes in `layout`"
         yield f"weight of {call.name} transposed", remedy, partial(call, weight=weight.mT)
+    if axes and weight.shape[0] == weight.shape[1]:
+        name = f"weight of {call.name} transposed, inputs for outputs"
+        yield name, remedy, partial(call, weight=weight.transpose(0, 1))
 
 
 @family("conv1d conv2d conv3d")
@@ -62,12 +64,21 @@ def _convolution(call):
     for shift in (-1, 1) if same == pads else ():
         moved = [(a + shift, b - shift) for a, b in pads]
         yield f"padding {moved} for {pads}", remedy, padded(moved)
+    if any(map(any, pads)):
+        after = [(0, a + b) for a, b in pads]
+        yield f"padding {after} for {pads}", remedy, padded(after)
+        around = partial(F.pad, x, [side for pair in reversed(pads) for side in pair], "circular")
+        yield "circular padding for zeros", remedy, lambda: call(input=around(), padding=0)
     dilations = _each(call["dilation"] or 1, len(sizes))
     if max(dilations) > 1:
         less = [(d - 1) * (k - 1) for d, k in zip(dilations, sizes, strict=True)]
-        new = [(a - n // 2, b - n + n // 2) for (a, b), n in zip(pads, less, strict=True)]
-        changed = partial(padded(new), dilation=1)
-        yield f"dilation 1 for {dilations}", f"set kernel_dilation={dilations}", changed
+        remedy = f"set kernel_dilation={dilations}"
+        for text, up in (("", 0), (" (padded more at the end)", 1)):
+            more = [
+                (a - (n + up) // 2, b - n + (n + up) // 2)
+                for (a, b), n in zip(pads, less, strict=True)
+            ]
+            yield f"dilation 1 for {dilations}{text}", remedy, partial(padded(more), dilation=1)
 
 
 @family("max_pool1d max_pool2d")
@@ -79,6 +90,22 @@ def _max_pool(call):
     if any(map(any, pads)):
         remedy = f"set padding={pads}"
         yield f"pooling with padding VALID for {pads}", remedy, partial(call, padding=0)
+        zeros = partial(call, input=_pad(call["input"], pads), padding=0)
+        yield "pooling with padding of zeros for -inf", "nnx.max_pool pads by -inf", zeros
+    sizes = [call[key] for key in ("kernel_size", "stride", "padding")]
+    average = getattr(F, call.name.replace("max", "avg"))
+    sizes = [size for size in sizes if size is not None]
+    yield "average pooling for maximum", "use max_pool", lambda: average(call["input"], *sizes)
+
+
+@family("avg_pool1d avg_pool2d")
+def _avg_pool(call):
+    counted = call["count_include_pad"] is not False
+    if any(_each(call["padding"] or 0, 1)):
+        what = "padding not counted in the average" if counted else "padding counted in the average"
+        remedy = f"set count_include_pad={counted}"
+        yield what, remedy, partial(call, count_include_pad=not counted)
+    yield "average pooling left out", "apply it here", lambda: call["input"]
 
 
 @family("pad")
@@ -182,104 +209,3 @@ def _smoothing(call, s, ignored):
         name = "mean over all elements, with the smoothed part of those that are ignored"
         remedy = "leave the ignored elements out of the sum and of the count"
         yield name, remedy, lambda: (call(reduction="sum") + extra) / at.numel()
-
-
-GATES = {"lstm": "ifgo", "lstm_cell": "ifgo", "gru": "rzn", "gru_cell": "rzn"}
-
-
-def _rebuilt(call, change):
-    """Run a recurrent layer or cell with the weights of each layer and direction changed."""
-    args = [*call.args]
-    if call.name.endswith("cell"):
-        args[2:] = change(*args[2:])
-    else:
-        at = 3 if isinstance(args[3], (tuple, list)) else 2  # after the sizes of packed sequences
-        n = 4 if args[at + 1] else 2
-        layers = [args[at][i : i + n] for i in range(0, len(args[at]), n)]
-        args[at] = [p for layer in layers for p in change(*layer)]
-    return call.func(*args)
-
-
-@family(" ".join(GATES))
-def _recurrent(call):
-    gates = GATES[call.name]
-    for order in map("".join, permutations(gates)):
-        if order != gates:
-            index = [order.index(gate) for gate in gates]
-
-            def reordered(*layer, index=index):
-                blocks = [p.unflatten(0, (len(gates), -1))[index] for p in layer if p is not None]
-                return [block.flatten(0, 1) for block in blocks]
-
-            remedy = f"the rows of torch's weights are the gates {', '.join(gates)}"
-            name = f"gates in the order {', '.join(order)} for {', '.join(gates)}"
-            yield name, remedy, partial(_rebuilt, call, reordered)
-
-    def add(w_ih, w_hh, b_ih, b_hh):
-        n = len(b_ih) // 4
-        return w_ih, w_hh, b_ih + F.pad(b_ih.new_ones(n), (n, 2 * n)), b_hh
-
-    if gates == "ifgo":
-        remedy = "torch adds no 1 to the forget gate"
-        yield "forget gate's bias plus 1", remedy, partial(_rebuilt, call, add)
-    remedy = "use b_ih + b_hh where the cell has one bias"
-    if gates == "rzn":
-        remedy = "b_hh's last third stands inside the reset gate's product"
-    for i, name in ((2, "b_ih"), (3, "b_hh")):
-
-        def without(*layer, i=i):
-            return [0 * p if j == i else p for j, p in enumerate(layer)]
-
-        yield f"{name} left out", remedy, partial(_rebuilt, call, without)
-    if not call.name.endswith("cell") and call.args[7] is True and len(call.args) == 9:
-        axis = 1 if call.args[8] else 0
-
-        def turned():
-            y, *states = call.original()
-            forward, backward = y.chunk(2, -1)
-            return torch.cat([forward, backward.flip(axis)], -1), *states
-
-        remedy = "put the backward direction's outputs in the order of time: keep_order=True"
-        yield "backward direction's outputs not turned back", remedy, turned
-
-
-@family("gru gru_cell")
-def _gru(call):
-    for name, remedy in {
-        "reset gate before the product": "torch resets the product: r * (W h + b), not W (r * h)",
-        "b_hn outside the reset gate": "torch adds b_hn before it multiplies by r",
-        "update gate complemented": "torch's z is the share of the old state",
-    }.items():
-        yield name, remedy, partial(_run_gru, call, name)
-
-
-def _run_gru(call, mistake):
-    x, h, *rest = call.args
-    if call.name == "gru_cell":
-        return _gru_step(mistake, x, h, *rest)
-    params, has_biases, layers, _, _, both, batch_first = rest
-    x, n, states = x.transpose(0, 1) if batch_first else x, 4 if has_biases else 2, []
-    for layer in range(layers):
-        outputs = []
-        for direction in range(1 + both):
-            at = layer * (1 + both) + direction
-            state, ys = h[at], []
-            for row in x.flip(0) if direction else x:
-                state = _gru_step(mistake, row, state, *params[at * n : at * n + n])
-                ys.append(state)
-            outputs.append(torch.stack(ys[::-1] if direction else ys))
-            states.append(state)
-        x = torch.cat(outputs, -1)
-    return x.transpose(0, 1) if batch_first else x, torch.stack(states)
-
-
-def _gru_step(mistake, x, h, w_ih, w_hh, b_ih=None, b_hh=None):
-    b_hh = w_hh.new_zeros(len(w_hh)) if b_hh is None else b_hh
-    (ir, iz, i), (hr, hz, n) = F.linear(x, w_ih, b_ih).chunk(3, -1), F.linear(h, w_hh).chunk(3, -1)
-    br, bz, b = b_hh.chunk(3)
-    r, z = torch.sigmoid(ir + hr + br), torch.sigmoid(iz + hz + bz)
-    if mistake.startswith("reset"):
-        new = torch.tanh(i + F.linear(r * h, w_hh.chunk(3)[2], b))
-    else:
-        new = torch.tanh(i + (r * n + b if mistake.startswith("b_hn") else r * (n + b)))
-    return (1 - z) * h + z * new if "complemented" in mistake else (1 - z) * new + z * h

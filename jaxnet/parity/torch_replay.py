@@ -14,7 +14,11 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 
-from jaxnet.parity import torch_causes_attention, torch_causes_layers  # noqa: F401 they enter the catalogue
+from jaxnet.parity import (  # noqa: F401 they enter the catalogue
+    torch_causes_attention,
+    torch_causes_layers,
+    torch_causes_recurrent,
+)
 from jaxnet.parity.torch_causes import TABLE, WHOLE, Call, Change, family
 
 SINGLE = 8  # so many calls at most are also changed one at a time

@@ -1,7 +1,9 @@
 """How near do correct float32 programs come to the limit? Each comparison must end as equal.
 
-The precision tier only: implementations x optimizers x seeds, at steps 1 to 300, against the NumPy
-oracle in float64. Prints the largest share of each stage's bars; exits 1 on a false alarm.
+First the precision tier only: implementations x optimizers x seeds, at steps 1 to 300, against the
+NumPy oracle in float64. Then, where PyTorch is installed, the right ports of tests/parity/ports
+against their torch modules: ports x seeds, in both tiers. Prints the largest share of each limit;
+exits 1 on a false alarm.
 """
 
 import functools
@@ -9,6 +11,7 @@ import importlib.util
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from flax import nnx
@@ -18,6 +21,7 @@ from jaxnet.parity.bars import LIMIT
 from jaxnet.spec import Batch, Spec
 
 ROWS, SEEDS, STEPS = 64, 4, (1, 2, 3, 10, 100, 300)
+PORT_SEEDS = 12
 NETWORKS = {"plain": Spec((200, 50, 10), bias=True), "dynamic": Spec((200, 50, 50, 10), bias=True)}
 RATES = {"sgd": 1e-4, "momentum": 1e-5, "adam": 1e-3}
 MODULES = {
@@ -116,6 +120,31 @@ def reference_run(activation, network, optimizer, seed):
     return parity.trajectory(reference(activation, network, optimizer), make_case(network, seed))
 
 
+def ports() -> int:
+    """Compare the right ports for each seed in both tiers; return the number of false alarms."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "parity"))
+    from ports import KINDS, checking
+
+    started, alarms, count = time.perf_counter(), 0, 0
+    print(f"{'port':12}{'form':28}{'equal':>9}{'largest share of a limit':>26}  where")
+    for name, kind in KINDS.items():
+        for form, change in {"right": {}, **kind.rights}.items():
+            candidate, worst, equal = checking.candidate(name, **change), [], 0
+            for seed in range(PORT_SEEDS):
+                against = checking.reference_run(name, seed=seed)
+                report = parity.check(candidate, against=against)
+                worst.append(max(report.leaves, key=lambda leaf: leaf.ratio / leaf.allowed))
+                for tier in ("mathematics", "precision"):
+                    equal += all(leaf.equal for leaf in report.leaves if leaf.tier == tier)
+            count, alarms = count + 2 * PORT_SEEDS, alarms + 2 * PORT_SEEDS - equal
+            leaf = max(worst, key=lambda leaf: leaf.ratio / leaf.allowed)
+            share = f"{leaf.ratio / leaf.allowed:26.3f}"
+            where = f"{leaf.tier}, {leaf.stage} {leaf.leaf}, step {leaf.step} {leaf.probe}"
+            print(f"{name:12}{form:28}{equal:>3} of {2 * PORT_SEEDS}{share}  {where}", flush=True)
+    print(f"{count} comparisons in {time.perf_counter() - started:.0f} s, {alarms} false alarms")
+    return alarms
+
+
 def main() -> int:
     """Run every comparison and print the table."""
     names = ["jax relu", "jax my_relu", "flax", *(["torch"] if TORCH else []), "numpy float32"]
@@ -147,7 +176,7 @@ def main() -> int:
     print(
         f"largest ratio of a comparison: {min(ratios):.2f} to {max(ratios):.2f} of {LIMIT:g} bars"
     )
-    return int(alarms > 0)
+    return int(alarms + (ports() if TORCH else 0) > 0)
 
 
 if __name__ == "__main__":

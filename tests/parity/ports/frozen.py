@@ -222,19 +222,19 @@ BUGS = {
         "decay",
     ),
     "head frozen": Bug(
-        {"optimizer_": {"idle": (*IDLE, "head")}}, "head", "parameters", "dropped leaf"
+        {"optimizer_": {"idle": (*IDLE, "head")}}, "head", "parameters", "does not move"
     ),
     "torch's default decay": Bug(
         {"optimizer_": {"decay": 1e-2}}, "optimizer", "parameters", "decay"
     ),
     "learning rate": Bug({"optimizer_": {"rate": 0.03}}, "optimizer", "parameters", "rate"),
-    "adapter cut off": Bug({"cut": "adapter"}, "adapter", "gradient", "dropped leaf"),
-    "adapter's gradient reversed": Bug({"cut": "turned"}, "adapter", "gradient", "sign"),
+    "adapter cut off": Bug({"cut": "adapter"}, "", "gradient", "dropped leaf"),
+    "adapter's gradient reversed": Bug({"cut": "turned"}, "", "gradient", "sign"),
     "target not detached": Bug({"loss_": {"target": "live"}}, "loss", "gradient", "gradient"),
     "the other side detached": Bug({"loss_": {"target": "the other"}}, "loss", "gradient", None),
-    "the share twice": Bug({"loss_": {"share": 2.0}}, "loss", "loss", None),
+    "the share twice": Bug({"loss_": {"share": 2.0}}, "loss", "loss", "multiplied by 0.5 left out"),
     "frozen norm's epsilon": Bug({"epsilon": 1e-6}, "norm", "forward", "epsilon"),
-    "residual left out": Bug({"residual": False}, "", "forward", "residual"),
+    "residual left out": Bug({"residual": False}, "", "forward", "operand of add"),
     "adapter transposed": Bug(
         {"layout": {"adapter/kernel": "adapter.weight"}}, "adapter", "forward", "transposed"
     ),

@@ -10,7 +10,7 @@ import torch
 from flax import nnx
 from torch import nn
 
-from ports.leaves import leaf
+from jaxnet.parity import leaf
 from ports.table import Bug, Kind, Port
 
 ROWS, LENGTH, IN, HIDDEN = 4, 6, 3, 5
@@ -174,11 +174,13 @@ BUGS = {
     "mean over padding too": Bug({"loss_": {"mean": "all"}}, "loss", "loss", "mean"),
     "padding used": Bug({"loss_": {"mean": "unmasked"}}, "loss", "loss", None),
     "mean of the rows' means": Bug({"loss_": {"mean": "rows"}}, "loss", "loss", None),
-    "no weight of positives": Bug({"loss_": {"positive": False}}, "loss", "loss", None),
+    "no weight of positives": Bug({"loss_": {"positive": False}}, "loss", "loss", "pos_weight"),
     "sigmoid twice": Bug({"loss_": {"twice": True}}, "loss", "loss", None),
     "RMSprop's epsilon in the root": Bug(
-        {"optimizer_": {"eps_in_sqrt": True}}, "optimizer", "parameters", None
+        {"optimizer_": {"eps_in_sqrt": True}}, "optimizer", "parameters", "eps inside"
     ),
-    "RMSprop's decay of 0.9": Bug({"optimizer_": {"decay": 0.9}}, "optimizer", "parameters", None),
+    "RMSprop's decay of 0.9": Bug(
+        {"optimizer_": {"decay": 0.9}}, "optimizer", "parameters", "alpha"
+    ),
 }
 KIND = Kind(TorchModel, torch_loss, torch_forward, optimizer, batch, port, BUGS)

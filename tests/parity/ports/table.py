@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -26,7 +25,6 @@ class Bug(NamedTuple):
     where: str
     stage: str
     cause: str | None
-    ties: bool = False
 
 
 class Port(NamedTuple):
@@ -72,8 +70,3 @@ class Kind(NamedTuple):
                 if name.endswith(("running_mean", "running_var")):
                     buffer.add_(0.2 * torch.rand_like(buffer))
         return module
-
-
-def params_of(module: nn.Module) -> dict[str, np.ndarray]:
-    """Return a module's parameters and buffers as a checkpoint has them."""
-    return {name: value.numpy().copy() for name, value in module.state_dict().items()}
