@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -57,11 +58,20 @@ def find_causes(
 
 
 def _ranked(causes: list[Cause]) -> list[Cause]:
-    """Return the nearest causes; of the same mistake in several calls the nearest one."""
+    """Return the nearest causes; of the same mistake in several calls the nearest one.
+
+    The nearest two, if they leave the same, give the same numbers here: they are one, "a or b".
+    """
     best: dict[str, Cause] = {}
     for cause in sorted(causes, key=lambda cause: cause.distance):
         best.setdefault(cause.name.partition(" (call")[0], cause)
-    return list(best.values())[:MOST]
+    ranked = list(best.values())
+    first = ranked[0].distance
+    same = [c for c in ranked if math.isclose(c.distance, first, rel_tol=1e-3, abs_tol=1e-12)]
+    if len(same) == 2:
+        names, remedies, _ = zip(*same, strict=True)
+        ranked[:2] = [Cause(" or ".join(names), "; or ".join(remedies), first)]
+    return ranked[:MOST]
 
 
 def _of_program(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
