@@ -105,7 +105,7 @@ def test_a_dictionary_of_arrays_is_a_batch_too_and_no_optimizer_is_needed(tmp_pa
     [
         (candidate(), "equal", ""),
         (candidate(factor=2.0), "mismatch", "factor 2 on all leaves"),
-        (candidate(learning_rate=2e-3), "mismatch", "unknown"),
+        (candidate(learning_rate=2e-3), "mismatch", "learning rate times 2"),
     ],
     ids=["right", "factor 2", "learning rate"],
 )
