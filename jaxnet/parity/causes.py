@@ -68,7 +68,11 @@ def _of_program(reference: Participant | None, seen: Seen, place: Place | None) 
     """Replay mistakes of the whole program; of its update, if nothing before it differs."""
     if reference is None:
         return
-    known = mistakes.known_mistakes(reference, seen[0][0].params)
+    point, got = seen[0]
+    held = place[0].leaves.get(place[0].code, ()) if place and place[0].code else point.params
+    leaves = {name: leaf for name, leaf in point.params.items() if name in held}
+    zero = {name for (stage, name), v in got.items() if stage == "gradient" and not v.any()}
+    known = mistakes.known_mistakes(reference, leaves, zero)
     for name, remedy, participant in known:
         yield Cause(name, remedy, _distance(lambda *a, p=participant: observe(p, *a), seen))
     if place is None and reference.replay_update is not None:

@@ -13,14 +13,16 @@ from jaxnet.parity.participants import Leaves, Participant, map_leaves
 from jaxnet.spec import Batch
 
 
-def known_mistakes(reference: Participant, params: Leaves) -> list[Mistake]:
-    """Return every mistake that can be replayed on a reference with these parameters.
+def known_mistakes(
+    reference: Participant, leaves: Leaves, without_gradient: set[str]
+) -> list[Mistake]:
+    """Return every mistake that can be replayed on a reference.
 
-    Those inside the network and the optimizer need the NumPy oracle as the reference, which says
-    how it is made; the others serve any reference.
+    leaves: those in which a mistake may be. without_gradient: those that get none. Mistakes inside
+    the network and the optimizer need the NumPy oracle as the reference, which says how it is made.
     """
-    found = [*_scales(reference), *_leaf_mistakes(reference, params), *_batch_mistakes(reference)]
-    found += _sequence_mistakes(reference)
+    found = [*_scales(reference), *_batch_mistakes(reference), *_sequence_mistakes(reference)]
+    found += _leaf_mistakes(reference, leaves, without_gradient)
     if reference.plan is not None:
         found += [*network_mistakes(reference, reference.plan)]
         found += [*optimizer_mistakes(reference, reference.plan)]
@@ -60,18 +62,21 @@ def _scales(reference: Participant) -> Iterator[Mistake]:
             yield Mistake(f"{name} ({where})", remedy, made)
 
 
-def _leaf_mistakes(reference: Participant, params: Leaves) -> Iterator[Mistake]:
-    for name, leaf in params.items():
+def _leaf_mistakes(
+    reference: Participant, leaves: Leaves, without_gradient: set[str]
+) -> Iterator[Mistake]:
+    for name, leaf in leaves.items():
 
         def dropped(params, batch, name=name):
             value, grads = reference.value_and_grad(params, batch)
             return value, grads | {name: np.zeros_like(grads[name])}
 
-        yield Mistake(
-            f"dropped leaf {name}",
-            f"{name} gets no gradient: is it frozen, detached, or missing from the optimizer?",
-            replace(reference, value_and_grad=dropped),
-        )
+        if name in without_gradient:
+            yield Mistake(
+                f"dropped leaf {name}",
+                f"{name} gets no gradient: is it frozen, detached, or missing from the optimizer?",
+                replace(reference, value_and_grad=dropped),
+            )
         if leaf.ndim == 2 and leaf.shape[0] == leaf.shape[1] > 1:
             yield Mistake(
                 f"transposed weight {name}",
