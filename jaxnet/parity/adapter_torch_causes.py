@@ -11,7 +11,7 @@ import torch
 from jaxnet.parity import adapter_torch_optim, layers_torch
 from jaxnet.parity.adapter_torch import arrays, tensors
 from jaxnet.parity.adapter_torch_optim import make_update
-from jaxnet.parity.layers import INPUTS, OUTPUTS, Key, LayerRun
+from jaxnet.parity.layers import INPUTS, OUTPUTS, Key, LayerRun, Locks
 from jaxnet.parity.participants import Leaves
 from jaxnet.parity.torch_causes_training import training_changes
 from jaxnet.parity.torch_replay import replays
@@ -44,24 +44,25 @@ def replay_layer(
         base = layers_torch.run(loss, twin, tensors(batch), {})
         locks = {key: (base.values[key], base.cotangents.get(key)) for key in locked}
         locks = {k: (v, None if k[1] == INPUTS else g) for k, (v, g) in locks.items()}
-        if layer is None:
-            yield from _replayed(lambda: run(loss, twin, tensors(batch), locks))
-            yield from _swapped(lambda: run(loss, twin, tensors(batch), locks), twin, buffers, "")
-            return
-        piece = twin.get_submodule(layer)
-        given = _arguments(loss, twin, piece, tensors(batch))
-        calls = [layer if i == 0 else f"{layer}#{i + 1}" for i in range(len(given))]
-        wanted = [[base.cotangents.get(k) for k in base.keys(call, OUTPUTS)] for call in calls]
-        inner = {
-            (_relative(key[0], layer), *key[1:]): lock
-            for key, lock in locks.items()
-            if not layer or key[0] == layer or key[0].startswith((f"{layer}.", f"{layer}#"))
-        }
+        pieces: tuple[Any, ...] = loss, twin, tensors(batch), locks
+        if layer is not None:
+            pieces = _pieces(loss, twin, tensors(batch), base, locks, layer)
+        yield from _replayed(lambda: run(*pieces))
+        yield from _swapped(lambda: run(*pieces), twin, buffers, layer or "")
 
-        yield from _replayed(lambda: run(_Projection(wanted), piece, given, inner))
-        yield from _swapped(
-            lambda: run(_Projection(wanted), piece, given, inner), twin, buffers, layer
-        )
+
+def _pieces(loss, twin, batch, base: LayerRun, locks: Locks, layer: str) -> tuple[Any, ...]:
+    """Return what `layers_torch.run` takes to run one module by itself."""
+    piece = twin.get_submodule(layer)
+    given = _arguments(loss, twin, piece, batch)
+    calls = [layer if i == 0 else f"{layer}#{i + 1}" for i in range(len(given))]
+    wanted = [[base.cotangents.get(k) for k in base.keys(call, OUTPUTS)] for call in calls]
+    inner = {
+        (_relative(key[0], layer), *key[1:]): lock
+        for key, lock in locks.items()
+        if not layer or key[0] == layer or key[0].startswith((f"{layer}.", f"{layer}#"))
+    }
+    return _Projection(wanted), piece, given, inner
 
 
 def _replayed(run: Callable[[], dict[tuple, np.ndarray]]) -> Iterator[Replay]:

@@ -64,9 +64,10 @@ def _convolution(call):
     for shift in (-1, 1) if same == pads else ():
         moved = [(a + shift, b - shift) for a, b in pads]
         yield f"padding {moved} for {pads}", remedy, padded(moved)
-    if any(map(any, pads)):
+    if any(before for before, _ in same):  # else it is SAME
         after = [(0, a + b) for a, b in pads]
         yield f"padding {after} for {pads}", remedy, padded(after)
+    if any(map(any, pads)):
         around = partial(F.pad, x, [side for pair in reversed(pads) for side in pair], "circular")
         yield "circular padding for zeros", remedy, lambda: call(input=around(), padding=0)
     dilations = _each(call["dilation"] or 1, len(sizes))

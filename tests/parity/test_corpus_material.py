@@ -22,6 +22,8 @@ from corpus.bug import (
 )
 from flax import nnx
 
+from jaxnet import parity
+
 STAGES = ["forward", "loss", "gradient", "buffers", "parameters"]
 STEPS = 3
 ROUNDING = 1e-10  # of float64, relative to a stage's largest value
@@ -71,9 +73,9 @@ def to_own(layout, leaves, params):
     """Return the port's leaves (an nnx state) with values from the reference's."""
 
     def take(entry):
-        if callable(entry):
-            return entry(params)
-        return params[entry] if isinstance(entry, str) else params[entry[0]].transpose(entry[1])
+        if isinstance(entry, str | tuple):
+            return params[entry] if isinstance(entry, str) else params[entry[0]].transpose(entry[1])
+        return parity.convert({name: params[name] for name in entry.names}, {"own": entry})["own"]
 
     flat = nnx.to_flat_state(leaves)
     return nnx.from_flat_state(
