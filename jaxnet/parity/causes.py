@@ -104,7 +104,7 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
     if reference is None or reference.replay_layer is None or place is None:
         return
     located, point = place
-    if located.code is None and located.layer != OUTSIDE:
+    if located.code is None and not located.reference and located.layer != OUTSIDE:
         return
     floor: dict[str, float] = {}
     for (kind, *_), (want, _) in located.compared.items():

@@ -91,6 +91,9 @@ class _Judge:
         if first.layer in unlike:
             own = unlike[first.layer]
             call, code = self.pairs.unlike[own], names.get(self.outer(own))
+        own = next((own for own in self.pairs.calls if _shown(own) == first.layer), "")
+        if own and first.direction == BACKWARD and path_of(own) not in self.own.leaves:
+            code = names.get(self.outer(own))  # a tap has no inputs, whose gradients would differ
         return Located(
             first.layer,
             "" if call is None else _shown(call),
