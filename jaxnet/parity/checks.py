@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxnet.parity.causes import find_causes
+from jaxnet.parity.causes.find import find_causes
 from jaxnet.parity.compare import Leaf, compare, judge
+from jaxnet.parity.layers.locate import RELATIVE, SINGLE, locate
+from jaxnet.parity.layers.located import Located
 from jaxnet.parity.limits import DTYPES, MATHEMATICS, PRECISION, rounded
-from jaxnet.parity.locate import RELATIVE, SINGLE, locate
-from jaxnet.parity.located import Located
 from jaxnet.parity.observe import Outputs
 from jaxnet.parity.participants import Participant, cast
 from jaxnet.parity.points import Case, Point

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxnet.parity.adapters import flax_participant, torch_participant
+from jaxnet.parity.adapters.makers import flax_participant, torch_participant
 from jaxnet.parity.points import Case
 from jaxnet.parity.recording import Trajectory, trajectory
 

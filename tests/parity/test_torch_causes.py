@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 torch = pytest.importorskip("torch", reason="the catalogue changes torch's functions")
-from jaxnet.parity.torch_replay import replays  # noqa: E402
+from jaxnet.parity.causes.torch_replay import replays  # noqa: E402
 
 F, nn = torch.nn.functional, torch.nn
 pytestmark = pytest.mark.torch

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from jaxnet.parity.torch_causes import LOSSES, family
+from jaxnet.parity.causes.torch_calls import LOSSES, family
 
 
 def _each(value, n):

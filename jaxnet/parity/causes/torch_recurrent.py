@@ -8,7 +8,7 @@ from itertools import permutations
 import torch
 import torch.nn.functional as F
 
-from jaxnet.parity.torch_causes import family
+from jaxnet.parity.causes.torch_calls import family
 
 GATES = {"lstm": "ifgo", "lstm_cell": "ifgo", "gru": "rzn", "gru_cell": "rzn"}
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity import arithmetic, mistakes
+from jaxnet.parity.causes import arithmetic, program
+from jaxnet.parity.layers.locate import SINGLE
+from jaxnet.parity.layers.located import OUTSIDE, Located
 from jaxnet.parity.limits import MATHEMATICS
-from jaxnet.parity.locate import SINGLE
-from jaxnet.parity.located import OUTSIDE, Located
 from jaxnet.parity.observe import Outputs, observe
 from jaxnet.parity.participants import Leaves, Participant, map_leaves
 from jaxnet.parity.points import Point
@@ -82,7 +82,7 @@ def _of_program(reference: Participant | None, seen: Seen, place: Place | None) 
     held = place[0].leaves.get(place[0].code, ()) if place and place[0].code else point.params
     leaves = {name: leaf for name, leaf in point.params.items() if name in held}
     zero = {name for (stage, name), v in got.items() if stage == "gradient" and not v.any()}
-    known = mistakes.known_mistakes(reference, leaves, zero)
+    known = program.known_mistakes(reference, leaves, zero)
     for name, remedy, participant in known:
         yield Cause(name, remedy, _distance(lambda *a, p=participant: observe(p, *a), seen))
     if place is None and reference.replay_update is not None:
