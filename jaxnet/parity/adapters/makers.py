@@ -34,20 +34,16 @@ def jax_participant(
     tree = jax_loss.Tree(like)
     fixed = frozenset(frozen)
 
-    def flat_loss(leaves, batch):
-        found = loss(tree.build(leaves), batch)
+    def pair(params, batch):
+        found = loss(params, batch)
         return found if buffers else (found, {})
 
     flat_forward = forward and (lambda leaves, batch: forward(tree.build(leaves), batch))
-    functions = jax_loss.make(flat_loss, flat_forward, fixed)
+    functions = jax_loss.make(lambda p, b: pair(tree.build(p), b), flat_forward, fixed)
     if optimizer is not None:
         functions |= optax_optimizer.make(optimizer, tree.without(fixed), fixed)
     functions["layers"] = lambda params, batch, locks: in_jax.run(
-        lambda tree, batch: loss(tree, batch)[0] if buffers else loss(tree, batch),
-        params,
-        batch,
-        tree.build,
-        locks,
+        lambda model, batch: pair(model, batch)[0], params, batch, tree.build, locks
     )
     return with_layout(Participant(name, **functions, frozen=fixed), layout, tree.names())
 

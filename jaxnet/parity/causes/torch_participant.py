@@ -99,15 +99,6 @@ def _swapped(
     buffers: what `run` sets them to.
     """
     parameters = dict(twin.named_parameters())
-    shapes = {name: p.shape for name, p in parameters.items()}
-    shapes |= {name: b.shape for name, b in buffers.items() if b.dtype.kind == "f"}
-    own = [name for name in shapes if not layer or name.startswith(f"{layer}.")]
-    pairs = {
-        tuple(sorted((a, b)))
-        for a in own
-        for b in shapes
-        if a != b and shapes[a] == shapes[b] and (a in buffers) == (b in buffers)
-    }
 
     def swap(a: str, b: str):
         if a in buffers:
@@ -116,10 +107,7 @@ def _swapped(
             one, other = parameters[a], parameters[b]
             one.data, other.data = other.data, one.data
 
-    def apart(pair: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
-        return len({name.rpartition(".")[0] for name in pair}) > 1, pair
-
-    for a, b in sorted(pairs, key=apart)[:MOST_SWAPS]:
+    for a, b in _alike(parameters, buffers, layer):
         swap(a, b)
         found, other = run(), {a: b, b: a}
         swap(a, b)
@@ -130,6 +118,24 @@ def _swapped(
             for (kind, name, *rest), v in found.items()
         }
         yield f"{a} and {b} swapped", "compare the names in `layout`", named
+
+
+def _alike(parameters: dict[str, Any], buffers: Leaves, layer: str) -> list[tuple[str, ...]]:
+    """Return pairs of leaves of one shape, one of them in the layer; those of one module first."""
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    shapes |= {name: b.shape for name, b in buffers.items() if b.dtype.kind == "f"}
+    own = [name for name in shapes if not layer or name.startswith(f"{layer}.")]
+    pairs = {
+        tuple(sorted((a, b)))
+        for a in own
+        for b in shapes
+        if a != b and shapes[a] == shapes[b] and (a in buffers) == (b in buffers)
+    }
+
+    def apart(pair: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+        return len({name.rpartition(".")[0] for name in pair}) > 1, pair
+
+    return sorted(pairs, key=apart)[:MOST_SWAPS]
 
 
 class _Projection:

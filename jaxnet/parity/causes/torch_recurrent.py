@@ -63,6 +63,10 @@ def _recurrent(call):
 
     name, remedy = "recurrent weights transposed in each gate", "transpose them, as the input's"
     yield name, remedy, partial(_rebuilt, call, turned_weights)
+
+
+@family(" ".join(GATES))
+def _sequence(call):
     if call.name.endswith("cell") or len(call.args) != 9:
         return
     axis, function = 1 if call.args[8] else 0, getattr(torch, call.name)

@@ -230,12 +230,6 @@ def _functions(participant: Participant, layout: Layout) -> dict[str, Callable]:
         value, grads = given.value_and_grad(own_params(params), batch)
         return value, layout.bind(params).gradient(grads)
 
-    def buffers(params, batch):
-        return layout.bind(params).from_own(given.buffers(own_params(params), batch))
-
-    def init(params):
-        return _in_slots(given.init(own_params(params)), layout.bind(params).from_own)
-
     def update(params, grads, state):
         bound = layout.bind(params)
         state = _in_slots(state, lambda slot: bound.to_own(slot, summed=False))
@@ -252,8 +246,12 @@ def _functions(participant: Participant, layout: Layout) -> dict[str, Callable]:
         "value_and_grad": value_and_grad,
         "forward": lambda params, batch: given.forward(own_params(params), batch),
         "narrowed": lambda params, batch: given.narrowed(own_params(params), batch),
-        "buffers": buffers,
-        "init": init,
+        "buffers": lambda params, batch: layout.bind(params).from_own(
+            given.buffers(own_params(params), batch)
+        ),
+        "init": lambda params: _in_slots(
+            given.init(own_params(params)), layout.bind(params).from_own
+        ),
         "update": update,
         # of its own leaves: copies may part, and sums are whole
         "run": lambda params, batch_at, n: train_losses(given, own_params(params), batch_at, n),
