@@ -33,7 +33,7 @@ PLANTS = (
     ModulePlant("features in the order NHWC for NCHW", "", {"order": (0, 1, 2, 3)}),
     ModulePlant("first operand of add, (4, 5), left out", "", {"residual": False}),
     ModulePlant("first operand of add, (4, 5), without gradient", "", {"stopped": True}),
-    ModulePlant("weight of linear transposed", "mix", {"layout": {"mix/kernel": "mix.weight"}}),
+    ModulePlant("transposed weight mix.weight", "mix", {"layout": {"mix/kernel": "mix.weight"}}),
 )
 
 
