@@ -33,9 +33,9 @@ def _mask_changes(blocked, apply):
     turned = ones.tril(-1) | padding if torch.equal(blocked, ones.triu(1) | padding) else blocked.mT
     yield "mask transposed", remedy, partial(apply, turned, FAR)
     if (blocked | ~ones.triu(1)).all():  # causal, with other masks or without
-        only = partial(apply, padding.expand_as(blocked), FAR)
-        yield "causal mask left out", "no query sees a later key", only
         if padding.any():
+            only = partial(apply, padding.expand_as(blocked), FAR)
+            yield "causal mask left out", "no query sees a later key", only
             name, remedy = "padding mask left out", "block the keys that are padding"
             yield name, remedy, partial(apply, ones.triu(1).expand_as(blocked), FAR)
             name, remedy = "padding mask inverted", "torch's key_padding_mask is True where padded"
