@@ -23,19 +23,20 @@ right = functools.cache(candidate)
 
 
 def check_bug(name, planted):
-    """The report of a bug in one tier; before the update at one step and uncompiled."""
+    """The report of a bug in one tier; before the update at one step."""
     if not trains(planted):
-        with jax.disable_jit():  # for a single call it is quicker
+        # for a single call it is quicker uncompiled; nnx.RNN must be compiled
+        with jax.disable_jit(name not in ("LSTM", "GRU")):
             return check(name, planted.change, training=False, tiers=MATHEMATICS)
     bug = candidate(name, **planted.change)
-    if planted.change.keys() == {"optimizer_"}:  # what it shares is compiled once
-        bug = replace(right(name), init=bug.init, update=bug.update)
-    return parity.check(replace(bug, run=None), against=reference_run(name), tiers=MATHEMATICS)
+    if planted.change.keys() == {"optimizer_"} and planted.stage != "free run":
+        bug = replace(right(name), init=bug.init, update=bug.update, run=None)  # compiled once
+    return parity.check(bug, against=reference_run(name), tiers=MATHEMATICS)
 
 
 def place(report, planted):
     """The reference's layer at which a report puts a bug, as `Bug.where` has it."""
-    if planted.stage in UPDATED:
+    if planted.stage in UPDATED and report.first is not None:
         leaf = report.first.leaf.rpartition("/")[2]
         return planted.where if planted.where in ("optimizer", leaf.partition(".")[0]) else leaf
     if report.located is None:
@@ -51,8 +52,9 @@ def test_a_right_port_is_equal_in_every_stage(quick_compilation, name, change):
     assert report.verdict == "equal", report
     stages = {leaf.stage for leaf in report.leaves}
     buffers = {"buffers"} if name in ("convolution", "frozen") else set()
-    slots = {"optimizer"} if name != "LSTM" else set()  # whose SGD has none
-    assert stages == {"forward", "loss", "gradient", "parameters", "free run"} | buffers | slots
+    # plain SGD has no state; the LSTM holds two biases as one, which train at another rate
+    more = {"optimizer", "free run"} if name != "LSTM" else set()
+    assert stages == {"forward", "loss", "gradient", "parameters"} | buffers | more
 
 
 @pytest.mark.parametrize(("name", "bug"), BUGS.values(), ids=BUGS)

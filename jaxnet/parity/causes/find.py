@@ -145,10 +145,11 @@ def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) 
         return
     if place is not None and place[0].layer:
         located, point = place
-        kinds = ("values",) if located.direction == "forward" else ("cotangents", "grads")
+        forward = located.direction == "forward"
+        kinds = ("values", "loss", "cotangents") if forward else ("cotangents", "grads")
         named = {
-            " ".join(map(str, key[1:])): pair
-            for key, pair in located.inside().items()
+            " ".join(map(str, key[1:])) or "the loss": pair
+            for key, pair in (located.essential() if forward else located.inside()).items()
             if key[0] in kinds
         }
     else:

