@@ -115,10 +115,7 @@ def _swapped(
             one, other = parameters[a], parameters[b]
             one.data, other.data = other.data, one.data
 
-    def apart(pair: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
-        return len({name.rpartition(".")[0] for name in pair}) > 1, pair
-
-    for a, b in sorted(pairs, key=apart)[:MOST_SWAPS]:
+    for a, b in sorted(pairs, key=_apart)[:MOST_SWAPS]:
         swap(a, b)
         found, other = run(), {a: b, b: a}
         swap(a, b)
@@ -129,6 +126,11 @@ def _swapped(
             for (kind, name, *rest), v in found.items()
         }
         yield f"{a} and {b} swapped", "compare the names in `layout`", named
+
+
+def _apart(pair: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+    """Sort leaves of one module first."""
+    return len({name.rpartition(".")[0] for name in pair}) > 1, pair
 
 
 class _Projection:

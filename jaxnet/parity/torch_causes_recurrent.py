@@ -63,7 +63,11 @@ def _recurrent(call):
 
     name, remedy = "recurrent weights transposed in each gate", "transpose them, as the input's"
     yield name, remedy, partial(_rebuilt, call, turned_weights)
-    if call.name.endswith("cell") or len(call.args) != 9:
+
+
+@family("lstm gru")
+def _sequence(call):
+    if len(call.args) != 9:
         return
     axis, function = 1 if call.args[8] else 0, getattr(torch, call.name)
     if call.args[7] is False:
