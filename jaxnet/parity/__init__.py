@@ -7,17 +7,18 @@ A participant is made from a JAX loss and an optax optimizer, a Flax module, a t
 functions, or by hand. To import this package needs NumPy only.
 """
 
-from jaxnet.parity.adapters import flax_participant, jax_participant, torch_participant
+from jaxnet.parity.adapters.makers import flax_participant, jax_participant, torch_participant
 from jaxnet.parity.checks import check
 from jaxnet.parity.compare import Leaf
-from jaxnet.parity.expression import concatenate, leaf, stack
 from jaxnet.parity.gradient import GradientReport, check_gradient
-from jaxnet.parity.layers import tap
-from jaxnet.parity.layout import convert, with_layout
+from jaxnet.parity.layers.calls import tap
+from jaxnet.parity.layouts.convert import convert
+from jaxnet.parity.layouts.expression import concatenate, leaf, stack
+from jaxnet.parity.layouts.layout import with_layout
+from jaxnet.parity.layouts.propose import propose_layout
 from jaxnet.parity.loss_check import check_loss
 from jaxnet.parity.participants import Participant, numpy_participant, oracle
 from jaxnet.parity.points import Case
-from jaxnet.parity.propose import propose_layout
 from jaxnet.parity.recording import Trajectory, load, record, trajectory
 from jaxnet.parity.report import Cause, ParityError, Report
 

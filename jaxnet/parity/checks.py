@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxnet.parity.causes import find_causes
+from jaxnet.parity.causes.find import find_causes
 from jaxnet.parity.compare import Leaf, compare, judge
+from jaxnet.parity.layers.locate import RELATIVE, SINGLE, locate
+from jaxnet.parity.layers.located import Located
 from jaxnet.parity.limits import DTYPES, MATHEMATICS, PRECISION, rounded
-from jaxnet.parity.locate import RELATIVE, SINGLE, locate
-from jaxnet.parity.located import Located
 from jaxnet.parity.observe import Outputs
 from jaxnet.parity.participants import Participant, cast
 from jaxnet.parity.points import Case, Point
@@ -38,15 +38,13 @@ def check(
     where names and parameters do not tell; they only help to locate.
 
     Raises: ValueError if nothing can be compared: the same object twice, other leaves or shapes, a
-    reference that is not finite, no case.
+    reference that is not finite or draws random numbers, no case.
     """
     if isinstance(against, Participant):
         against = _trajectory(candidate, against, case)
     if not tiers or set(tiers) - set(DTYPES):
         raise ValueError(f"`tiers` must be of {', '.join(DTYPES)}, got {tiers}")
-    if candidate.layout is not None:  # frozen leaves and buffers need no counterpart
-        trained = {name for stage, name in against.points[0].want if stage == "gradient"}
-        candidate.layout.optional |= set(against.points[0].params) - trained
+    _allow_frozen(candidate, against)
     leaves: list[Leaf] = []
     causes: list[Cause] = []
     place: tuple[Located, Point] | None = None
@@ -60,10 +58,15 @@ def check(
             leaves.append(_free_leaf(candidate, against))
     if not leaves:
         raise ValueError(f"not compared: no points for the tiers {tiers}")
-    drift = _drift(candidate, against) if _trains(candidate, against) else {}
-    names = (against.case.name, candidate.name, against.name)
-    left_out = _left_out(candidate, against, {(leaf.stage, leaf.leaf) for leaf in leaves})
-    return Report(*names, leaves, causes, drift, left_out, place and place[0])
+    sides = against.case.name, candidate.name, against.name
+    return Report(*sides, leaves, causes, *_beside(candidate, against, leaves), place and place[0])
+
+
+def _allow_frozen(candidate: Participant, against: Trajectory) -> None:
+    """Let a layout leave out the reference's frozen leaves and buffers."""
+    if candidate.layout is not None:
+        trained = {name for stage, name in against.points[0].want if stage == "gradient"}
+        candidate.layout.optional |= set(against.points[0].params) - trained
 
 
 def _trains(candidate: Participant, against: Trajectory) -> bool:
@@ -153,6 +156,15 @@ def _drift(candidate: Participant, against: Trajectory) -> dict[str, dict[int, f
             name: {s: float(abs(losses[s - 1] / want[s - 1] - 1)) for s in steps}
             for name, losses in runs.items()
         }
+
+
+def _beside(
+    candidate: Participant, against: Trajectory, leaves: list[Leaf]
+) -> tuple[dict[str, dict[int, float]], list[str]]:
+    """Return the drift, and what is not compared."""
+    compared = {(leaf.stage, leaf.leaf) for leaf in leaves}
+    drift = _drift(candidate, against) if _trains(candidate, against) else {}
+    return drift, _left_out(candidate, against, compared)
 
 
 def _left_out(

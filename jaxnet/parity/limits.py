@@ -14,7 +14,9 @@ MATHEMATICS, PRECISION = "mathematics", "precision"
 DTYPES = {MATHEMATICS: "float64", PRECISION: "float32"}
 RELATIVE = 1e-10  # float64: what a locked element may differ by, as a share of its leaf's largest
 ROUNDING = 8 * 2.0**-53  # float64: the share of a parameter that adding its update may round away
-PEER = 10.0  # float32 without an oracle: multiples of the error of the reference's own float32 runs
+# float32 without an oracle: multiples of the error of the reference's own float32 runs. Right ports
+# reach 12, where nnx takes a variance as the mean of squares less the square of the mean.
+PEER = 20.0
 DRAWS = 4  # runs of the reference on inputs moved by a rounding, which show how far rounding goes
 CANCELLED = 1e-4  # float64: a gradient this much smaller than the largest may be rounding only
 NOISE = 100.0  # float64: multiples of what such a draw moves a gradient that cancels to nothing

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity.adapters import flax_participant, jax_participant, torch_participant
+from jaxnet.parity.adapters.makers import flax_participant, jax_participant, torch_participant
 from jaxnet.parity.checks import check
 from jaxnet.parity.points import Case
 from jaxnet.parity.report import Report
@@ -66,9 +66,9 @@ def _is(value: Any, module: str, name: str) -> bool:
 
 
 def _as_module(function: Callable, params: Mapping[str, Any]) -> Any:
-    from jaxnet.parity import adapter_torch
+    from jaxnet.parity.adapters import torch_module
 
-    return adapter_torch.FunctionModule(function, params)
+    return torch_module.FunctionModule(function, params)
 
 
 def _call(module: Any, batch: Any) -> Any:

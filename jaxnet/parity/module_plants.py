@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxnet.parity.adapters import flax_participant, torch_participant
+from jaxnet.parity.adapters.makers import flax_participant, torch_participant
 from jaxnet.parity.points import Case
 from jaxnet.parity.recording import Trajectory, trajectory
 
@@ -33,7 +33,7 @@ PLANTS = (
     ModulePlant("features in the order NHWC for NCHW", "", {"order": (0, 1, 2, 3)}),
     ModulePlant("first operand of add, (4, 5), left out", "", {"residual": False}),
     ModulePlant("first operand of add, (4, 5), without gradient", "", {"stopped": True}),
-    ModulePlant("weight of linear transposed", "mix", {"layout": {"mix/kernel": "mix.weight"}}),
+    ModulePlant("transposed weight mix.weight", "mix", {"layout": {"mix/kernel": "mix.weight"}}),
 )
 
 

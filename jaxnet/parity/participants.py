@@ -13,7 +13,7 @@ from jaxnet import numpy_net
 from jaxnet.spec import Spec
 
 if TYPE_CHECKING:
-    from jaxnet.parity.layout import Layout
+    from jaxnet.parity.layouts.layout import Layout
 
 Leaves = dict[str, np.ndarray]
 

@@ -15,7 +15,7 @@ import optax
 from jax import lax
 
 from jaxnet import net, optimizers
-from jaxnet.parity.adapters import jax_participant
+from jaxnet.parity.adapters.makers import jax_participant
 from jaxnet.parity.participants import Participant, cast, oracle
 from jaxnet.spec import Spec
 

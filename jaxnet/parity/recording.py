@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.parity.layers import LayerRun
+from jaxnet.parity.layers.calls import LayerRun
 from jaxnet.parity.limits import MATHEMATICS
 from jaxnet.parity.participants import Leaves, Participant, cast, train_losses
 from jaxnet.parity.points import Case, Point, complete, points

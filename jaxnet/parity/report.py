@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from jaxnet.parity.compare import Leaf
+from jaxnet.parity.layers.located import Located
 from jaxnet.parity.limits import MATHEMATICS, PRECISION
-from jaxnet.parity.located import Located
 from jaxnet.parity.observe import STAGES
 
 FLOOR = 1e-4  # distances of causes below this are rounding: they do not rank

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet import data
-from jaxnet.parity.adapters import flax_participant, jax_participant, torch_participant
+from jaxnet.parity.adapters.makers import flax_participant, jax_participant, torch_participant
 from jaxnet.parity.checks import check
 from jaxnet.parity.limits import DTYPES
 from jaxnet.parity.participants import Leaves, Participant, oracle

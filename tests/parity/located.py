@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jaxnet.parity import layers_jax, layers_torch
+from jaxnet.parity.layers import in_jax, in_torch
 
 torch.set_num_threads(1)
 
@@ -71,13 +71,13 @@ def torch_params(module):
 def torch_run(module, loss, batch):
     """A function from locks to the run of a torch module."""
     tensors = {name: torch.tensor(value) for name, value in batch.items()}
-    return lambda locks: layers_torch.run(loss, module, tensors, locks)
+    return lambda locks: in_torch.run(loss, module, tensors, locks)
 
 
 def jax_run(loss, layout, params, batch, build=dict):
     """A function from locks to the run of a JAX function with the reference's parameters."""
     own = {name: part.take(params) for name, part in layout.items()}
-    return lambda locks: renamed(layers_jax.run(loss, own, batch, build, locks), layout, params)
+    return lambda locks: renamed(in_jax.run(loss, own, batch, build, locks), layout, params)
 
 
 def undrawn(make):

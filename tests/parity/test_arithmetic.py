@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxnet.parity.arithmetic import explain, explain_updates
+from jaxnet.parity.causes.arithmetic import explain, explain_updates
 
 RNG = np.random.default_rng(0)
 W, V, B = RNG.normal(size=(4, 6)), RNG.normal(size=(4, 6)), RNG.normal(size=6)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnet import numpy_net, parity
-from jaxnet.parity.layout import Layout
+from jaxnet.parity.layouts.layout import Layout
 
 leaf = parity.leaf
 

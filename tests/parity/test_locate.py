@@ -23,10 +23,10 @@ from located import (
 )
 from torch import nn
 
-from jaxnet.parity import layers_jax
-from jaxnet.parity.layers import tap
-from jaxnet.parity.locate import locate
-from jaxnet.parity.located import OUTSIDE
+from jaxnet.parity.layers import in_jax
+from jaxnet.parity.layers.calls import tap
+from jaxnet.parity.layers.locate import locate
+from jaxnet.parity.layers.located import OUTSIDE
 
 ROWS, TIME, WIDTH, HIDDEN = 4, 5, 6, 7
 DOUBLE = jnp.float64
@@ -555,7 +555,7 @@ def test_a_tap_returns_its_value_and_is_silent_under_jit():
 
     value = np.ones((2, 3))
     assert tap("alone", value) is value
-    run = layers_jax.run(loss, {"w": np.array(2.0)}, {"x": value}, dict, {})
+    run = in_jax.run(loss, {"w": np.array(2.0)}, {"x": value}, dict, {})
     assert list(run.times) == ["outside"]
     np.testing.assert_array_equal(run.values["outside", "outputs", 0], 2 * value)
     np.testing.assert_array_equal(run.cotangents["outside", "outputs", 0], value)

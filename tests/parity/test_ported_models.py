@@ -84,7 +84,7 @@ BUGS = {
     "a kernel upside down": (
         ("convolution", {"layout": {"mix/kernel": ("mix.weight", (2, 3, 0, 1))}}),
         ("forward", "y_pred"),
-        "unknown",
+        "weight of conv2d transposed, inputs for outputs",
     ),
     "Adam's epsilon": (
         ("MLP", {"optimizer": optimizers.adam(1e-2, eps=1e-7)}),

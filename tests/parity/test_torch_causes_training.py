@@ -4,11 +4,10 @@ import math
 from functools import partial
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the catalogue changes torch's optimizers")
-from jaxnet.parity.torch_causes_training import training_changes  # noqa: E402
+from jaxnet.parity.causes.torch_training import training_changes
 
-pytestmark = pytest.mark.torch
 SAME = 1e-12  # float64, values of size 1
 RATE = 0.1
 

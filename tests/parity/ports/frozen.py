@@ -228,7 +228,7 @@ BUGS = {
         {"optimizer_": {"decay": 1e-2}}, "optimizer", "parameters", "decay"
     ),
     "learning rate": Bug({"optimizer_": {"rate": 0.03}}, "optimizer", "parameters", "rate"),
-    "adapter cut off": Bug({"cut": "adapter"}, "", "gradient", "dropped leaf"),
+    "adapter cut off": Bug({"cut": "adapter"}, "", "gradient", None),
     "adapter's gradient reversed": Bug({"cut": "turned"}, "", "gradient", "sign"),
     "target not detached": Bug({"loss_": {"target": "live"}}, "loss", "gradient", "gradient"),
     "the other side detached": Bug({"loss_": {"target": "the other"}}, "loss", "gradient", None),

@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
-from jaxnet.parity.adapter_jax import precision
-from jaxnet.parity.layers import Key, LayerRun, Locks, Taps
+from jaxnet.parity.adapters.jax_loss import precision
+from jaxnet.parity.layers.calls import Key, LayerRun, Locks, Taps
 from jaxnet.parity.participants import Leaves, map_leaves
 
 

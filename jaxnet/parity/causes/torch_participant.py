@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from jaxnet.parity import adapter_torch_optim, layers_torch
-from jaxnet.parity.adapter_torch import arrays, tensors
-from jaxnet.parity.adapter_torch_optim import make_update
-from jaxnet.parity.layers import INPUTS, OUTPUTS, Key, LayerRun, Locks
+from jaxnet.parity.adapters import torch_optimizer
+from jaxnet.parity.adapters.torch_module import arrays, tensors
+from jaxnet.parity.adapters.torch_optimizer import make_update
+from jaxnet.parity.causes.torch_replay import replays
+from jaxnet.parity.causes.torch_training import training_changes
+from jaxnet.parity.layers import in_torch
+from jaxnet.parity.layers.calls import INPUTS, OUTPUTS, Key, LayerRun, Locks
 from jaxnet.parity.participants import Leaves
-from jaxnet.parity.torch_causes_training import training_changes
-from jaxnet.parity.torch_replay import replays
 
 MOST_SWAPS = 40  # pairs of leaves, those of one layer first
 Replay = tuple[str, str, dict[tuple, np.ndarray]]  # the mistake, its remedy, and what it gives
@@ -39,9 +40,9 @@ def replay_layer(
 
         def run(*given: Any) -> dict[tuple, np.ndarray]:
             _set_buffers(twin, buffers)
-            return _arrays(_renamed(layers_torch.run(*given), layer or ""), twin)
+            return _arrays(_renamed(in_torch.run(*given), layer or ""), twin)
 
-        base = layers_torch.run(loss, twin, tensors(batch), {})
+        base = in_torch.run(loss, twin, tensors(batch), {})
         locks = {key: (base.values[key], base.cotangents.get(key)) for key in locked}
         locks = {k: (v, None if k[1] == INPUTS else g) for k, (v, g) in locks.items()}
         pieces: tuple[Any, ...] = loss, twin, tensors(batch), locks
@@ -52,7 +53,7 @@ def replay_layer(
 
 
 def _pieces(loss, twin, batch, base: LayerRun, locks: Locks, layer: str) -> tuple[Any, ...]:
-    """Return what `layers_torch.run` takes to run one module by itself."""
+    """Return what `in_torch.run` takes to run one module by itself."""
     piece = twin.get_submodule(layer)
     given = _arguments(loss, twin, piece, batch)
     calls = [layer if i == 0 else f"{layer}#{i + 1}" for i in range(len(given))]
@@ -98,15 +99,6 @@ def _swapped(
     buffers: what `run` sets them to.
     """
     parameters = dict(twin.named_parameters())
-    shapes = {name: p.shape for name, p in parameters.items()}
-    shapes |= {name: b.shape for name, b in buffers.items() if b.dtype.kind == "f"}
-    own = [name for name in shapes if not layer or name.startswith(f"{layer}.")]
-    pairs = {
-        tuple(sorted((a, b)))
-        for a in own
-        for b in shapes
-        if a != b and shapes[a] == shapes[b] and (a in buffers) == (b in buffers)
-    }
 
     def swap(a: str, b: str):
         if a in buffers:
@@ -115,7 +107,7 @@ def _swapped(
             one, other = parameters[a], parameters[b]
             one.data, other.data = other.data, one.data
 
-    for a, b in sorted(pairs, key=_apart)[:MOST_SWAPS]:
+    for a, b in _alike(parameters, buffers, layer):
         swap(a, b)
         found, other = run(), {a: b, b: a}
         swap(a, b)
@@ -128,9 +120,22 @@ def _swapped(
         yield f"{a} and {b} swapped", "compare the names in `layout`", named
 
 
-def _apart(pair: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
-    """Sort leaves of one module first."""
-    return len({name.rpartition(".")[0] for name in pair}) > 1, pair
+def _alike(parameters: dict[str, Any], buffers: Leaves, layer: str) -> list[tuple[str, ...]]:
+    """Return pairs of leaves of one shape, one of them in the layer; those of one module first."""
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    shapes |= {name: b.shape for name, b in buffers.items() if b.dtype.kind == "f"}
+    own = [name for name in shapes if not layer or name.startswith(f"{layer}.")]
+    pairs = {
+        tuple(sorted((a, b)))
+        for a in own
+        for b in shapes
+        if a != b and shapes[a] == shapes[b] and (a in buffers) == (b in buffers)
+    }
+
+    def apart(pair: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+        return len({name.rpartition(".")[0] for name in pair}) > 1, pair
+
+    return sorted(pairs, key=apart)[:MOST_SWAPS]
 
 
 class _Projection:
@@ -142,7 +147,7 @@ class _Projection:
     def __call__(self, module: torch.nn.Module, given: Any) -> torch.Tensor:
         terms = [torch.zeros(())]
         for (args, kwargs), wanted in zip(given, self.wanted, strict=True):
-            outputs = layers_torch.arrays_of(module(*args, **kwargs))
+            outputs = in_torch.arrays_of(module(*args, **kwargs))
             with torch._C.DisableTorchFunction():  # these calls are not the program's
                 terms += [
                     (output * torch.as_tensor(grad)).sum()
@@ -185,11 +190,11 @@ def _renamed(run: LayerRun, layer: str) -> LayerRun:
 
 
 def replay_update(
-    training: adapter_torch_optim.Training, loaded: Callable[[Leaves], Any]
+    training: torch_optimizer.Training, loaded: Callable[[Leaves], Any]
 ) -> Iterator[tuple[str, str, Callable]]:
     """Yield (name, remedy, update) of the optimizer with each known mistake."""
     made = training.make(torch.nn.Linear(2, 2))
     optimizer, clip, scheduler, _ = training
     for name, remedy, changes in training_changes(made, optimizer, clip, scheduler):
         changed: Any = training._asdict() | changes
-        yield name, remedy, make_update(adapter_torch_optim.Training(**changed), loaded)
+        yield name, remedy, make_update(torch_optimizer.Training(**changed), loaded)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.parity.layers import INPUTS, OUTPUTS, Key
-from jaxnet.parity.pairs import path_of
+from jaxnet.parity.layers.calls import INPUTS, OUTPUTS, Key
+from jaxnet.parity.layers.pairs import path_of
 
 OUTSIDE = "the loss function"  # the code around all layers
 

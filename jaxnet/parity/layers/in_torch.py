@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jaxnet.parity.layers import Key, LayerRun, Locks, Taps
+from jaxnet.parity.layers.calls import Key, LayerRun, Locks, Taps
 from jaxnet.parity.participants import map_leaves
 
 

@@ -8,7 +8,7 @@ from itertools import permutations
 import torch
 import torch.nn.functional as F
 
-from jaxnet.parity.torch_causes import family
+from jaxnet.parity.causes.torch_calls import family
 
 GATES = {"lstm": "ifgo", "lstm_cell": "ifgo", "gru": "rzn", "gru_cell": "rzn"}
 
@@ -65,9 +65,9 @@ def _recurrent(call):
     yield name, remedy, partial(_rebuilt, call, turned_weights)
 
 
-@family("lstm gru")
+@family(" ".join(GATES))
 def _sequence(call):
-    if len(call.args) != 9:
+    if call.name.endswith("cell") or len(call.args) != 9:
         return
     axis, function = 1 if call.args[8] else 0, getattr(torch, call.name)
     if call.args[7] is False:

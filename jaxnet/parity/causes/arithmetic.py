@@ -71,6 +71,7 @@ def explain_updates(
     several = any(old.size > 1 for old, *_ in part[0]) and len(wrong) < len(points[0][1])
     if several and decayed <= EXACT and len({share > 0 for share in shares}) == 1:
         no = "no " if shares[0] > 0 else ""
+        found = [other for other in found if not other[0].startswith("frozen")]  # says less
         found.append((f"{no}weight decay on {where}", "compare the masks of the decay", decayed))
     return found
 

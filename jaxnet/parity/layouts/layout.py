@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity.expression import (
+from jaxnet.parity.layouts.expression import (
     Built,
     Expression,
     Names,
@@ -17,7 +17,6 @@ from jaxnet.parity.expression import (
     build,
     expand,
     fill,
-    match,
 )
 from jaxnet.parity.participants import (
     Leaves,
@@ -79,13 +78,13 @@ class Layout:
         return {
             own: entry
             for own, entry in names.items()
-            if own not in self.optional_own or set(_used(*entry)) <= set(params)
+            if own not in self.optional_own or set(used_leaves(*entry)) <= set(params)
         }
 
     def reference_names(self, own: Iterable[str]) -> frozenset[str]:
         """Return the reference's leaves that some own leaves are made of."""
         entries = self._names or {name: (entry, ()) for name, entry in self.entries.items()}
-        return frozenset(name for o in own if o in entries for name in _used(*entries[o]))
+        return frozenset(name for o in own if o in entries for name in used_leaves(*entries[o]))
 
     def build(self, params: Leaves) -> Iterator[tuple[str, Built]]:
         """Yield each own leaf as built from the reference's.
@@ -95,7 +94,7 @@ class Layout:
         names = self.names(params)
         free = self.optional | {k for k, v in params.items() if v.dtype.kind in "iub"}
         seen = {k: np.zeros(v.shape, bool) for k, v in params.items() if k not in free}
-        used = dict.fromkeys(name for entry in names.values() for name in _used(*entry))
+        used = dict.fromkeys(name for entry in names.values() for name in used_leaves(*entry))
         if text := difference(seen, used, params):
             rule = "`layout` must cover the reference's leaves: {}"
             if not self.declared:
@@ -231,12 +230,6 @@ def _functions(participant: Participant, layout: Layout) -> dict[str, Callable]:
         value, grads = given.value_and_grad(own_params(params), batch)
         return value, layout.bind(params).gradient(grads)
 
-    def buffers(params, batch):
-        return layout.bind(params).from_own(given.buffers(own_params(params), batch))
-
-    def init(params):
-        return _in_slots(given.init(own_params(params)), layout.bind(params).from_own)
-
     def update(params, grads, state):
         bound = layout.bind(params)
         state = _in_slots(state, lambda slot: bound.to_own(slot, summed=False))
@@ -253,8 +246,12 @@ def _functions(participant: Participant, layout: Layout) -> dict[str, Callable]:
         "value_and_grad": value_and_grad,
         "forward": lambda params, batch: given.forward(own_params(params), batch),
         "narrowed": lambda params, batch: given.narrowed(own_params(params), batch),
-        "buffers": buffers,
-        "init": init,
+        "buffers": lambda params, batch: layout.bind(params).from_own(
+            given.buffers(own_params(params), batch)
+        ),
+        "init": lambda params: _in_slots(
+            given.init(own_params(params)), layout.bind(params).from_own
+        ),
         "update": update,
         # of its own leaves: copies may part, and sums are whole
         "run": lambda params, batch_at, n: train_losses(given, own_params(params), batch_at, n),
@@ -262,50 +259,11 @@ def _functions(participant: Participant, layout: Layout) -> dict[str, Callable]:
     }
 
 
-def convert(
-    state_dict: Mapping[str, Any], layout: Mapping[str, Any], *, optional: Collection[str] = ()
-) -> Leaves:
-    """Return a checkpoint's values as a layout's own leaves: NumPy arrays, by own names.
-
-    state_dict: torch tensors or arrays. optional: names or patterns of its entries that need not be
-    used; integers, and a tied tensor under its second name, need not be either. Into an nnx module:
-
-        values = parity.convert(torch_module.state_dict(), layout)
-        state = nnx.state(module)
-        for path, variable in nnx.to_flat_state(state):
-            if (name := "/".join(map(str, path))) in values:
-                variable[...] = values[name]
-        nnx.update(module, state)
-
-    Raises: ValueError for names that are not there, and for entries that no own leaf uses.
-    """
-    made = Layout(layout)
-    leaves = {name: _array(value) for name, value in state_dict.items()}
-    used = {name for entry in made.names(leaves).values() for name in _used(*entry)}
-    tied = {_memory(leaves[name]) for name in used & set(leaves)}
-    for name in leaves.keys() - used:
-        if _memory(leaves[name]) in tied or any(match(pattern, name) for pattern in optional):
-            made.optional.add(name)
-    gathered = ((own, built.gather(leaves)) for own, built in made.build(leaves))
-    return {own: value for own, value in gathered if value is not None}
-
-
-def _memory(array: np.ndarray) -> tuple:
-    return array.__array_interface__["data"][0], array.shape, array.strides
-
-
-def _array(value: Any) -> np.ndarray:
-    """Return a tensor or array as NumPy's; a bfloat16 tensor, which NumPy has not, as float32."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-    return np.asarray(value)
-
-
 def _in_slots(state: Leaves, change: Callable[[Leaves], Leaves]) -> Leaves:
     """Return a flat optimizer state with `change` made to the leaves of each slot."""
     return _flatten({k: change(v) if isinstance(v, dict) else v for k, v in _nest(state).items()})
 
 
-def _used(entry: Expression, stars: tuple[str, ...]) -> list[str]:
+def used_leaves(entry: Expression, stars: tuple[str, ...]) -> list[str]:
+    """Return the reference's leaves that an entry is made of."""
     return [fill(pattern, stars) for pattern in entry.names]

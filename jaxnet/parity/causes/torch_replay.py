@@ -14,12 +14,12 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 
-from jaxnet.parity import (  # noqa: F401 they enter the catalogue
-    torch_causes_attention,
-    torch_causes_layers,
-    torch_causes_recurrent,
+from jaxnet.parity.causes import (  # noqa: F401 they enter the catalogue
+    torch_attention,
+    torch_layers,
+    torch_recurrent,
 )
-from jaxnet.parity.torch_causes import TABLE, WHOLE, Call, Change, family
+from jaxnet.parity.causes.torch_calls import TABLE, WHOLE, Call, Change, family
 
 SINGLE = 8  # so many calls at most are also changed one at a time
 CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")

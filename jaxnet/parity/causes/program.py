@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity.network_mistakes import Mistake, network_mistakes, optimizer_mistakes
+from jaxnet.parity.causes.network import Mistake, network_mistakes, optimizer_mistakes
 from jaxnet.parity.participants import Leaves, Participant, map_leaves
 from jaxnet.spec import Batch
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.parity.adapter_jax import QUICKLY, Tree, path_name, precision, trained
+from jaxnet.parity.adapters.jax_loss import QUICKLY, Tree, path_name, precision, trained
 from jaxnet.parity.participants import SLOTS, Leaves
 
 REFUSED = {  # a state of optax -> why the update cannot be compared by itself

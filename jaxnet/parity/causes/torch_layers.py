@@ -7,7 +7,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from jaxnet.parity.torch_causes import LOSSES, family
+from jaxnet.parity.causes.torch_calls import LOSSES, family
 
 
 def _each(value, n):
@@ -44,7 +44,7 @@ def _weights(call):
         remedy += "flip the kernel, or set transpose_kernel"
         yield f"kernel of {call.name} flipped", remedy, partial(call, weight=weight.flip(axes))
     remedy = "declare the axes in `layout`"
-    if axes or weight.shape[0] == weight.shape[1]:
+    if axes:  # that of a linear layer is a leaf: `layout` is wrong
         yield f"weight of {call.name} transposed", remedy, partial(call, weight=weight.mT)
     if axes and weight.shape[0] == weight.shape[1]:
         name = f"weight of {call.name} transposed, inputs for outputs"

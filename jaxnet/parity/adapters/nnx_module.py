@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxnet.parity.adapter_jax import Tree
+from jaxnet.parity.adapters.jax_loss import Tree
 from jaxnet.parity.participants import Leaves, check_leaves
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.parity.expression import Expression, leaf
+from jaxnet.parity.layouts.expression import Expression, leaf
 
 Shape = tuple[int, ...]
 Pair = tuple[Any, Shape]  # what it is, and its shape

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jaxnet.parity import layers_torch
+from jaxnet.parity.layers import in_torch
 from jaxnet.parity.participants import Leaves, cast, check_leaves, map_leaves
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -33,7 +33,7 @@ def make(
 
     def layers(params, batch, locks):
         with loaded(params) as twin:
-            return layers_torch.run(loss, twin, tensors(batch), locks)
+            return in_torch.run(loss, twin, tensors(batch), locks)
 
     functions: dict[str, Any] = {"value_and_grad": value_and_grad, "layers": layers}
     functions["forward"] = None

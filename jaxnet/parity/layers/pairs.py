@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.parity.layers import INPUTS, OUTPUTS, Key, LayerRun, Locks
+from jaxnet.parity.layers.calls import INPUTS, OUTPUTS, Key, LayerRun, Locks
 
 CLOSE = 0.1  # relative: arrays further apart are tried with their last axis in another order
 SAME = 1e-6  # relative: a second array this near is the reference's same one

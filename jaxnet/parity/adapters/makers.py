@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from jaxnet.parity.layout import with_layout
+from jaxnet.parity.layouts.layout import with_layout
 from jaxnet.parity.participants import Participant
 
 
@@ -28,25 +28,22 @@ def jax_participant(
     values of frozen leaves by name), as of running statistics. layout: see `with_layout`. x64 is
     switched on inside for float64 parameters: no flag need be set.
     """
-    from jaxnet.parity import adapter_jax, adapter_optax, layers_jax
+    from jaxnet.parity.adapters import jax_loss, optax_optimizer
+    from jaxnet.parity.layers import in_jax
 
-    tree = adapter_jax.Tree(like)
+    tree = jax_loss.Tree(like)
     fixed = frozenset(frozen)
 
-    def flat_loss(leaves, batch):
-        found = loss(tree.build(leaves), batch)
+    def pair(params, batch):
+        found = loss(params, batch)
         return found if buffers else (found, {})
 
     flat_forward = forward and (lambda leaves, batch: forward(tree.build(leaves), batch))
-    functions = adapter_jax.make(flat_loss, flat_forward, fixed)
+    functions = jax_loss.make(lambda p, b: pair(tree.build(p), b), flat_forward, fixed)
     if optimizer is not None:
-        functions |= adapter_optax.make(optimizer, tree.without(fixed), fixed)
-    functions["layers"] = lambda params, batch, locks: layers_jax.run(
-        lambda tree, batch: loss(tree, batch)[0] if buffers else loss(tree, batch),
-        params,
-        batch,
-        tree.build,
-        locks,
+        functions |= optax_optimizer.make(optimizer, tree.without(fixed), fixed)
+    functions["layers"] = lambda params, batch, locks: in_jax.run(
+        lambda model, batch: pair(model, batch)[0], params, batch, tree.build, locks
     )
     return with_layout(Participant(name, **functions, frozen=fixed), layout, tree.names())
 
@@ -71,20 +68,21 @@ def flax_participant(
     """
     from flax import nnx
 
-    from jaxnet.parity import adapter_jax, adapter_nnx, adapter_optax, layers_jax
+    from jaxnet.parity.adapters import jax_loss, nnx_module, optax_optimizer
+    from jaxnet.parity.layers import in_jax
 
-    parts = adapter_nnx.split(module, nnx.Param if wrt is None else wrt)
+    parts = nnx_module.split(module, nnx.Param if wrt is None else wrt)
     frozen = frozenset(dict(parts.others.paths()))
 
-    flat_loss = adapter_nnx.make_loss(parts, loss)
+    flat_loss = nnx_module.make_loss(parts, loss)
     flat_forward = forward and (lambda leaves, batch: forward(parts.merge(leaves), batch))
-    functions = adapter_jax.make(flat_loss, flat_forward, frozen)
+    functions = jax_loss.make(flat_loss, flat_forward, frozen)
     if optimizer is not None:
-        functions |= adapter_optax.make(optimizer, parts.trained, frozen)
-    functions["layers"] = lambda params, batch, locks: layers_jax.run(
+        functions |= optax_optimizer.make(optimizer, parts.trained, frozen)
+    functions["layers"] = lambda params, batch, locks: in_jax.run(
         loss, params, batch, parts.merge, locks
     )
-    own = {"own": parts.own, "frozen": frozen, "noise": adapter_nnx.noise(module)}
+    own = {"own": parts.own, "frozen": frozen, "noise": nnx_module.noise(module)}
     return with_layout(Participant(name, **functions, **own), layout, list(parts.shapes))
 
 
@@ -114,15 +112,14 @@ def torch_participant(
     Raises: ValueError for an optimizer that evaluates the loss itself (L-BFGS), and for a scheduler
     that is made with the optimizer.
     """
-    from jaxnet.parity import adapter_torch, adapter_torch_causes, adapter_torch_optim
+    from jaxnet.parity.adapters import torch_module, torch_optimizer
+    from jaxnet.parity.causes import torch_participant
 
-    loaded = adapter_torch.loader(module)
-    functions = adapter_torch.make(module, loaded, loss, forward, set_to_none)
+    loaded = torch_module.loader(module)
+    functions = torch_module.make(module, loaded, loss, forward, set_to_none)
     if optimizer is not None:
-        training = adapter_torch_optim.Training(optimizer, clip, scheduler, set_to_none)
-        functions |= adapter_torch_optim.make(loss, training, loaded)
-        functions["replay_update"] = lambda: adapter_torch_causes.replay_update(training, loaded)
-    functions["replay_layer"] = lambda *given: adapter_torch_causes.replay_layer(
-        loaded, loss, *given
-    )
-    return with_layout(Participant(name, **functions), layout, adapter_torch.leaf_names(module))
+        training = torch_optimizer.Training(optimizer, clip, scheduler, set_to_none)
+        functions |= torch_optimizer.make(loss, training, loaded)
+        functions["replay_update"] = lambda: torch_participant.replay_update(training, loaded)
+    functions["replay_layer"] = lambda *given: torch_participant.replay_layer(loaded, loss, *given)
+    return with_layout(Participant(name, **functions), layout, torch_module.leaf_names(module))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from jaxnet.parity import arithmetic, mistakes
+from jaxnet.parity.causes import arithmetic, program
+from jaxnet.parity.layers.locate import SINGLE
+from jaxnet.parity.layers.located import OUTSIDE, Located
 from jaxnet.parity.limits import MATHEMATICS
-from jaxnet.parity.locate import SINGLE
-from jaxnet.parity.located import OUTSIDE, Located
 from jaxnet.parity.observe import Outputs, observe
 from jaxnet.parity.participants import Leaves, Participant, map_leaves
 from jaxnet.parity.points import Point
@@ -57,11 +58,20 @@ def find_causes(
 
 
 def _ranked(causes: list[Cause]) -> list[Cause]:
-    """Return the nearest causes; of the same mistake in several calls the nearest one."""
+    """Return the nearest causes; of the same mistake in several calls the nearest one.
+
+    The nearest two, if they leave the same, give the same numbers here: they are one, "a or b".
+    """
     best: dict[str, Cause] = {}
     for cause in sorted(causes, key=lambda cause: cause.distance):
         best.setdefault(cause.name.partition(" (call")[0], cause)
-    return list(best.values())[:MOST]
+    ranked = list(best.values())
+    first = ranked[0].distance
+    same = [c for c in ranked if math.isclose(c.distance, first, rel_tol=1e-3, abs_tol=1e-12)]
+    if len(same) == 2:
+        names, remedies, _ = zip(*same, strict=True)
+        ranked[:2] = [Cause(" or ".join(names), "; or ".join(remedies), first)]
+    return ranked[:MOST]
 
 
 def _of_program(reference: Participant | None, seen: Seen, place: Place | None) -> Iterator[Cause]:
@@ -72,7 +82,7 @@ def _of_program(reference: Participant | None, seen: Seen, place: Place | None) 
     held = place[0].leaves.get(place[0].code, ()) if place and place[0].code else point.params
     leaves = {name: leaf for name, leaf in point.params.items() if name in held}
     zero = {name for (stage, name), v in got.items() if stage == "gradient" and not v.any()}
-    known = mistakes.known_mistakes(reference, leaves, zero)
+    known = program.known_mistakes(reference, leaves, zero)
     for name, remedy, participant in known:
         yield Cause(name, remedy, _distance(lambda *a, p=participant: observe(p, *a), seen))
     if place is None and reference.replay_update is not None:
@@ -94,7 +104,7 @@ def _of_layer(reference: Participant | None, seen: Seen, place: Place | None) ->
     if reference is None or reference.replay_layer is None or place is None:
         return
     located, point = place
-    if located.code is None and located.layer != OUTSIDE:
+    if located.code is None and not located.reference and located.layer != OUTSIDE:
         return
     floor: dict[str, float] = {}
     for (kind, *_), (want, _) in located.compared.items():

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import torch
 
-from jaxnet.parity.torch_causes import NORMS, family
+from jaxnet.parity.causes.torch_calls import NORMS, family
 
 FAR = -1e30  # no softmax lets it through; it is finite, so that a row of nothing else is defined
 

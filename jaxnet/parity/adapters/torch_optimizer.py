@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from jaxnet.parity.adapter_torch import arrays, gradients, tensors, to_tensor
+from jaxnet.parity.adapters.torch_module import arrays, gradients, tensors, to_tensor
 from jaxnet.parity.participants import SLOTS, Leaves
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from jaxnet.parity.layers import INPUTS, OUTPUTS, Key, LayerRun, Locks
-from jaxnet.parity.located import OUTSIDE, Fault, Located, Mark, surroundings
-from jaxnet.parity.pairs import Pairs, pair, path_of
+from jaxnet.parity.layers.calls import INPUTS, OUTPUTS, Key, LayerRun, Locks
+from jaxnet.parity.layers.located import OUTSIDE, Fault, Located, Mark, surroundings
+from jaxnet.parity.layers.pairs import Pairs, pair, path_of
 
 RELATIVE = 1e-9  # float64: what a locked array may differ by, as a share of its largest
 CANCELLED = 1e-14  # and of the largest in its call, of all gradients: terms may have cancelled
@@ -91,6 +91,9 @@ class _Judge:
         if first.layer in unlike:
             own = unlike[first.layer]
             call, code = self.pairs.unlike[own], names.get(self.outer(own))
+        own = next((own for own in self.pairs.calls if _shown(own) == first.layer), "")
+        if own and first.direction == BACKWARD and path_of(own) not in self.own.leaves:
+            code = names.get(self.outer(own))  # a tap has no inputs, whose gradients would differ
         return Located(
             first.layer,
             "" if call is None else _shown(call),

@@ -1,0 +1,1 @@
+"""Why two programs differ: known mistakes, and what reproduces the numbers."""

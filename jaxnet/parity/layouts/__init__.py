@@ -1,0 +1,1 @@
+"""What each leaf of a port is of the reference's leaves."""
