@@ -349,6 +349,9 @@ CASES |= {
     ),
 }
 
+CASES["mask filled"].mistakes["mask by adding -10"] = lambda s: torch.softmax(
+    s + hide(torch.zeros_like(s), lambda i, j: j > i, -10.0), -1
+)
 HEADS = [draw(2, 3, 5, 4, seed=seed) for seed in range(3)]  # batch, heads, positions, size
 
 
@@ -552,6 +555,9 @@ CASES |= {
         [SIGNAL, KERNEL, draw(4)],
         {
             "padding SAME [(0, 1)] for [(1, 1)]": partial(slide, pads=(0, 1), stride=2),
+            "circular padding for zeros": lambda x, w, b: slide(
+                torch.cat([x[..., -1:], x, x[..., :1]], -1), w, b, (0, 0), 2
+            ),
             "kernel of conv1d flipped": lambda x, w, b: slide(
                 x, torch.stack([w[..., 2], w[..., 1], w[..., 0]], -1), b, (1, 1), 2
             ),
@@ -579,6 +585,9 @@ CASES |= {
         [SIGNAL, draw(3, 3, 3)],
         {
             "conv1d left out": lambda x, w: x + 0,
+            "weight of conv1d transposed, inputs for outputs": lambda x, w: slide(
+                x, w.transpose(0, 1), draw(3) * 0, (1, 1)
+            ),
             "padding VALID for [(1, 1)]": lambda x, w: slide(x, w, draw(3) * 0, (0, 0)),
         },
     ),
@@ -628,6 +637,10 @@ CASES |= {
             ),
             "pooling with padding VALID for [(1, 1)]": lambda x: torch.stack(
                 [x[..., i : i + 3].amax(-1) for i in (0, 2, 4)], -1
+            ),
+            "average pooling for maximum": lambda x: F.pad(x, (1, 1)).unfold(-1, 3, 2).mean(-1),
+            "pooling with padding of zeros for -inf": lambda x: (
+                F.pad(x, (1, 1)).unfold(-1, 3, 2).amax(-1)
             ),
         },
     ),
@@ -814,6 +827,11 @@ def run_lstm(x, h, c, w, u, b, d, order="ifgo", forget=0.0, biases=(1, 1)):
     return torch.stack(ys), h[None], c[None]
 
 
+def backwards_lstm(x, *rest):
+    ys, *states = run_lstm(x.flip(0), *rest)
+    return ys.flip(0), *states
+
+
 def run_gru(x, h, w, u, b, d, order="rzn", biases=(1, 1), reset="after", keep="z"):
     def block(a, gate):
         at = 4 * order.index(gate)
@@ -883,7 +901,15 @@ CASES |= {
     "LSTM": Case(
         lambda x, h, c, *w: torch.lstm(x, (h, c), w, True, 1, 0.0, True, False, False),
         [STEPS, HIDDEN, CELL, *LSTM],
-        LSTM_MISTAKES | {"b_hh left out": partial(run_lstm, biases=(1, 0))},
+        LSTM_MISTAKES
+        | {
+            "b_hh left out": partial(run_lstm, biases=(1, 0)),
+            "h and c swapped in the carry": lambda x, h, c, *w: run_lstm(x, c, h, *w),
+            "recurrent weights transposed in each gate": lambda x, h, c, w, u, *b: run_lstm(
+                x, h, c, w, torch.cat([gate.mT for gate in u.chunk(4)]), *b
+            ),
+            "the sequence read backwards": backwards_lstm,
+        },
     ),
     "LSTM cell": Case(
         lambda x, h, c, *w: torch.lstm_cell(x, (h, c), *w),
