@@ -64,7 +64,7 @@ def _convolution(call):
     for shift in (-1, 1) if same == pads else ():
         moved = [(a + shift, b - shift) for a, b in pads]
         yield f"padding {moved} for {pads}", remedy, padded(moved)
-    if any(before for before, _ in same):  # else it is SAME
+    if same != pads and any(before for before, _ in same):  # else it is one of the others
         after = [(0, a + b) for a, b in pads]
         yield f"padding {after} for {pads}", remedy, padded(after)
     if any(map(any, pads)):
@@ -74,7 +74,8 @@ def _convolution(call):
     if max(dilations) > 1:
         less = [(d - 1) * (k - 1) for d, k in zip(dilations, sizes, strict=True)]
         remedy = f"set kernel_dilation={dilations}"
-        for text, up in (("", 0), (" (padded more at the end)", 1)):
+        odd = any(n % 2 for n in less)
+        for text, up in (("", 0), (" (padded more at the end)", 1))[: 1 + odd]:
             more = [
                 (a - (n + up) // 2, b - n + (n + up) // 2)
                 for (a, b), n in zip(pads, less, strict=True)
