@@ -219,7 +219,7 @@ BUGS = {
     "scaled where it need not be": optimizer_bug(
         "small gradients", clipping=functools.partial(clip_by_norm, "always")
     ),
-    "no clipping": optimizer_bug("ambiguous", clipping=None),
+    "no clipping": optimizer_bug("clipping left out", clipping=None),
     "biases decayed": optimizer_bug("decay", decayed=everything),
     "optax's decay": optimizer_bug("decay", decay=1e-4),
     "decay in the gradient": optimizer_bug("decay", coupled=True),
