@@ -158,3 +158,10 @@ def test_rooms_are_reached_from_the_package():
     assert jaxnet.numpy_net.__name__ == "jaxnet.numpy_net"
     with pytest.raises(AttributeError, match="no attribute 'nets'"):
         jaxnet.nets  # noqa: B018
+
+
+def test_every_folder_of_code_is_installed():
+    text = (PACKAGE.parent / "pyproject.toml").read_text()
+    packages = set(re.findall(r'"([\w.]+)"', text.split("packages = [")[1].split("]")[0]))
+    folders = {path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py")}
+    assert {".".join(folder.parts) for folder in folders} <= packages
