@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxnet.parity.causes.find import find_causes
-from jaxnet.parity.compare import Leaf, compare, judge
+from jaxnet.parity.compare import Leaf, compare, judge, with_sums
 from jaxnet.parity.layers.locate import RELATIVE, SINGLE, locate
 from jaxnet.parity.layers.located import Located
 from jaxnet.parity.limits import DTYPES, MATHEMATICS, PRECISION, rounded
@@ -70,9 +70,8 @@ def _allow_frozen(candidate: Participant, against: Trajectory) -> None:
 
 
 def _trains(candidate: Participant, against: Trajectory) -> bool:
-    """Return whether free runs can be compared: a sum of leaves trains at another rate."""
-    summed = candidate.layout is not None and candidate.layout.summed
-    return candidate.update is not None and len(against.losses) > 0 and not summed
+    """Return whether free runs can be compared."""
+    return candidate.update is not None and len(against.losses) > 0
 
 
 def _trajectory(candidate: Participant, reference: Participant, case: Case | None) -> Trajectory:
@@ -88,6 +87,7 @@ def _locked(
 ) -> tuple[list[Leaf], list[tuple[Point, Outputs]]]:
     leaves, seen = [], []
     for point in points:
+        point = with_sums(candidate, point)
         judged, outputs = compare(candidate, point)
         leaves += judged
         seen.append((point, outputs))
@@ -197,11 +197,6 @@ def _left_out(
         for name in sorted(set(own) - slots - {"step"}):
             texts.append(f"optimizer {name}: {against.name} has none")
     trained = {name for stage, name in points[0].want if stage in ("gradient", "buffers")}
-    if candidate.layout is not None and candidate.update is not None:
-        for name in sorted(candidate.layout.summed):
-            texts.append(
-                f"parameters, optimizer and free run of {name}: {candidate.name} holds only a sum"
-            )
     frozen = sorted(set(points[0].params) - trained)
     if frozen:
         texts.append(f"gradient of {', '.join(frozen)}: frozen in {against.name}")

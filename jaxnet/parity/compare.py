@@ -52,6 +52,7 @@ def compare(candidate: Participant, point: Point) -> tuple[list[Leaf], Outputs]:
         candidate = replace(candidate, update=None)
     params, state, batch, grads = inputs
     got = observe(candidate, params, _own_state(candidate, params, state), batch, grads)
+    got = point.sums(got)
     common = _common(candidate, got, point)
     leaves, failed = [], set()
     for stage, name in common:
@@ -61,6 +62,25 @@ def compare(candidate: Participant, point: Point) -> tuple[list[Leaf], Outputs]:
             failed.add(stage)
         leaves.append(leaf)
     return leaves, {key: got[key] for key in common}
+
+
+def with_sums(candidate: Participant, point: Point) -> Point:
+    """Return the point with sums of parameters in place of them, if the candidate holds only these.
+
+    A sum has the name of the candidate's own leaf.
+    """
+    bound = None if candidate.layout is None else candidate.layout.bind(point.params)
+    if bound is None or not bound.sums:
+        return point
+    summed = bound.summed
+
+    def sums(outputs: Outputs) -> Outputs:
+        new = {name: leaf for (stage, name), leaf in outputs.items() if stage == "parameters"}
+        own = bound.to_own(new)
+        kept = {k: v for k, v in outputs.items() if k[0] != "parameters" or k[1] not in summed}
+        return kept | {("parameters", name): own[name] for name in bound.sums & set(own)}
+
+    return point._replace(want=sums(point.want), bar=sums(point.bar), sums=sums)
 
 
 def _before(stage: str) -> set[str]:
@@ -85,7 +105,9 @@ def _own_state(candidate: Participant, params: Leaves, state: Leaves) -> Leaves:
             f"not compared: the optimizer state of {candidate.name} has the leaves {other}, of "
             f"which the reference has none of {sorted(kinds - {'step'})}"
         )
-    return own | {name: state[name] for name in {*own, "step"} if name in state}
+    summed = () if candidate.layout is None else candidate.layout.summed
+    known = [name for name in state if name in own or name.partition("/")[2] in summed]
+    return own | {name: state[name] for name in [*known, "step"] if name in state}
 
 
 def _common(candidate: Participant, got: Outputs, point: Point) -> list[tuple[str, str]]:
@@ -99,10 +121,8 @@ def _common(candidate: Participant, got: Outputs, point: Point) -> list[tuple[st
         if stage == "parameters" and ("buffers", name) in got:  # it is no parameter of this side
             got.setdefault((stage, name), got["buffers", name])
     shared = {stage for stage, _ in got} & {stage for stage, _ in point.want}
-    summed = () if candidate.layout is None else candidate.layout.summed
     for stage, name in point.want:
-        needed = stage not in ("buffers", "optimizer") and name not in summed
-        if stage in shared and needed and (stage, name) not in got:
+        if stage in shared - {"buffers", "optimizer"} and (stage, name) not in got:
             raise ValueError(f"not compared: {candidate.name} gives no {stage} {name}")
     for stage, name in got:
         known = (stage, name) in point.want or (stage != "forward" and name in point.params)

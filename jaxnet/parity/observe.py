@@ -27,11 +27,10 @@ def observe(
     if participant.update is not None:
         given = copy.deepcopy((params, own | grads, state))
         new_params, new_state = participant.update(*given)
-        summed = () if participant.layout is None else participant.layout.summed
         found |= {
             ("parameters", name): np.asarray(leaf)
             for name, leaf in (params | new_params).items()
-            if ("buffers", name) not in found and name not in summed
+            if ("buffers", name) not in found
         }
         found |= {
             ("optimizer", name): np.asarray(leaf)

@@ -46,8 +46,14 @@ class Case:
             raise ValueError(f"`steps` must be 1 or more, got {self.steps} and {self.num_steps}")
 
 
+def _no_sums(outputs: Outputs) -> Outputs:
+    return outputs
+
+
 class Point(NamedTuple):
     """One state from which both sides take a step: inputs, the reference's outputs, their bars.
+
+    sums(outputs) has sums of parameters in place of them, where a candidate holds only these.
 
     A candidate's element may differ from `want` by `allowed` times `bar`. grads: the reference's
     gradient, which both sides' updates are given.
@@ -63,6 +69,7 @@ class Point(NamedTuple):
     want: Outputs
     bar: Outputs
     allowed: float
+    sums: Callable[[Outputs], Outputs] = _no_sums
 
 
 def points(reference: Participant, case: Case) -> tuple[list[Point], np.ndarray]:

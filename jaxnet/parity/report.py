@@ -76,6 +76,22 @@ class Report:
             return "ambiguous"
         return nearest.name
 
+    @property
+    def remedy(self) -> str:
+        """What to do about the cause; of an unknown one, where to look next; "" if equal."""
+        if self.first is None or self.cause == "ambiguous":
+            return "tell the causes apart" if self.first else ""
+        if self.causes:
+            return self.causes[0].remedy
+        stage, located = self.first.stage, self.located
+        if stage in ("parameters", "optimizer"):
+            return "compare the optimizers' arguments and defaults, and the schedules' first step"
+        if stage == "free run":
+            return "compare what goes from step to step: buffers, shared leaves, random keys"
+        if located is None or not located.marks:
+            return "give the layers names: `parity.tap`, or modules in place of functions"
+        return f"compare the arguments of {located.layer}, their defaults, and the code around it"
+
     def raise_for_mismatch(self) -> None:
         """Raise ParityError, with this report as its message, unless the verdict is "equal"."""
         if self.verdict != "equal":
@@ -98,6 +114,7 @@ class Report:
             lines += [self.located.headline()] if self.located else []
             lines += [f"cause: {self.cause}"]
             lines += [f"  {c.distance:.1e}  {c.name}: {c.remedy}" for c in self.causes]
+            lines += [] if self.causes else [f"  {self.remedy}"]
             lines += ["first difference:", *_explain(first)]
             lines += self.located.tree() if self.located else []
         lines += _columns([_HEADER, *map(_row, self.worst())])
@@ -113,6 +130,7 @@ class Report:
             "reference": self.reference,
             "verdict": self.verdict,
             "cause": self.cause,
+            "remedy": self.remedy,
             "n_compared": self.n_compared,
             "first": _plain(self.first),
             "layer": self.located.to_dict() if self.located else None,

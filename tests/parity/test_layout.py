@@ -385,3 +385,47 @@ def test_entries_of_a_checkpoint_that_nobody_uses_are_refused_unless_optional_or
     copied = state | {"head": state["embed"].copy()}
     with pytest.raises(ValueError, match=r"leaves: 'head' missing$"):
         parity.convert(copied, layout, optional={"aux.*.w"})
+
+
+def two_biases(params, batch):
+    y = np.tanh(batch @ params["w"] + params["a"] + params["b"])
+    grad = 2 * y * (1 - y**2)
+    return np.square(y).sum(), {"w": batch.T @ grad} | dict.fromkeys("ab", grad.sum(0))
+
+
+def one_bias(params, batch):
+    value, grads = two_biases({"w": params["w"], "a": params["bias"], "b": 0.0}, batch)
+    return value, {"w": grads["w"], "bias": grads["a"]}
+
+
+def momentum_at(rates):
+    """Momentum with a rate for each leaf."""
+    plain = numpy_net.make_optimizer("momentum", 0.01)
+
+    def update(params, grads, state):
+        new, state = plain.update(params, grads, state)
+        return {k: p + rates.get(k, 1) * (new[k] - p) for k, p in params.items()}, state
+
+    return plain._replace(update=update)
+
+
+@pytest.mark.parametrize(("rate", "verdict"), [(2, "equal"), (1, "mismatch"), (2.1, "mismatch")])
+def test_the_update_of_a_sum_is_that_of_both_summands(rate, verdict):
+    """One bias for two must move twice as far, with the momentum of each."""
+    reference = parity.numpy_participant(two_biases, numpy_net.make_optimizer("momentum", 0.01))
+    candidate = parity.numpy_participant(one_bias, momentum_at({"bias": rate}), name="port")
+    candidate = parity.with_layout(candidate, {"w": "w", "bias": leaf("a") + leaf("b")})
+    batches = np.random.default_rng(1).standard_normal((5, 6, 3))
+    case = parity.Case("sum", draw(w=(3, 4), a=(4,), b=(4,)), lambda i: batches[i], (1, 2, 3), 5)
+    report = parity.check(candidate, against=reference, case=case)
+    assert report.verdict == verdict, str(report)
+    parameters = {leaf.leaf for leaf in report.leaves if leaf.stage == "parameters"}
+    assert parameters == {"w", "bias"}
+    assert report.left_out == [
+        "optimizer momentum/a: port has none",
+        "optimizer momentum/b: port has none",
+    ]
+    if verdict == "mismatch":
+        first = report.first
+        assert first is not None
+        assert (first.step, first.stage, first.leaf) == (1, "parameters", "bias")

@@ -182,6 +182,23 @@ def test_what_names_and_shapes_do_not_prove_is_marked():
     assert line in str(proposal)
 
 
+def test_a_linear_layer_after_a_flattened_image_is_marked():
+    module = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(48, 5), nn.ReLU(), nn.Linear(5, 6)
+    )
+    rngs = nnx.Rngs(0)
+    port = nnx.Sequential(
+        nnx.Conv(2, 3, (3, 3), rngs=rngs),
+        nnx.Linear(48, 5, rngs=rngs),
+        nnx.Linear(5, 6, rngs=rngs),
+    )
+    order = "ambiguous: the order of inputs, if flattened: (3, ...) in torch, (..., 3) in nnx"
+    marked = {
+        name: note for name, note in parity.propose_layout(module, port).notes.items() if note
+    }
+    assert marked == {"layers/1/kernel": order}
+
+
 class Leaves(nnx.Module):
     def __init__(self, **shapes):
         for name, shape in shapes.items():

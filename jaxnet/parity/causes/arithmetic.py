@@ -160,7 +160,9 @@ def _reasons(factor: float, counts: Mapping[str, int]) -> Iterator[str]:
         if count > 1 and math.isclose(factor, 1 / count, rel_tol=1e-9):
             yield f"{name} for 1"
     for (a, n), (b, m) in itertools.permutations(known.items(), 2):
-        if n != m and min(n, m) > 1 and math.isclose(factor, n / m, rel_tol=1e-9):
+        shapes = {name.partition("(")[2] for name in (a, b)} - {""}
+        fits = n != m and min(n, m) > 1 and math.isclose(factor, n / m, rel_tol=1e-9)
+        if fits and len(shapes) < 2:  # counts of two arrays would often agree by chance
             yield f"{b} for {a}"
 
 

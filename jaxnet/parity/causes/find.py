@@ -129,17 +129,7 @@ def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) 
     """Read the cause from the numbers of the layer, or of the first point that differs."""
     differing = [key for point, got in seen for key in _differing(point, got)]
     if {stage for stage, _ in differing} == {"parameters"}:
-        points = [
-            (
-                point.step,
-                {
-                    k[1]: (point.params[k[1]], point.want[k], got[k])
-                    for k in got
-                    if k[0] == "parameters"
-                },
-            )
-            for point, got in seen
-        ]
+        points = [(point.step, _updates(point, got)) for point, got in seen]
         for explanation in arithmetic.explain_updates(points, {name for _, name in differing}):
             yield Cause(*explanation)
         return
@@ -148,7 +138,7 @@ def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) 
         forward = located.direction == "forward"
         kinds = ("values", "loss", "cotangents") if forward else ("cotangents", "grads")
         named = {
-            " ".join(map(str, key[1:])) or "the loss": pair
+            _label(*key): pair
             for key, pair in (located.essential() if forward else located.inside()).items()
             if key[0] in kinds
         }
@@ -158,6 +148,21 @@ def _of_numbers(reference: Participant | None, seen: Seen, place: Place | None) 
         named = {f"{k[0]} {k[1]}": (point.want[k], got[k]) for k in got if k[0] in stages}
     for explanation in arithmetic.explain(named, _counts(point.batch)):
         yield Cause(*explanation)
+
+
+def _label(kind: str, name: str = "", side: str = "", i: int = 0) -> str:
+    """Return the name of an array of a `LayerRun` for people."""
+    if kind == "loss":
+        return "the loss"
+    number = f" {i}" if i else ""
+    text = f"the {side.removesuffix('s')}{number} of {name or 'the model'}" if side else name
+    return text if kind == "values" else f"the gradient of {text}"
+
+
+def _updates(point: Point, got: Outputs) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return (old, wanted, got) of each parameter."""
+    old = point.sums({("parameters", name): leaf for name, leaf in point.params.items()})
+    return {k[1]: (old[k], point.want[k], got[k]) for k in got if k[0] == "parameters"}
 
 
 def _of_noise(candidate: Participant, seen: Seen) -> list[Cause]:
@@ -184,7 +189,7 @@ def _distance(replay: Callable[..., Outputs], seen: Seen) -> float:
     worst = 0.0
     for point, got in seen:
         try:
-            found = replay(point.params, point.state, point.batch, point.grads)
+            found = point.sums(replay(point.params, point.state, point.batch, point.grads))
         except Exception:  # this reference cannot make the mistake: a batch of a fixed size, say
             return np.inf
         pairs = {key: (point.want[key], value) for key, value in got.items()}

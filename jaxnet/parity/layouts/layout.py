@@ -120,6 +120,7 @@ class Bound:
     def __init__(self, layout: Layout, own: dict[str, Built], shapes: dict[str, tuple[int, ...]]):
         self.layout, self.own, self.shapes = layout, own, shapes
         self.summed = {name for built in own.values() for name in built.summed}
+        self.sums = {k for k, made in own.items() if self.summed & {p.name for p in made.places}}
         layout.summed |= self.summed
 
     def to_own(self, leaves: Leaves, *, summed: bool = True) -> Leaves:
@@ -138,6 +139,18 @@ class Bound:
             total = grads.setdefault(place.name, zeros).reshape(-1)
             np.add.at(total, place.reference, value[place.own])
         return grads
+
+    def new_params(self, own: Leaves, old: Leaves) -> Leaves:
+        """Return the reference's parameters after an update of the own ones, before it `old`.
+
+        Of summands only the sum is known: the first one gets the change of all.
+        """
+        change = {name: own[name] - self.own[name].gather(old) for name in self.sums & set(own)}
+        values = self.from_own(own) | {name: old[name].copy() for name in self.summed}
+        for value, place in self._places(change):
+            if place.summand == 0 and place.name in self.summed:
+                values[place.name].reshape(-1)[place.reference] += value[place.own]
+        return values
 
     def from_own(self, own: Leaves) -> Leaves:
         """Return the reference's values (parameters, a slot), without those of `summed`.
@@ -199,7 +212,7 @@ def with_layout(
 
     A leaf may be given to two own leaves (tied in the reference): their gradients are summed, each
     update is given equal copies and must leave them equal. Of a sum each summand's gradient is
-    compared; its new parameters and slots cannot be split, and are left out.
+    compared, and the new sum, under the own leaf's name; its optimizer slots are left out.
 
     Raises: ValueError unless each own leaf has an entry, and each element of the reference is used.
     """
@@ -234,8 +247,8 @@ def _functions(participant: Participant, layout: Layout) -> dict[str, Callable]:
         bound = layout.bind(params)
         state = _in_slots(state, lambda slot: bound.to_own(slot, summed=False))
         grads = bound.to_own(grads, summed=False)
-        new_params, new_state = given.update(own_params(params), grads, state)
-        return bound.from_own(new_params), _in_slots(new_state, bound.from_own)
+        new, new_state = given.update(own_params(params), grads, state)
+        return bound.new_params(new, params), _in_slots(new_state, bound.from_own)
 
     def layers(params, batch, locks):
         run = given.layers(own_params(params), batch, locks)

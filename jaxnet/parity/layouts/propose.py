@@ -81,13 +81,15 @@ def propose_layout(torch_module: Any, nnx_module: Any) -> Proposal:
     shapes, own = _nnx_layers(nnx_module)
     gates = any("/if_/" in f"/{name}" for name in shapes)  # of an nnx.LSTMCell
     names, torch = _torch_layers(torch_module, gates=gates)
+    flat = _flattened(torch)
     layers, own, torch = _pair(own, torch)
     alone, own, torch = _pair(*([one for x in side for one in x.split()] for side in (own, torch)))
     entries, notes = {}, {}
     for ours, theirs, note in layers + alone:
         for role, (name, _) in ours.leaves.items():
             entries[name], axes = _entry(*theirs.leaves[role], shapes[name], theirs.kind)
-            notes[name] = "; ".join(text for text in (axes, note) if text)
+            order = flat.get(theirs.path, "") if role == "kernel" else ""
+            notes[name] = "; ".join(text for text in (axes, note, order) if text)
     for ours in own:
         name, shape = ours.leaves[""]
         near = [theirs.path for theirs in torch if theirs.key == ours.key]
@@ -97,6 +99,19 @@ def propose_layout(torch_module: Any, nnx_module: Any) -> Proposal:
     used = {name for entry in entries.values() if entry for name in entry.names}
     unused = [name for name in names if name not in used]
     return Proposal({name: entries[name] for name in shapes}, notes, unused)
+
+
+def _flattened(torch: list[Layer]) -> dict[str, str]:
+    """Return the linear layers that may follow a flattened image, each with what to check."""
+    found, channels = {}, 0
+    for layer in torch:
+        if layer.kind in ("conv", "linear") and "kernel" in layer.leaves:
+            inputs, *_, outputs = layer.leaves["kernel"][1]
+            if layer.kind == "linear" and channels and inputs % channels == 0 < inputs - channels:
+                order = f"({channels}, ...) in torch, (..., {channels}) in nnx"
+                found[layer.path] = f"ambiguous: the order of inputs, if flattened: {order}"
+            channels = outputs if layer.kind == "conv" else 0
+    return found
 
 
 def _entry(

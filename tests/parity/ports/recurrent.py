@@ -183,6 +183,9 @@ LSTM_BUGS = {
     "Huber for smooth L1": Bug({"loss_": {"form": "huber"}}, "loss", "loss", "factor"),
     "squares for smooth L1": Bug({"loss_": {"form": "squares"}}, "loss", "loss", None),
     "mean over rows": Bug({"loss_": {"mean": "rows"}}, "loss", "loss", "factor 2"),
+    "one bias at the plain rate": Bug(
+        {"optimizer_": {"twice": False}}, "optimizer", "parameters", None
+    ),
 }
 LSTM = Kind(
     TorchLSTM,
