@@ -196,6 +196,6 @@ BUGS = [
         normal(x=(4, 5), y=(4, 2)),
         stage="gradient",
         layer="",  # the port calls no critic: its own code works on their parameters
-        cause="critic_2.weight has the values of critic_1.weight",
+        cause="critic_2.weight has the values of the gradient of critic_1.weight",
     ),
 ]
