@@ -11,18 +11,18 @@ from jaxnet import files
 @pytest.fixture
 def calls(monkeypatch):
     """The names of what is put on the disk and renamed, in order."""
-    made, fsync, replace = [], os.fsync, Path.replace
+    made, fsync, replace = [], os.fsync, os.replace
 
     def note_fsync(handle):
         made.append(("fsync", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
         fsync(handle)
 
-    def note_replace(self, target):
+    def note_replace(source, target):
         made.append(("rename", Path(target).name))
-        return replace(self, target)
+        return replace(source, target)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(Path, "replace", note_replace)
+    monkeypatch.setattr(os, "replace", note_replace)
     return made
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from jaxnet import net
 from jaxnet.export import torch_weights
 from jaxnet.export.description import describe, inputs_of, precision_notes
-from jaxnet.files import write
+from jaxnet.files import make_folder, write
 from jaxnet.runs.model import Model
 from jaxnet.spec import check_choice
 
@@ -181,7 +181,7 @@ def _choose(formats: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _write(folder: Path, contents: dict[Path, bytes]) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for path, content in contents.items():
             write(path, content)
     except OSError as error:

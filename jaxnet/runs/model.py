@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from jaxnet.files import write
+from jaxnet.files import make_folder, write
 from jaxnet.runs.evaluation import outputs
 from jaxnet.runs.folder import PARAMS
 from jaxnet.runs.record import Record
@@ -112,7 +112,7 @@ def save_params(path: Path, params: dict[str, np.ndarray], line: dict[str, Any])
     line: the metrics of the epoch that they are of, kept beside the digest as JSON.
     """
     params = {name: np.ascontiguousarray(leaf) for name, leaf in params.items()}
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     write(path, save(params, {"jaxnet": json.dumps(line | {"sha256": _digest(params)})}))
 
 
