@@ -5,6 +5,7 @@ process, by an error of another process, or by the loss of one.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -32,20 +33,30 @@ class RemoteError(RuntimeError):
 
 
 def raise_on_signals() -> None:
-    """Raise `Stopped` on every signal but SIGINT, so that what is half done is cleaned up.
+    """Raise `Stopped` on each of these signals, so that what is half done is cleaned up.
 
-    A signal that this process ignores (`nohup`) stays ignored, and one that has a handler keeps it.
+    A signal that this process ignores (`nohup`) stays ignored.
     """
-    for number in (signal.SIGTERM, *WARNINGS):
-        if signal.getsignal(number) == signal.SIG_DFL:
+    for number in (*ASKED, *WARNINGS):
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
 
 
 def _stop(signum: int, frame: Any) -> None:
+    if _imports(frame):  # C code that is imported may swallow what is raised
+        threading.Timer(0.02, os.kill, (os.getpid(), signum)).start()
+        return
     for number in WARNINGS:  # which may follow: they must not end the cleaning
         if signal.getsignal(number) is _stop:
             signal.signal(number, signal.SIG_IGN)
-    raise Stopped(signum, f"ended by {signal.Signals(signum).name}")
+    name = signal.Signals(signum).name
+    raise Stopped(signum, "interrupted" if signum == signal.SIGINT else f"ended by {name}")
+
+
+def _imports(frame: Any) -> bool:
+    while frame is not None and "importlib._bootstrap" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextlib.contextmanager
