@@ -94,7 +94,9 @@ def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
             from jaxnet.engine import compile_cache
 
             compile_cache.enable()
-        return parsed()
+        code = parsed()
+        sys.stdout.flush()
+        return code
     except OSError as error:
         text = error.strerror if error.errno and error.filename is None else None
         return _fail(2, text or str(error), options)

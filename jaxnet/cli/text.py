@@ -87,6 +87,20 @@ def print_task(dataset: Dataset, config: Config) -> None:
     print(f"{dataset.task} of {target!r}, since {dataset.reason}{override}")
 
 
+def draw(path: Path, draw: Callable[[], None], png: Path | None) -> None:
+    """Draw and say where; a place that cannot be written is an error only if it was asked for."""
+    try:
+        draw()
+    except OSError as error:
+        if png is not None:
+            raise OSError(
+                f"`png` must be a file that can be written, got {path} ({error.strerror})"
+            ) from None
+        print(f"note: {path} cannot be written ({error.strerror}); --png FILE draws elsewhere")
+    else:
+        print(path)
+
+
 def conversion_reporter() -> Callable[[Conversion], None]:
     """Return a callback that says on stderr, every few seconds, how many rows of a table are
     written as arrays, and at the end where these are.
