@@ -58,6 +58,7 @@ def _show_one(run: Run, png: Path | None) -> None:
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
     print(run_text.summary(run, width))
+    text.print_old_exports(run.folder)
     if not run.lines:
         return
     unicode = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"

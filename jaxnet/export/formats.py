@@ -25,12 +25,12 @@ import numpy as np
 from jaxnet import net
 from jaxnet.export import torch_weights
 from jaxnet.export.description import describe, inputs_of, precision_notes
-from jaxnet.files import make_folder, write
-from jaxnet.runs.model import Model
+from jaxnet.files import make_folder, read_json, write
+from jaxnet.runs.folder import EXPORTED as DESCRIPTION
+from jaxnet.runs.model import Model, digest
 from jaxnet.spec import check_choice
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-DESCRIPTION = "model.json"
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -60,7 +60,8 @@ def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exp
         contents[folder / made.file] = made.build(model), f"{made.what}; see {made.program}"
         program = (TEMPLATES / made.program).read_bytes()
         contents[folder / made.program] = program, f"an example: python {made.program}"
-    described = json.dumps(describe(model), indent=1, ensure_ascii=False).encode() + b"\n"
+    about = describe(model) | {"weights": _weights(model, folder, chosen)}
+    described = json.dumps(about, indent=1, ensure_ascii=False).encode() + b"\n"
     contents[folder / DESCRIPTION] = described, "columns, categories, scales, classes; versions"
     _write(folder, {path: content for path, (content, _) in contents.items()})
     stale = [f.file for f in FORMATS.values() if (folder / f.file) not in contents]
@@ -177,6 +178,15 @@ def _choose(formats: Sequence[str]) -> tuple[list[str], list[str]]:
     if formats:
         return list(dict.fromkeys(formats)), []
     return [name for name in FORMATS if name != "onnx"], [f"onnx was left out: {missing}"]
+
+
+def _weights(model: Model, folder: Path, chosen: Sequence[str]) -> dict[str, str]:
+    """Return the digest of the weights that each exported file is of, also of an earlier export."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+        earlier = read_json(folder / DESCRIPTION)["weights"].items()
+        found = {name: weights for name, weights in earlier if (folder / name).is_file()}
+    return found | dict.fromkeys((FORMATS[name].file for name in chosen), digest(model.params))
 
 
 def _write(folder: Path, contents: dict[Path, bytes]) -> None:

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnet.files import LOCK, lock, make_folder, naming_errors, sync
+from jaxnet.files import LOCK, lock, make_folder, naming_errors, read_json, sync
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 PARAMS = "model/params.safetensors"
+EXPORTED = "model.json"  # in a folder of exported files: what they are
 CURVES = "loss.png"
 EVENTS = "tensorboard"
 FILES = (CONFIG, METRICS, CHECKPOINTS, MODEL, CURVES)  # by which a folder is known to hold a run
@@ -137,6 +138,19 @@ def read_metrics(folder: Path, sure: int | None = None) -> list[dict[str, Any]]:
             ) from None
         metrics.append(value)
     return metrics
+
+
+def old_exports(folder: Path) -> list[Path]:
+    """Return the exported files in a run's folder that are of other weights than its model now."""
+    try:
+        exported = read_json(folder / MODEL / EXPORTED)["weights"]
+        with (folder / PARAMS).open("rb") as file:
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), 2**20)))
+        now = json.loads(header["__metadata__"]["jaxnet"])["sha256"]
+        old = [folder / MODEL / name for name, weights in exported.items() if weights != now]
+        return [path for path in old if path.exists()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []  # nothing was exported, or it cannot be known
 
 
 def cut_metrics(folder: Path, step: int, number: int) -> list[dict[str, Any]]:
