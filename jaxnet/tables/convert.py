@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -67,11 +68,22 @@ def convert(
     if reason:
         with files.naming_errors(folder):
             files.make_folder(folder)
-        with files.lock(folder, wait=True):
-            found, reason = _look(path, paths, drop)  # another process may have made them meanwhile
-            if reason:
-                found = _convert(Path(path), paths, drop, found, reason, on_progress)
+        try:
+            with files.lock(folder, wait=True):
+                found, reason = _look(path, paths, drop)  # others may have made them meanwhile
+                if reason:
+                    found = _convert(Path(path), paths, drop, found, reason, on_progress)
+        except BaseException:  # Ctrl-C too
+            _remove(folder)
+            raise
     return Store(path, found, drop)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in which nothing was made, unless another process has it."""
+    with contextlib.suppress(OSError), files.lock(folder):
+        if [file.name for file in folder.iterdir()] == [files.LOCK]:
+            shutil.rmtree(folder)
 
 
 def sources(path: str | Path) -> list[Path]:
