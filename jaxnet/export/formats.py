@@ -25,7 +25,7 @@ import numpy as np
 from jaxnet import net
 from jaxnet.export import torch_weights
 from jaxnet.export.description import describe, inputs_of, precision_notes
-from jaxnet.files import make_folder, read_json, write
+from jaxnet.files import make_folder, read_json, replacing
 from jaxnet.runs.folder import EXPORTED as DESCRIPTION
 from jaxnet.runs.model import Model, digest
 from jaxnet.spec import check_choice
@@ -190,11 +190,19 @@ def _weights(model: Model, folder: Path, chosen: Sequence[str]) -> dict[str, str
 
 
 def _write(folder: Path, contents: dict[Path, bytes]) -> None:
+    """Write all files, and only then give them their names."""
+    made: list[Path] = []
     try:
-        make_folder(folder)
-        for path, content in contents.items():
-            write(path, content)
-    except OSError as error:
+        made = make_folder(folder)
+        with contextlib.ExitStack() as parts:  # which it leaves in the opposite order
+            for path, content in reversed(contents.items()):
+                parts.enter_context(replacing(path)).write_bytes(content)
+    except BaseException as error:  # Ctrl-C too
+        with contextlib.suppress(OSError):  # it is not empty
+            for path in made:
+                path.rmdir()
+        if not isinstance(error, OSError):
+            raise
         raise OSError(
             f"`out` must be a folder that can be written, got {folder} ({error.strerror})"
         ) from None
