@@ -7,9 +7,13 @@ file, put on the disk, and renamed.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,25 +24,78 @@ LOCK = ".lock"  # the file by which `lock` holds a folder
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a new file's path beside `path`; rename it to `path` if the block succeeds.
+def replacing(path: str | Path, *, new: bool = False) -> Iterator[Path]:
+    """Yield an empty file's path beside `path`; rename it to `path` if the block succeeds.
 
     The content is on the disk before the file has its name. If the block fails nothing is left.
+    new: never replace a file, also one that appears while the block runs.
 
-    Raises: OSError naming the file, if it cannot be written.
+    Raises: OSError naming the file, if it cannot be written; FileExistsError if it is there and
+    must be new.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with naming_errors(path):
+    with naming_errors(path):
+        part, held = _new_part(path)
+        try:
             yield part
             sync(part)
-            part.replace(path)
+            (_name_once if new else os.replace)(part, path)
             sync(path.parent)
-    except BaseException:  # Ctrl-C too
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        finally:  # after Ctrl-C too
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            os.close(held)
+
+
+def _new_part(path: Path) -> tuple[Path, int]:
+    """Make an empty file of a name that no one else has, and lock it until its handle is closed.
+
+    Files that another process left when it died are removed: those that are not locked.
+    """
+    stem = os.fsdecode(os.fsencode(path.name)[:200])  # a name has at most 255 bytes
+    for other in path.parent.glob(f".{glob.escape(stem)}.*.part"):
+        _remove_unlocked(other)
+    while True:
+        part = path.with_name(f".{stem}.{secrets.token_hex(8)}.part")
+        held = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        with contextlib.suppress(OSError):  # a filesystem without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if part.exists():  # else another writer found it before it was locked
+            return part, held
+        os.close(held)
+
+
+def _remove_unlocked(path: Path) -> None:
+    with contextlib.suppress(OSError):  # it is locked, a link, or not ours
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(handle)
+
+
+def _name_once(part: Path, path: Path) -> None:
+    """Give a file its name. Raises: FileExistsError if there is a file of that name."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
         raise
+    except OSError:  # a filesystem without hard links
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        os.replace(part, path)
+
+
+def make_folder(path: Path) -> list[Path]:
+    """Make a folder and those above it, unless they are there; return those made, deepest first.
+
+    Their names are on the disk.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        sync(folder.parent)
+    return made
 
 
 def write(path: str | Path, content: bytes) -> None:
@@ -72,13 +129,14 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def sync(path: Path) -> None:
     """Return when a file's content, or a folder's names, are on the disk.
 
-    Folders are left alone on systems that cannot open them.
+    Folders are left alone on filesystems that cannot do it.
     """
-    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
-        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 

@@ -1,28 +1,34 @@
 """A file is whole or it is not there, in whatever order a machine stops."""
 
+import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import jaxnet
 from jaxnet import files
+
+SOURCE = str(Path(jaxnet.__file__).parent.parent)
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """The names of what is put on the disk and renamed, in order."""
-    made, fsync, replace = [], os.fsync, Path.replace
+    made, fsync, replace = [], os.fsync, os.replace
 
     def note_fsync(handle):
         made.append(("fsync", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
         fsync(handle)
 
-    def note_replace(self, target):
+    def note_replace(source, target):
         made.append(("rename", Path(target).name))
-        return replace(self, target)
+        return replace(source, target)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(Path, "replace", note_replace)
+    monkeypatch.setattr(os, "replace", note_replace)
     return made
 
 
@@ -93,3 +99,65 @@ def test_a_folder_is_held_against_a_second_writer(tmp_path):
         second.__enter__()
     with files.lock(tmp_path):
         pass
+
+
+def test_a_file_that_appears_meanwhile_stays_where_it_must_be_new(tmp_path):
+    path = tmp_path / "a.txt"
+    with pytest.raises(FileExistsError, match=r"a\.txt"), files.replacing(path, new=True) as part:
+        part.write_bytes(b"second")
+        path.write_bytes(b"first")
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_is_made_once_also_without_hard_links(tmp_path, monkeypatch, links):
+    def refuse(*args):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "a.txt"
+    for content in (b"first", b"second"):
+        with contextlib.suppress(FileExistsError), files.replacing(path, new=True) as part:
+            part.write_bytes(content)
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_two_writers_of_one_file_share_no_part_and_one_of_them_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    with files.replacing(path) as first:
+        first.write_bytes(b"1" * 9)
+        with files.replacing(path) as second:
+            assert first != second
+            second.write_bytes(b"2")
+        assert path.read_bytes() == b"2"
+    assert path.read_bytes() == b"1" * 9
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_a_dead_writer_left_is_removed_and_links_are_left_alone(tmp_path):
+    path, outside = tmp_path / "[a].txt", tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    code = "import os, sys\nfrom jaxnet import files\nwith files.replacing(sys.argv[1]) as part:\n"
+    code += "    part.write_bytes(b'half')\n    os._exit(1)\n"
+    subprocess.run([sys.executable, "-c", code, str(path)], env=os.environ | {"PYTHONPATH": SOURCE})
+    (part,) = tmp_path.glob(".*.part")
+    (link := tmp_path / ".[a].txt.0.part").symlink_to(outside)
+    (other := tmp_path / ".b.txt.0.part").write_bytes(b"of another file")
+    files.write(path, b"whole")
+    assert not part.exists()
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, link.name, other.name, "outside"}
+    assert outside.read_bytes() == b"mine"
+
+
+def test_a_name_of_255_bytes_can_be_written(tmp_path):
+    for name in ("a" * 255, "ä" * 127, "b" * 250 + ".txt"):
+        files.write(tmp_path / name, b"1")
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_all_new_folders_are_returned_deepest_first(tmp_path):
+    assert files.make_folder(tmp_path / "a/b") == [tmp_path / "a/b", tmp_path / "a"]
+    assert files.make_folder(tmp_path / "a/b") == []

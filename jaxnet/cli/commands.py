@@ -8,7 +8,6 @@ import gc
 import inspect
 import io
 import logging
-import os
 import re
 import signal
 import sys
@@ -19,6 +18,7 @@ from typing import Any, get_type_hints
 import tyro
 
 import jaxnet
+from jaxnet.cli import output
 from jaxnet.cli.evaluate import Evaluate
 from jaxnet.cli.export import Export
 from jaxnet.cli.import_weights import Import
@@ -29,7 +29,7 @@ from jaxnet.cli.processes import is_silent, leave
 from jaxnet.cli.show import Show
 from jaxnet.cli.sweep import Sweep
 from jaxnet.cli.train import Train
-from jaxnet.engine.signals import ProcessLost, RemoteError
+from jaxnet.engine.signals import ProcessLost, RemoteError, raise_on_signals
 
 # name -> the dataclass of its options, whose call runs it and returns the exit code
 COMMANDS: dict[str, type] = {
@@ -49,10 +49,16 @@ CONFIG = (
 )
 
 
+def run() -> int:
+    """Run the command line in a process of its own: `main`, with its signals and its output."""
+    _collect_less_garbage()
+    output.guard()
+    raise_on_signals()
+    return output.exit_code(main())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 done, 1 unequal, 2 bad input, 128 + signal."""
-    if argv is None:  # the process is ours
-        _collect_less_garbage()
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv == ["--version"]:
         print(f"jaxnet {jaxnet.__version__}")
@@ -91,9 +97,6 @@ def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
         code = parsed()
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except OSError as error:
         text = error.strerror if error.errno and error.filename is None else None
         return _fail(2, text or str(error), options)

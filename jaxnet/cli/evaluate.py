@@ -60,8 +60,7 @@ class Evaluate(ModelCommand):
 
         print(confusion_text(counts, classes))
         png = self.png or self.run / f"confusion-{name.partition('.')[0]}.png"
-        confusion_matrix(counts, classes, title, png)
-        print(png)
+        text.draw(png, lambda: confusion_matrix(counts, classes, title, png), self.png)
 
 
 def confusion_text(counts: ndarray, classes: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 
+from jaxnet.cli import output
 from jaxnet.engine.signals import RemoteError
 
 
@@ -41,7 +42,7 @@ def join(options: ProcessOptions) -> None:
     sys.stdout.flush()
     own = os.dup(1) if processes.is_main() else os.open(os.devnull, os.O_WRONLY)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, closefd=False)
+    sys.stdout = output.stream(own, sys.stdout)
 
 
 def is_silent(error: BaseException) -> bool:

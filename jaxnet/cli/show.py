@@ -5,12 +5,13 @@ from __future__ import annotations
 import codecs
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
+
+from jaxnet.cli import text
 
 if TYPE_CHECKING:
     from jaxnet.cli.run_text import Run
@@ -57,6 +58,7 @@ def _show_one(run: Run, png: Path | None) -> None:
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
     print(run_text.summary(run, width))
+    text.print_old_exports(run.folder)
     if not run.lines:
         return
     unicode = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
@@ -68,7 +70,7 @@ def _show_one(run: Run, png: Path | None) -> None:
     from jaxnet.runs import plots  # brings matplotlib
 
     title, loss = f"{run_text.names([run])[0]}: {run.task}", run.record.spec.loss
-    _draw(path, lambda: plots.learning_curves(run.lines, loss, title, path), png)
+    text.draw(path, lambda: plots.learning_curves(run.lines, loss, title, path), png)
 
 
 def _compare(runs: list[Run], png: Path | None) -> None:
@@ -85,18 +87,4 @@ def _compare(runs: list[Run], png: Path | None) -> None:
 
     path = png or Path("comparison.png")
     lines = dict(zip(run_text.names(runs), (run.lines for run in runs), strict=True))
-    _draw(path, lambda: plots.comparison(lines, path), png)
-
-
-def _draw(path: Path, draw: Callable[[], None], png: Path | None) -> None:
-    """Draw and say where; a place that cannot be written is an error only if it was asked for."""
-    try:
-        draw()
-    except OSError as error:
-        if png is not None:
-            raise OSError(
-                f"`png` must be a file that can be written, got {path} ({error.strerror})"
-            ) from None
-        print(f"note: {path} cannot be written ({error.strerror}); --png FILE draws elsewhere")
-    else:
-        print(path)
+    text.draw(path, lambda: plots.comparison(lines, path), png)

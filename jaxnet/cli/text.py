@@ -61,6 +61,15 @@ def print_folder(folder: Path) -> None:
     print(f"{folder}: " + ", ".join(sorted(name for name in names if name[0] != ".")))
 
 
+def print_old_exports(folder: Path) -> None:
+    """Name the exported files that the run's model has left behind."""
+    from jaxnet.runs.folder import old_exports
+
+    if old := old_exports(folder):
+        names, are = ", ".join(str(path) for path in old), "is" if len(old) == 1 else "are"
+        print(f"note: {names} {are} of earlier weights: jaxnet export {quote(folder)} writes anew")
+
+
 def print_commands(*commands: str) -> None:
     print("next:")
     for command in commands:
@@ -85,6 +94,21 @@ def print_task(dataset: Dataset, config: Config) -> None:
     either = column.dtype != object and column.ndim == 1  # text or (N, D) leaves no choice
     override = f" (--task {other} overrides)" if config.task == "auto" and either else ""
     print(f"{dataset.task} of {target!r}, since {dataset.reason}{override}")
+
+
+def draw(path: Path, draw: Callable[[], None], png: Path | None) -> None:
+    """Draw and say where; a place that cannot be written is an error only if it was asked for."""
+    try:
+        draw()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        if png is not None:
+            raise OSError(
+                f"`png` must be a file that can be written, got {path} ({reason})"
+            ) from None
+        print(f"note: {path} cannot be written ({reason}); --png FILE draws elsewhere")
+    else:
+        print(path)
 
 
 def conversion_reporter() -> Callable[[Conversion], None]:

@@ -179,6 +179,7 @@ def _print_run(run: Run) -> None:
     rows += [[split, *map(text.metric_text, m, m.values())] for split, m in run.metrics.items()]
     print(text.aligned(rows))
     text.print_folder(run.folder)
+    text.print_old_exports(run.folder)
 
 
 def _print_next(run: Run, dataset: Dataset) -> None:

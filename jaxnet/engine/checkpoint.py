@@ -54,9 +54,9 @@ class Writer:
     def __init__(self, folder: str | Path, keep: int = 3):
         self._folder, self._keep = Path(folder).absolute(), keep
         with files.naming_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self._folder)
             for path in self._folder.glob("*.part"):
-                shutil.rmtree(path)
+                path.unlink() if path.is_symlink() else shutil.rmtree(path)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
 
@@ -147,6 +147,7 @@ def set_aside(folder: str | Path, step: int) -> None:
             path = Path(folder) / str(number)
             copies = (path.with_name(f"{number}.damaged" + f"-{i}" * (i > 0)) for i in range(10**6))
             path.rename(next(copy for copy in copies if not copy.exists()))
+            files.sync(path.parent)
 
 
 def _write(folder: Path, step: int, leaves: dict[str, np.ndarray], content: dict, keep: int):

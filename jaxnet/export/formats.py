@@ -25,12 +25,12 @@ import numpy as np
 from jaxnet import net
 from jaxnet.export import torch_weights
 from jaxnet.export.description import describe, inputs_of, precision_notes
-from jaxnet.files import write
-from jaxnet.runs.model import Model
+from jaxnet.files import make_folder, read_json, replacing
+from jaxnet.runs.folder import EXPORTED as DESCRIPTION
+from jaxnet.runs.model import Model, digest
 from jaxnet.spec import check_choice
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-DESCRIPTION = "model.json"
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -60,7 +60,8 @@ def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exp
         contents[folder / made.file] = made.build(model), f"{made.what}; see {made.program}"
         program = (TEMPLATES / made.program).read_bytes()
         contents[folder / made.program] = program, f"an example: python {made.program}"
-    described = json.dumps(describe(model), indent=1, ensure_ascii=False).encode() + b"\n"
+    about = describe(model) | {"weights": _weights(model, folder, chosen)}
+    described = json.dumps(about, indent=1, ensure_ascii=False).encode() + b"\n"
     contents[folder / DESCRIPTION] = described, "columns, categories, scales, classes; versions"
     _write(folder, {path: content for path, (content, _) in contents.items()})
     stale = [f.file for f in FORMATS.values() if (folder / f.file) not in contents]
@@ -179,12 +180,29 @@ def _choose(formats: Sequence[str]) -> tuple[list[str], list[str]]:
     return [name for name in FORMATS if name != "onnx"], [f"onnx was left out: {missing}"]
 
 
+def _weights(model: Model, folder: Path, chosen: Sequence[str]) -> dict[str, str]:
+    """Return the digest of the weights that each exported file is of, also of an earlier export."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+        earlier = read_json(folder / DESCRIPTION)["weights"].items()
+        found = {name: weights for name, weights in earlier if (folder / name).is_file()}
+    return found | dict.fromkeys((FORMATS[name].file for name in chosen), digest(model.params))
+
+
 def _write(folder: Path, contents: dict[Path, bytes]) -> None:
+    """Write all files, and only then give them their names."""
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, content in contents.items():
-            write(path, content)
-    except OSError as error:
+        made = make_folder(folder)
+        with contextlib.ExitStack() as parts:  # which it leaves in the opposite order
+            for path, content in reversed(contents.items()):
+                parts.enter_context(replacing(path)).write_bytes(content)
+    except BaseException as error:  # Ctrl-C too
+        with contextlib.suppress(OSError):  # it is not empty
+            for path in made:
+                path.rmdir()
+        if not isinstance(error, OSError):
+            raise
         raise OSError(
             f"`out` must be a folder that can be written, got {folder} ({error.strerror})"
         ) from None

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnet.files import LOCK, lock, naming_errors
+from jaxnet.files import LOCK, lock, make_folder, naming_errors, read_json, sync
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 PARAMS = "model/params.safetensors"
+EXPORTED = "model.json"  # in a folder of exported files: what they are
 CURVES = "loss.png"
 EVENTS = "tensorboard"
 FILES = (CONFIG, METRICS, CHECKPOINTS, MODEL, CURVES)  # by which a folder is known to hold a run
@@ -53,9 +54,8 @@ def make(out: str | None, name: str) -> tuple[Path, list[Path]]:
     folder = Path("runs" if out is None else out)
     if out is not None:
         _check_free(folder)
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        new = make_folder(folder)
         if out is not None:
             return folder, new
         number = 1
@@ -63,6 +63,7 @@ def make(out: str | None, name: str) -> tuple[Path, list[Path]]:
             numbered = folder / f"{name}-{number}"
             with contextlib.suppress(FileExistsError):
                 numbered.mkdir()
+                sync(folder)
                 return numbered, [numbered, *new]
             number += 1
     except OSError as error:
@@ -90,27 +91,38 @@ def _discard(folder: Path, files: Sequence[str], made: list[Path]) -> None:
             path.rmdir()
 
 
-def append_metrics(folder: Path, line: dict[str, Any]) -> None:
-    """Add one line to metrics.jsonl."""
-    with naming_errors(folder / METRICS), (folder / METRICS).open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def append_metrics(folder: Path, line: dict[str, Any], *, first: bool = True) -> None:
+    """Add one line to metrics.jsonl, which is made for the first.
+
+    Raises: OSError naming the file, also if it is gone and this is not the first line.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | (os.O_CREAT if first else 0)
+    text = json.dumps(line) + "\n"
+    with (
+        naming_errors(folder / METRICS),
+        os.fdopen(os.open(folder / METRICS, flags, 0o666), "w") as file,
+    ):
+        file.write(text)
 
 
 def sync_metrics(folder: Path) -> None:
     """Return when metrics.jsonl is on the disk: before a checkpoint that counts on its lines."""
-    if (folder / METRICS).exists():
-        with naming_errors(folder / METRICS), (folder / METRICS).open("a") as file:
-            os.fsync(file.fileno())
+    with naming_errors(folder / METRICS):
+        sync(folder / METRICS)
+        sync(folder)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path, sure: int | None = None) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, without a torn last one; none if there is no such file.
+
+    sure: how many lines are known to be on the disk; a power cut may have torn those after them,
+    and they end before the first that is torn.
 
     Raises: ValueError naming a line that is not JSON.
     """
     path = folder / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    if lines and not lines[-1].endswith("\n"):
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     metrics = []
     for number, line in enumerate(lines, start=1):
@@ -119,6 +131,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             if not isinstance(value["step"], int) or not isinstance(value["epoch"], int):
                 raise ValueError("no step and epoch")
         except (ValueError, KeyError, TypeError) as error:
+            if sure is not None and number > sure:
+                break
             raise ValueError(
                 f"{path}: line {number} is not a line of metrics ({error}); was it edited?"
             ) from None
@@ -126,12 +140,25 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return metrics
 
 
+def old_exports(folder: Path) -> list[Path]:
+    """Return the exported files in a run's folder that are of other weights than its model now."""
+    try:
+        exported = read_json(folder / MODEL / EXPORTED)["weights"]
+        with (folder / PARAMS).open("rb") as file:
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), 2**20)))
+        now = json.loads(header["__metadata__"]["jaxnet"])["sha256"]
+        old = [folder / MODEL / name for name, weights in exported.items() if weights != now]
+        return [path for path in old if path.exists()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []  # nothing was exported, or it cannot be known
+
+
 def cut_metrics(folder: Path, step: int, number: int) -> list[dict[str, Any]]:
     """Cut metrics.jsonl after the line of `step` or before; return the `number` lines that stay.
 
     Raises: ValueError if a line is missing or repeated.
     """
-    lines = [line for line in read_metrics(folder) if line["step"] <= step]
+    lines = [line for line in read_metrics(folder, number) if line["step"] <= step]
     epochs = [line["epoch"] for line in lines]
     if len(lines) != number or epochs != sorted(set(epochs)):
         raise ValueError(

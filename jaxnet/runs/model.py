@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from jaxnet.files import write
+from jaxnet.files import make_folder, write
 from jaxnet.runs.evaluation import outputs
 from jaxnet.runs.folder import PARAMS
 from jaxnet.runs.record import Record
@@ -91,7 +91,7 @@ def load(folder: str | Path, record: Record | None = None) -> Model:
         with safe_open(path, "np") as file:
             params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             line = json.loads((file.metadata() or {}).get("jaxnet", "{}"))
-        if line.get("sha256") != _digest(params):
+        if line.get("sha256") != digest(params):
             raise ValueError("its bytes have changed since it was written")
         check_params(params)
         shapes = {name: leaf.shape for name, leaf in params.items()}
@@ -112,12 +112,13 @@ def save_params(path: Path, params: dict[str, np.ndarray], line: dict[str, Any])
     line: the metrics of the epoch that they are of, kept beside the digest as JSON.
     """
     params = {name: np.ascontiguousarray(leaf) for name, leaf in params.items()}
-    path.parent.mkdir(exist_ok=True)
-    write(path, save(params, {"jaxnet": json.dumps(line | {"sha256": _digest(params)})}))
+    make_folder(path.parent)
+    write(path, save(params, {"jaxnet": json.dumps(line | {"sha256": digest(params)})}))
 
 
-def _digest(params: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def digest(params: dict[str, np.ndarray]) -> str:
+    """Return the SHA-256 of the names and the bytes of parameters, in hexadecimal."""
+    found = hashlib.sha256()
     for name in sorted(params):
-        digest.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
-    return digest.hexdigest()
+        found.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
+    return found.hexdigest()

@@ -261,13 +261,19 @@ def _figure(width: float, height: float, title: str = "") -> Figure:
     """Return a figure of that size in inches, with a title of at most two lines."""
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     if title:
-        text = "\n".join(textwrap.wrap(title, 95, max_lines=2, placeholder=" ..."))
+        text = "\n".join(textwrap.wrap(_drawable(title), 95, max_lines=2, placeholder=" ..."))
         figure.suptitle(text, parse_math=False)  # a column may be called $x$
     return figure
 
 
 def _shorten(name: str) -> str:
+    name = _drawable(name)
     return name if len(name) <= 40 else f"{name[:18]}...{name[-19:]}"
+
+
+def _drawable(text: str) -> str:
+    """The text with a mark for each byte of a path that is not UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _save(figure: Figure, path: str | Path) -> None:

@@ -59,7 +59,7 @@ def predict(
     rows, count = _rows(encoding.width), 0
     copies = reader.copies(data, keep, rows) if keep else itertools.repeat({})
     blocks = reader.blocks(data, kinds_to_read(encoding.features), rows)
-    with replacing(out) as part, _writer(part, suffix) as write:
+    with _creating(out) as part, _writer(part, suffix) as write:
         for block, copied in zip(blocks, copies, strict=False):
             x = encode_features(block, encoding, model.dtype, unseen)
             write(_table(copied | _predicted(model.outputs(x), encoding.target)))
@@ -107,13 +107,27 @@ def _predicted(y_pred: np.ndarray, target: Column) -> dict[str, np.ndarray]:
     return dict(zip(output_names(target), [values, *softmax(y_pred).T], strict=True))
 
 
+@contextlib.contextmanager
+def _creating(out: Path) -> Iterator[Path]:
+    """`files.replacing` for a file that may have appeared meanwhile, and then stays."""
+    try:
+        with replacing(out, new=True) as part:
+            yield part
+    except FileExistsError:
+        raise _exists(out) from None
+
+
+def _exists(out: Path) -> FileExistsError:
+    return FileExistsError(f"`out` must not exist: {out}; delete it or give another name")
+
+
 def _check_out(out: Path) -> str:
     """Return the suffix of a file that can be written, and is not there."""
     suffix = out.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"`out` must be a file ending in {' or '.join(SUFFIXES)}; got {out}")
     if os.path.lexists(out):
-        raise FileExistsError(f"`out` must not exist: {out}; delete it or give another name")
+        raise _exists(out)
     if not out.parent.is_dir():
         raise ValueError(f"`out` must be in a folder that exists, got {out}")
     return suffix
@@ -149,6 +163,7 @@ def _writer(path: Path, suffix: str) -> Iterator[Callable[[Any], None]]:
 
     kind = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}[suffix]
     with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("wb"))  # whose name need not be UTF-8
         writer = None
 
         def write(table: Any) -> None:
@@ -159,7 +174,7 @@ def _writer(path: Path, suffix: str) -> Iterator[Callable[[Any], None]]:
                     f"`keep`: column {nested[0].name!r} has type {nested[0].type}, which .csv "
                     "cannot hold; write .parquet, or leave it out"
                 )
-            writer = writer or stack.enter_context(kind(path, table.schema))
+            writer = writer or stack.enter_context(kind(file, table.schema))
             writer.write_table(table)
 
         yield write

@@ -21,7 +21,7 @@ from jaxnet.runs import loop, state, tensorboard
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
 from jaxnet.runs.evaluation import measure
-from jaxnet.runs.folder import CHECKPOINTS, CURVES, append_metrics
+from jaxnet.runs.folder import CHECKPOINTS, CONFIG, CURVES, append_metrics
 from jaxnet.runs.loop import Progress
 from jaxnet.runs.model import Model
 from jaxnet.runs.record import Record, environment
@@ -70,13 +70,13 @@ def train(
         now = state.begin(trainer.params, trainer.optimizer)
         with processes.raise_together():
             if main:
-                now = _restore(folder, record, config, dataset, placement, now)
+                now, record = _restore(folder, record, config, dataset, placement, now)
                 writer = stack.enter_context(checkpoint.Writer(folder / CHECKPOINTS, config.keep))
                 state.write_model(folder, trainer.weights, now)
         now = state.share(now, trainer.place)
         run = partial(loop.run, config, dataset, trainer)
-        save = partial(state.save, writer, folder, trainer.weights, identity=record.identity())
-        on_line = _on_line(stack, folder, config, int(now.state.step))
+        save = partial(_save, writer, folder, record, trainer.weights)
+        on_line = _on_line(stack, folder, config, now)
         report = on_progress if main else lambda progress: None
         try:
             now, reason = run(now, save=save, on_line=on_line, on_progress=report, signal=received)
@@ -108,8 +108,8 @@ def _restore(
     dataset: Dataset,
     placement: Placement,
     like: RunState,
-) -> RunState:
-    """Return the newest state of a run, or `like` before its first step, and update its record."""
+) -> tuple[RunState, Record]:
+    """Return the newest state of a run, or `like` before its first step, and its updated record."""
     began = checkpoint.metadata(folder / CHECKPOINTS).get("identity", record.identity())
     record.check(folder, began, dataset)
     now, damaged = state.restore(folder, like)
@@ -122,7 +122,21 @@ def _restore(
     resumed = record.resumed(config, step, environment(config, placement.mesh))
     if resumed is not record:
         resumed.save(folder)
-    return now
+    return now, resumed
+
+
+def _save(
+    writer: checkpoint.Writer | None,
+    folder: Path,
+    record: Record,
+    weights: Callable[[Any], dict[str, Any]],
+    now: RunState,
+) -> None:
+    """Save a state; also the record, if it was removed meanwhile."""
+    if writer is not None and folder.exists() and not (folder / CONFIG).exists():
+        log.warning("%s: the file was removed, and is written again", folder / CONFIG)
+        record.save(folder)
+    state.save(writer, folder, weights, now, record.identity())
 
 
 def _not_finite(
@@ -173,15 +187,19 @@ def _finish(folder: Path, dataset: Dataset, trainer: Trainer, now: RunState, rea
     )
 
 
-def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, step: int) -> Callable:
+def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, now: RunState) -> Callable:
     """Return the function by which process 0 keeps the metrics of an evaluation."""
-    writers = [partial(append_metrics, folder)] if processes.is_main() else []
-    if writers and config.tensorboard:
-        writers.append(stack.enter_context(tensorboard.writer(folder, step)))
+    main, first, events = processes.is_main(), not now.lines, None
+    if main and config.tensorboard:
+        events = stack.enter_context(tensorboard.writer(folder, int(now.state.step)))
 
     def on_line(line: dict[str, Any]) -> None:
-        for write in writers:
-            write(line)
+        nonlocal first
+        if main:
+            append_metrics(folder, line, first=first)
+            first = False
+        if events is not None:
+            events(line)
 
     return on_line
 

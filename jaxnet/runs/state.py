@@ -61,7 +61,8 @@ def save(
     if writer is None:
         return
     write_model(folder, weights, now)
-    sync_metrics(folder)
+    if now.lines:
+        sync_metrics(folder)
     metadata = {"best": now.best_line, "epoch_loss": now.epoch_loss, "identity": identity}
     metadata["evaluations"] = len(now.lines)
     writer.save(step, {"state": now.state, "best": now.best}, metadata)

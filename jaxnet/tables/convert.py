@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
+import shutil
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +21,19 @@ import numpy as np
 
 from jaxnet import files
 from jaxnet.tables import reader, table
-from jaxnet.tables.store import CODES, DESCRIPTION, NUMBERS, Field, Store, folder_of
+from jaxnet.tables.store import (
+    CODES,
+    DESCRIPTION,
+    NUMBERS,
+    Digesting,
+    Field,
+    Store,
+    digest,
+    folder_of,
+)
 
-VERSION = 2
+VERSION = 3
+RESOLUTION = 2 * 10**9  # nanoseconds within which a file can change and keep its time: of FAT
 CHANGED = "the data have changed"
 BLOCK_NUMBERS = 2**20  # that are converted at once
 
@@ -54,12 +67,23 @@ def convert(
     found, reason = _look(path, paths, drop)
     if reason:
         with files.naming_errors(folder):
-            folder.mkdir(exist_ok=True)
-        with files.lock(folder, wait=True):
-            found, reason = _look(path, paths, drop)  # another process may have made them meanwhile
-            if reason:
-                found = _convert(Path(path), paths, drop, found, reason, on_progress)
+            files.make_folder(folder)
+        try:
+            with files.lock(folder, wait=True):
+                found, reason = _look(path, paths, drop)  # others may have made them meanwhile
+                if reason:
+                    found = _convert(Path(path), paths, drop, found, reason, on_progress)
+        except BaseException:  # Ctrl-C too
+            _remove(folder)
+            raise
     return Store(path, found, drop)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in which nothing was made, unless another process has it."""
+    with contextlib.suppress(OSError), files.lock(folder):
+        if [file.name for file in folder.iterdir()] == [files.LOCK]:
+            shutil.rmtree(folder)
 
 
 def sources(path: str | Path) -> list[Path]:
@@ -86,11 +110,16 @@ def _look(path: str | Path, paths: list[Path], drop: Collection[str]) -> tuple[d
     folder, found = folder_of(path), {}
     with contextlib.suppress(FileNotFoundError, ValueError):
         found = files.read_json(folder / DESCRIPTION)
+        if found.pop("digest", None) != _digest(found):
+            return {}, "there are none"
     if found.get("version") != VERSION:
         return {}, "there are none"
     now = [[file.name, [*files.state(file)]] for file in paths]
     if [[file["name"], file["state"]] for file in found["files"]] != now:
         return found, CHANGED
+    for file, known in zip(paths, found["files"], strict=True):
+        if known["doubtful"] and files.sha256(file) != known["sha256"]:
+            return found, CHANGED
     wanted = table.choose(path, found["names"], drop)
     try:
         for name in (NUMBERS, CODES):
@@ -125,16 +154,23 @@ def _convert(
         if not sum(rows):
             raise table.empty(path)
         fields = _fields({file: dtypes for file, (dtypes, _) in zip(paths, scans, strict=True)})
-        done = _write(folder, sum(rows), _blocks(path, paths, fields), on_progress)
+        done, digests = _write(folder, sum(rows), _blocks(path, paths, fields), on_progress)
         described = [
-            {"name": file.name, "state": known, "sha256": files.sha256(file), "rows": number}
+            {"name": file.name, "state": known, "doubtful": _doubtful(known), "rows": number}
+            | {"sha256": files.sha256(file)}
             for file, known, number in zip(paths, states, rows, strict=True)
         ]
     found = {"version": VERSION, "rows": sum(rows), "names": names, "files": described}
+    found |= {"digests": digests}
     found |= {"columns": [field._asdict() for field in fields], "source": _source(path, described)}
-    files.write_json(folder / DESCRIPTION, found)
+    files.write_json(folder / DESCRIPTION, found | {"digest": _digest(found)})
     on_progress(done._replace(whole=True))
     return found
+
+
+def _doubtful(state: tuple[int, int]) -> bool:
+    """Whether a file may still change, and have the size and the time of this state."""
+    return time.time_ns() - state[1] < RESOLUTION
 
 
 def _names(paths: list[Path]) -> list[str]:
@@ -212,8 +248,11 @@ def _write(
     num_rows: int,
     blocks: Iterator[tuple[np.ndarray, np.ndarray]],
     on_progress: Callable[[Conversion], None],
-) -> Conversion:
-    """Write the arrays block by block. No map is written to: a full disk would kill the process."""
+) -> tuple[Conversion, dict[str, list[int]]]:
+    """Write the arrays block by block, and return the digests of each file.
+
+    No map is written to: a full disk would kill the process.
+    """
     done = Conversion(folder, 0, 0, False)
     with (
         files.replacing(folder / NUMBERS) as numbers,
@@ -221,8 +260,9 @@ def _write(
         numbers.open("wb") as first,
         codes.open("wb") as second,
     ):
+        outs = Digesting(first), Digesting(second)
         for block in blocks:
-            for out, array in zip((first, second), block, strict=True):
+            for out, array in zip(outs, block, strict=True):
                 if not done.rows:
                     header = np.lib.format.header_data_from_array_1_0(array)
                     shape = num_rows, array.shape[1]
@@ -233,7 +273,11 @@ def _write(
             size = sum(array.nbytes for array in block)
             done = Conversion(folder, done.rows + len(block[0]), done.written + size, False)
             on_progress(done)
-    return done
+    return done, {name: out.digests for name, out in zip((NUMBERS, CODES), outs, strict=True)}
+
+
+def _digest(found: dict[str, Any]) -> int:
+    return digest(json.dumps(found, sort_keys=True).encode())
 
 
 def _source(path: Path, described: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from disk_calls import Disk
 
 from jaxnet import data, numpy_net
 from jaxnet.parity import tutorial
@@ -40,6 +41,12 @@ def candidate(factor=1.0, learning_rate=1e-3):
 
     optimizer = numpy_net.make_optimizer("adam", learning_rate)
     return numpy_participant(value_and_grad, optimizer, name="candidate")
+
+
+def test_a_recording_is_on_the_disk_when_it_is_written(tmp_path, monkeypatch):
+    disk = Disk(tmp_path, monkeypatch)
+    record(tmp_path / "small.npz", REFERENCE, case())
+    disk.check(tmp_path / "small.npz")
 
 
 @pytest.fixture

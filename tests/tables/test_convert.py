@@ -147,6 +147,12 @@ def run(code, *arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+def age(path):
+    """Make a file, or the files of a folder, so old that their times tell every change."""
+    for file in [path, *path.iterdir()] if path.is_dir() else [path]:
+        os.utime(file, (10**9, 10**9))
+
+
 def content(path):
     return {file.name: file.read_bytes() for file in folder_of(path).iterdir()}
 
@@ -155,6 +161,7 @@ def content(path):
 def test_after_a_kill_it_starts_again(tmp_path, name, before):
     path, told = tmp_path / name, []
     WRITERS[name](path)
+    age(path)
     convert(path, (), told.append)
     expected = content(path)
     assert len(told) > 6
@@ -176,6 +183,7 @@ def test_after_a_kill_it_starts_again(tmp_path, name, before):
 def test_arrays_that_are_cut_short_or_of_an_older_version_are_made_anew(tmp_path):
     path, told = tmp_path / "a.parquet", []
     parquet.write_table(arrow(), path)
+    age(path)
     convert(path)
     expected = content(path)
     for name in (store.NUMBERS, store.CODES, store.DESCRIPTION):
@@ -311,7 +319,7 @@ def test_arrays_that_cannot_be_written_are_told(tmp_path):
     done = run(limit + KILLED.replace("\nimport", "import", 1), path, 1000)
     assert done.returncode == 1
     assert "a.parquet.arrays/codes.npy: could not be written (File too large)" in done.stderr
-    assert [file.name for file in folder_of(path).iterdir()] == [".lock"]
+    assert not folder_of(path).exists()
     np.testing.assert_array_equal(convert(path).take(np.arange(N)).columns["byte"], COLUMNS["byte"])
 
 
