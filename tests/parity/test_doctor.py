@@ -125,6 +125,15 @@ def test_programs_at_random_are_those_that_numpy_computes_in_a_second():
     assert "highest" not in {program.products for program in drawn}
     other = [programs.draw(rng, "gpu") for _ in range(500)]
     assert {program.products for program in other} == {"default", "highest", "bfloat16"}
+    coarse = {p.activation for p in drawn if p.products == "bfloat16"}
+    coarse |= {
+        p.activation
+        for p in other
+        if (p.dtype, p.products) != ("float64", "default")
+        and p.products != "highest"
+        and len(p.sizes) > 1
+    }
+    assert coarse == {"tanh", "gelu", "silu"}  # no kink
 
 
 def test_a_printed_program_is_the_one_that_is_run(capsys):

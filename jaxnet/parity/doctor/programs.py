@@ -21,6 +21,7 @@ FORMS = {  # form -> what it is, in words
     "mapped": "the loss and the gradient of several networks by vmap",
     "gram": "the loss and the gradient with the first layer in its dual form",
 }
+KINKED = ("relu", "my_relu")
 SHARES = (1, 1, 3, 6, 3, 2)  # how often each form is drawn
 WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129)
 MOST_ROWS = 16  # the power of two around which the largest number of rows lies
@@ -200,10 +201,20 @@ def draw(rng: np.random.Generator, platform: str) -> Program:
             transposed=bool(rng.integers(2)) and form != "gram",
             members=int(rng.integers(2, 5)) if form == "mapped" else 1,
         )
-    if dtype == "float32" and form in ("network", "mapped"):
-        other = ["bfloat16"] + ["highest"] * (platform != "cpu")
-        program = program._replace(products=str(rng.choice([*["default"] * 4, *other])))
+    if dtype == "float32":
+        program = program._replace(products=_products(rng, program, platform))
     slow = program.activation == "gelu" or program.products != "default"
     most = (SLOW if slow else NUMBERS) // (program.members * max(sizes))
     power = int(rng.integers(0, min(MOST_ROWS, most.bit_length() - 1) + 1))
     return program._replace(rows=max(1, 2**power + int(rng.integers(-1, 2))))
+
+
+def _products(rng: np.random.Generator, program: Program, platform: str) -> str:
+    """How a float32 program multiplies. A ReLU is not given products of rounded operands, which
+    may move a unit to the other side of its kink: how far that goes has no limit.
+    """
+    full = "default" if platform == "cpu" else "highest"
+    if program.form in ("rows", "network", "mapped", "gram") and program.activation in KINKED:
+        return full
+    coarse = "bfloat16" if program.form in ("network", "mapped") else "default"
+    return str(rng.choice([full, "default", "default", coarse]))
