@@ -19,6 +19,7 @@ import tyro
 
 import jaxnet
 from jaxnet.cli import output
+from jaxnet.cli.doctor import Doctor
 from jaxnet.cli.evaluate import Evaluate
 from jaxnet.cli.export import Export
 from jaxnet.cli.import_weights import Import
@@ -41,6 +42,7 @@ COMMANDS: dict[str, type] = {
     "export": Export,
     "import": Import,
     "parity": Parity,
+    "doctor": Doctor,
 }
 CONFIG = (
     tyro.conf.OmitArgPrefixes,

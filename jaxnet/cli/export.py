@@ -33,7 +33,7 @@ class Export(Cached):
     """The folder to write, by default RUN/model. An earlier export there is replaced."""
 
     def __call__(self) -> int:
-        from jaxnet.export import export
+        from jaxnet.export import export, lifetime
         from jaxnet.runs import model
         from jaxnet.runs.folder import MODEL
 
@@ -42,6 +42,8 @@ class Export(Cached):
         width = max(len(str(path)) for path in exported.files)
         for path, what in exported.files.items():
             print(f"{path!s:{width}}  {what}")
+        if folder / lifetime.STABLEHLO in exported.files:
+            print(lifetime.promise(lifetime.installed()))
         for note in exported.notes:
             print(f"note: {note}")
         return 0

@@ -28,8 +28,7 @@ def enable() -> None:
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[missing-attribute]
         return
     try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        programs = Programs(Path(base) / "jaxnet" / "compiled")
+        programs = Programs(folder())
         from jax._src import compilation_cache, lib  # no public name takes a cache of one's own
     except (ImportError, RuntimeError, OSError) as error:  # another JAX; no home; a full disk
         log.debug("compiled programs are not kept: %s", error)
@@ -41,6 +40,13 @@ def enable() -> None:
     # messages; another one is the user's choice.
     if jax.__version_info__ < (0, 11) and os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "1":
         lib.utils.absl_set_min_log_level(3)
+
+
+def folder() -> Path:
+    """Return the folder of compiled programs: JAX's, if it has been given one, or our own."""
+    given = jax.config.jax_compilation_cache_dir  # type: ignore[missing-attribute]
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given or Path(base) / "jaxnet" / "compiled")
 
 
 class Programs:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import jaxnet
+from jaxnet.export import lifetime
 from jaxnet.runs.model import Model
 from jaxnet.tables.encoding import Column, Encoding, classes
 
@@ -75,7 +76,12 @@ def describe(model: Model) -> dict[str, Any]:
         "activation": model.spec.activation,
         "dtype": model.dtype,
         "example": {c.name: _example(c) for c in features},
-        "versions": {"jaxnet": jaxnet.__version__, "jax": jax.__version__},
+        "versions": {
+            "jaxnet": jaxnet.__version__,
+            "jax": jax.__version__,
+            "jaxlib": lifetime.installed(),
+        },
+        "stablehlo_loads_until": str(lifetime.loads_until(lifetime.installed())),
     }
 
 

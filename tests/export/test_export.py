@@ -25,6 +25,7 @@ from run_helpers import write_run
 import jaxnet
 from jaxnet import export
 from jaxnet.cli import main
+from jaxnet.export import lifetime
 from jaxnet.export.formats import FORMATS, TEMPLATES
 from jaxnet.spec import ACTIVATIONS, Spec
 from jaxnet.tables.encoding import encode_features
@@ -224,7 +225,10 @@ def test_model_json_describes_the_inputs_and_the_output(tmp_path):
     assert about["sizes"] == [8, 5, 2]
     assert (about["task"], about["target"]) == ("classification", "name")
     assert (about["activation"], about["dtype"], about["bias"]) == ("relu", "float32", True)
-    assert about["versions"] == {"jaxnet": jaxnet.__version__, "jax": jax.__version__}
+    jaxlib = lifetime.installed()
+    versions = {"jaxnet": jaxnet.__version__, "jax": jax.__version__, "jaxlib": jaxlib}
+    assert about["versions"] == versions
+    assert about["stablehlo_loads_until"] == str(lifetime.loads_until(jaxlib))
     _, made, _ = make_run(tmp_path / "other", "signals")
     target = made.encoding.target
     about = export.describe(made)
@@ -304,5 +308,6 @@ def test_the_command_names_the_files_and_notes(tmp_path, capsys):
         f"{tmp_path}/a/b/model.stablehlo network and encoding, for JAX; see load_jax.py"
     )
     names = ["model.stablehlo", "load_jax.py", "model.safetensors", "load_torch.py", "model.json"]
-    assert [line.split()[0] for line in lines[:-1]] == [f"{tmp_path}/a/b/{n}" for n in names]
+    assert lines[-2] == lifetime.promise(lifetime.installed())
+    assert [line.split()[0] for line in lines[:-2]] == [f"{tmp_path}/a/b/{n}" for n in names]
     assert lines[-1].startswith("note: model.stablehlo is in float64")
