@@ -91,7 +91,7 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
 
 
 def dropout_masks(
-    seed: int, step: Any, rate: Any, shapes: Sequence[tuple[int, int]], dtype: Any
+    seed: Any, step: Any, rate: Any, shapes: Sequence[tuple[int, int]], dtype: Any
 ) -> tuple[jax.Array, ...]:
     """Draw a `Batch`'s masks: 0 at the rate, else 1 / (1 - rate), as torch.nn.Dropout.
 
@@ -159,6 +159,18 @@ def forward(
         h = lax.cond(i < repeats, hidden, lambda h: h, h)
     in_range = (repeats >= 0) & (repeats <= MAX_REPEATS)
     return layer(num_layers, jnp.where(in_range, h, jnp.nan))
+
+
+def average(params: Params, x, *, activation: str = "relu", loss: str) -> jax.Array:
+    """Return what K networks predict together, (N, D_out); each leaf has the axis (K,) first.
+
+    For `cross_entropy` it is the logarithm of the mean of their probabilities, so that its softmax
+    are these; else the mean of their outputs.
+    """
+    y_pred = jax.vmap(partial(forward, activation=activation), in_axes=(0, None))(params, x)
+    if loss != "cross_entropy":
+        return y_pred.mean(axis=0)
+    return jax.nn.logsumexp(jax.nn.log_softmax(y_pred), axis=0) - math.log(len(y_pred))
 
 
 def _recomputed(apply, layers, h):

@@ -12,14 +12,15 @@ import numpy as np
 
 from jaxnet import data
 from jaxnet.files import sha256, unchanged
-from jaxnet.runs.config import Config
+from jaxnet.runs.config import Config, default_epochs
 from jaxnet.spec import Spec
 from jaxnet.tables import reader
 from jaxnet.tables.encoding import Encoding
 from jaxnet.tables.fitting import fit_encoding, infer_task
-from jaxnet.tables.rows import ArrayRows, Rows, StoredRows, encode
+from jaxnet.tables.rows import Rows, rows_of
 from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table, find
+from jaxnet.tables.weights import EQUAL, Weighting, balanced, read_weights
 
 if TYPE_CHECKING:
     from jaxnet.tables.convert import Conversion
@@ -32,6 +33,7 @@ class Dataset(NamedTuple):
 
     table: the columns, without rows unless `prepare` was told to keep them. source: the data's
     name, absolute path, bytes and sha256. train, validation: the rows, on disk if `on_disk`.
+    weighting: what makes their weights; values: those of the column of weights, for all rows.
     """
 
     table: Table
@@ -44,11 +46,17 @@ class Dataset(NamedTuple):
     validation: Rows
     batch_size: int
     on_disk: bool = False
+    weighting: Weighting = EQUAL
+    values: np.ndarray | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """The batches in a pass over the training rows."""
         return len(self.train) // self.batch_size
+
+    def num_steps(self, config: Config) -> int:
+        """Return the steps of a whole training."""
+        return self.steps_per_epoch * (config.epochs or default_epochs(len(self.train)))
 
 
 def prepare(
@@ -72,10 +80,20 @@ def prepare(
     task, reason = infer_task(table, target)
     if config.task != "auto":
         task, reason = config.task, "you said so"
+    check_task(config, task)
+    values = None
+    if config.sample_weight is not None:
+        values = read_weights(table, config.sample_weight)
+        table = table.without([config.sample_weight])
     rows, held_out = data.split(table.num_rows, config.validation, config.seed)
     encoding = encoding or fit_encoding(table, target, task, rows, config.categorical)
+    weighting = weighting_of(config, table, encoding, rows)
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
+    train, validation = (
+        rows_of(table, encoding, config.param_dtype, some, weighting, values)
+        for some in (rows, held_out)
+    )
     columns = table.columns
     if not keep_table:
         columns = {name: column[:0].copy() for name, column in columns.items()}
@@ -86,11 +104,28 @@ def prepare(
         reason=reason,
         encoding=encoding,
         spec=_spec(config, task, encoding),
-        train=_rows(table, encoding, config, rows),
-        validation=_rows(table, encoding, config, held_out),
+        train=train,
+        validation=validation,
         batch_size=batch_size,
         on_disk=isinstance(table, Store),
+        weighting=weighting,
+        values=values,
     )
+
+
+def check_task(config: Config, task: str) -> None:
+    """Raise ValueError for options of classes if the target is numbers."""
+    for name in ("class_weight", "label_smoothing"):
+        if getattr(config, name) and task == "regression":
+            raise ValueError(f"`{name}` must be given for classes only, got a regression")
+
+
+def weighting_of(
+    config: Config, table: Table | Store, encoding: Encoding, rows: np.ndarray
+) -> Weighting:
+    """Return what makes the weights of rows; those of classes are counted in the training rows."""
+    classes = balanced(table, encoding, rows) if config.class_weight else ()
+    return Weighting(config.sample_weight, classes)
 
 
 def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
@@ -99,6 +134,7 @@ def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
         bias=True,
         activation=config.activation,
         loss="cross_entropy" if task == "classification" else "mean_squares",
+        label_smoothing=config.label_smoothing,
     )
 
 
@@ -116,12 +152,6 @@ def _table(
     with unchanged(path):
         table = reader.read(path, config.drop)
         return table, source | {"bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
-def _rows(table: Table | Store, encoding: Encoding, config: Config, rows: np.ndarray) -> Rows:
-    if isinstance(table, Store):
-        return StoredRows(table, rows, encoding, config.param_dtype)
-    return ArrayRows(*encode(table, encoding, config.param_dtype, rows))
 
 
 def use_disk(config: Config, path: Path) -> bool:

@@ -82,6 +82,10 @@ def create(config: Config, params: dict[str, np.ndarray], *, dataset: Dataset) -
     got = {name: (np.shape(leaf), str(np.asarray(leaf).dtype)) for name, leaf in params.items()}
     if wanted != got:
         raise ValueError(f"`params` must have the shapes and dtypes {wanted}, got {got}")
+    if config.ensemble > 1:
+        raise ValueError(
+            f"`ensemble` must be 1 for a run that begins with given weights, got {config.ensemble}"
+        )
     if config.gram == "on":
         raise ValueError("`gram` must be off for a run that begins with given weights, got on")
     config, placement = trainer.resolve(replace(config, gram="off"), dataset)

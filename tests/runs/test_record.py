@@ -151,7 +151,7 @@ def test_a_resume_that_changes_something_is_in_the_history_and_warned_of(written
     record = Record.load(written)
     here = {"device": record.device, "versions": record.versions}
     assert record.resumed(record.config, 7, here) is record
-    config = record.changed(written, {"epochs": record.config.epochs + 5})
+    config = record.changed(written, {"epochs": (record.config.epochs or 0) + 5})
     other = here | {"device": record.device | {"processors": 3}}
     resumed = record.resumed(config, 7, other)
     assert resumed.history == ({"step": 7, "changed": {"epochs": config.epochs}, **other},)
