@@ -145,10 +145,11 @@ def _print_plan(plan: sweep.Plan) -> None:
     print(f"{Path(dataset.table.path).name}: {sum(rows)} rows, held out: {held_out}")
     text.print_task(dataset, config)
     seeds = text.count(len({key.seed for key in plan.keys}), "seed")
+    epochs = text.count(config.epochs or 0, "epoch")
     print(
         f"{plan.num_members} networks: {text.count(len(plan.settings), 'setting')} x {seeds}"
         f"{f' x {plan.folds} folds' if plan.folds else ''}; {config.activation}, "
-        f"{config.optimizer}, batch {dataset.batch_size}, {text.count(config.epochs or 0, 'epoch')}, "
+        f"{config.optimizer}, batch {dataset.batch_size}, {epochs}, "
         f"in {text.count(len(plan.architectures), 'program')}:"
     )
     for hidden in plan.architectures:

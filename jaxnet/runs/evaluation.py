@@ -30,12 +30,19 @@ ROWS = 2048  # rows to one forward pass of `outputs`, which bounds its memory
 BLOCK = 8192  # rows to one forward pass, which bounds its memory
 
 
-def forward(spec: Spec, params: dict[str, Any], x: Any) -> jax.Array:
-    """Return the outputs (N, D_out) of transposed weights, of an ensemble the mean."""
+def apply(spec: Spec, params: dict[str, Any], x: Any) -> jax.Array:
+    """Return the outputs (N, D_out) of a network, or what the members of an ensemble predict
+    together (`net.average`), whose leaves have the axis (members,) first.
+    """
     if params["w1"].ndim == 2:
-        return net.forward(transpose(params), x, activation=spec.activation)
-    params = jax.vmap(transpose)(params)
+        return net.forward(params, x, activation=spec.activation)
     return net.average(params, x, activation=spec.activation, loss=spec.loss)
+
+
+def forward(spec: Spec, params: dict[str, Any], x: Any) -> jax.Array:
+    """Return the same of transposed weights."""
+    single = params["w1"].ndim == 2
+    return apply(spec, (transpose if single else jax.vmap(transpose))(params), x)
 
 
 def sums(spec: Spec, forward: Callable, params: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -109,9 +116,4 @@ def measure(spec: Spec, target: Column, params: Any, batches: Iterable[Batch]) -
 
 @functools.cache
 def _forward(spec: Spec):
-    def forward(params, x):
-        if params["w1"].ndim == 2:
-            return net.forward(params, x, activation=spec.activation)
-        return net.average(params, x, activation=spec.activation, loss=spec.loss)
-
-    return jax.jit(forward)
+    return jax.jit(functools.partial(apply, spec))
