@@ -140,7 +140,7 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
     def __post_init__(self):
         from jaxnet.spec import ACTIVATIONS, check_choice  # brings NumPy, which --help does without
 
-        if (self.data is None) != (self.target is None):
+        if self.data is not None and self.target is None:
             raise ValueError(
                 "`data` and `target` must be given together, or neither for the digits"
             )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from jaxnet.tables.encoding import Encoding
 from jaxnet.tables.fitting import fit_encoding, infer_task
 from jaxnet.tables.rows import Rows, rows_of
 from jaxnet.tables.store import Store
-from jaxnet.tables.table import Table, find
+from jaxnet.tables.table import Table, check_wanted, find
 from jaxnet.tables.weights import EQUAL, Weighting, balanced, read_weights
 
 if TYPE_CHECKING:
@@ -64,19 +66,28 @@ def prepare(
     encoding: Encoding | None = None,
     on_convert: Callable[[Conversion], None] = lambda progress: None,
     *,
+    table: Any = None,
     keep_table: bool = False,
 ) -> Dataset:
     """Read the table and make it ready; every fault of the input is raised here.
 
     encoding: that of the run to resume; by default it is fitted. on_convert: called with how far
-    the conversion of a table is whose rows stay on disk. keep_table: keep the columns of a table in
-    memory, which a sweep needs to split it anew.
+    the conversion of a table is whose rows stay on disk. table: a data frame, or a mapping of names
+    to columns, in place of a file. keep_table: keep the columns of a table in memory, which a sweep
+    needs to split it anew.
 
     Raises: FileNotFoundError; ValueError for bad input, or a file that changes while it is read.
     """
-    path = data.digits_path() if config.data is None else Path(config.data)
     target = "digit" if config.target is None else config.target
-    table, source = _table(path, config, on_convert)
+    if table is not None:
+        table, source = _of_frame(table, config)
+    else:
+        if config.data is None and config.target is not None:
+            raise ValueError(
+                f"`data` must be given with the target {config.target!r}, or in Python a `table`"
+            )
+        path = data.digits_path() if config.data is None else Path(config.data)
+        table, source = _table(path, config, on_convert)
     task, reason = infer_task(table, target)
     if config.task != "auto":
         task, reason = config.task, "you said so"
@@ -136,6 +147,27 @@ def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
         loss="cross_entropy" if task == "classification" else "mean_squares",
         label_smoothing=config.label_smoothing,
     )
+
+
+def _of_frame(frame: Any, config: Config) -> tuple[Table, dict[str, Any]]:
+    """Return the table of a data frame; its source has the name "frame", and no path."""
+    if config.data is not None or config.target is None or config.on_disk == "on":
+        given = f"data {config.data!r}, target {config.target!r}, on_disk {config.on_disk}"
+        raise ValueError(f"`table` must be given with a target, and without a file; got {given}")
+    from jaxnet.tables import frames  # only data frames need it
+
+    table = frames.to_table(frame)
+    check_wanted(table.path, list(table.columns), config.drop)
+    table = table.without(config.drop)
+    digest, size = hashlib.sha256(), 0
+    for name, column in table.columns.items():
+        text = column.dtype == object
+        content = json.dumps(column.tolist()).encode() if text else column.tobytes()
+        digest.update(repr((name, str(column.dtype), column.shape, len(content))).encode())
+        digest.update(content)
+        size += len(content)
+    source = {"name": "frame", "path": "", "bytes": size, "sha256": digest.hexdigest()}
+    return table, source
 
 
 def _table(
