@@ -207,6 +207,11 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
             )
         if self.ensemble > 1 and self.deterministic:
             raise ValueError(f"`ensemble` must be 1 with `deterministic`, got {self.ensemble}")
+        if self.ensemble > 1 and re.search(r"model=(?!1\b)", str(self.devices)):
+            raise ValueError(
+                f"`ensemble` must be 1 on a mesh with a model axis, got {self.ensemble} on "
+                f"{self.devices}"
+            )
         if self.dropout and not self.hidden:
             raise ValueError(f"`dropout` must be 0 without hidden layers, got {self.dropout}")
 

@@ -59,11 +59,6 @@ def resolve(config: Config, dataset: Dataset) -> tuple[Config, Placement]:
     """
     dual, choices = _use_gram(config, dataset), ("off", "on")
     placement = Placement(_make_mesh(config, dataset), shards=not (dual or config.deterministic))
-    if config.ensemble > 1 and placement.mesh and placement.mesh.shape["model"] > 1:
-        raise ValueError(
-            f"`ensemble` must be 1 on a mesh with a model axis, got {config.ensemble} on "
-            f"{config.devices}"
-        )
     epochs = config.epochs or default_epochs(len(dataset.train))
     on_disk = choices[dataset.on_disk]
     return replace(config, gram=choices[dual], on_disk=on_disk, epochs=epochs), placement

@@ -78,7 +78,7 @@ class Plan:
 
     def config_of(self, setting: Setting, key: Key) -> Config:
         """The options with which `runs.train` trains this member alone."""
-        return replace(self.config, **setting._asdict(), seed=key.seed)
+        return replace(self.config, **setting._asdict(), seed=key.seed, ensemble=1)
 
     def dataset_of(self, setting: Setting, key: Key) -> Dataset:
         """Return the rows of a member, the encoding fitted on those to train on, and its network.

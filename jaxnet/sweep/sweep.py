@@ -109,7 +109,8 @@ def best_config(planned: Plan, members: Sequence[Member], table: Sequence[Row]) 
     """The options of the best setting's best member; with folds, of its first seed."""
     of_best = [member for member in members if member.setting == table[0].setting]
     key = min(of_best, key=lambda member: member.metrics["loss"]).key
-    return planned.config_of(table[0].setting, planned.keys[0] if planned.folds else key)
+    config = planned.config_of(table[0].setting, planned.keys[0] if planned.folds else key)
+    return replace(config, ensemble=planned.config.ensemble)
 
 
 def tabulate(members: Sequence[Member]) -> list[Row]:
