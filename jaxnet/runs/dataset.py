@@ -84,7 +84,8 @@ def prepare(
     else:
         if config.data is None and config.target is not None:
             raise ValueError(
-                f"`data` must be given with the target {config.target!r}, or in Python a `table`"
+                "`data` and `target` must be given together, or in Python `table` and `target`; "
+                f"got the target {config.target!r} alone"
             )
         path = data.digits_path() if config.data is None else Path(config.data)
         table, source = _table(path, config, on_convert)

@@ -72,7 +72,10 @@ def test_a_field_that_is_missing_or_of_another_type_is_named(folder, field):
 
 
 WRONG = {
-    "epochs": (lambda d: d["config"].update(epochs=True), "`config.epochs` must be int, got True"),
+    "epochs": (
+        lambda d: d["config"].update(epochs=True),
+        r"`config.epochs` must be int \| None, got True",
+    ),
     "hidden": (lambda d: d["config"].update(hidden=["5"]), r"`config.hidden` must be tuple.int"),
     "range": (lambda d: d["config"].update(validation=2.0), "`validation` must be a share between"),
     "unknown": (lambda d: d["config"].update(mapped="on"), "`config` has an unknown field 'mapped"),
