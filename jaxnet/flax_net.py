@@ -46,16 +46,38 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def _cross_entropy(y_pred, y):
-    y = y.astype(int)  # a narrow integer would wrap; a class out of range makes the loss NaN
-    in_range = (y >= 0) & (y < y_pred.shape[1])
-    losses = optax.softmax_cross_entropy_with_integer_labels(y_pred, jnp.where(in_range, y, 0))
-    return jnp.where(in_range, losses, jnp.nan).mean()
+def _cross_entropy(y_pred, y, weights=None, label_smoothing=0.0):
+    y, num_classes = y.astype(int), y_pred.shape[1]  # a narrow integer would wrap
+    in_range = (y >= 0) & (y < num_classes)  # a class out of range makes the loss NaN
+    safe = jnp.where(in_range, y, 0)
+    if label_smoothing:
+        target = optax.smooth_labels(jax.nn.one_hot(safe, num_classes), label_smoothing)
+        losses = optax.softmax_cross_entropy(y_pred, target.astype(y_pred.dtype))
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(y_pred, safe)
+    return _mean(jnp.where(in_range, losses, jnp.nan), weights)
 
 
-LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "sum_squares": lambda y_pred, y: optax.squared_error(y_pred, y).sum(),
-    "mean_squares": lambda y_pred, y: optax.squared_error(y_pred, y).mean(),
+def _sum_squares(y_pred, y, weights=None, label_smoothing=0.0):
+    squares = optax.squared_error(y_pred, y)
+    return squares.sum() if weights is None else jnp.vdot(weights, squares.sum(axis=1))
+
+
+def _mean_squares(y_pred, y, weights=None, label_smoothing=0.0):
+    squares = optax.squared_error(y_pred, y)
+    return squares.mean() if weights is None else _mean(squares.mean(axis=1), weights)
+
+
+def _mean(of_row, weights):
+    if weights is None:
+        return of_row.mean()
+    return jnp.vdot(weights, of_row) / jnp.where(weights.any(), weights.sum(), 1)
+
+
+# name -> function of (y_pred, y, weights, label_smoothing)
+LOSSES: dict[str, Callable[..., jax.Array]] = {
+    "sum_squares": _sum_squares,
+    "mean_squares": _mean_squares,
     "cross_entropy": _cross_entropy,
 }
 
@@ -108,17 +130,19 @@ class DynamicNet(nnx.Module):
         return self.output_linear(jnp.where(in_range, h, jnp.nan))
 
 
-def loss(graphdef: nnx.GraphDef, *, loss: str = "sum_squares") -> Callable[[Any, Batch], jax.Array]:
+def loss(
+    graphdef: nnx.GraphDef, *, loss: str = "sum_squares", label_smoothing: float = 0.0
+) -> Callable[[Any, Batch], jax.Array]:
     """Return loss(params, batch) -> scalar for one of this file's modules, split by nnx.split."""
 
     def module_loss(params, batch):
         module = nnx.merge(graphdef, params)
         x, y = jnp.asarray(batch.x), jnp.asarray(batch.y)
         check_forward(to_params(module), x, "relu", batch.repeats)
-        check_module(isinstance(module, DynamicNet), batch.repeats)
+        check_module(isinstance(module, DynamicNet), batch)
         y_pred = module(x) if batch.repeats is None else module(x, batch.repeats)
-        check_loss(loss, y_pred, y)
-        return LOSSES[loss](y_pred, y)
+        check_loss(loss, y_pred, y, batch.weights, label_smoothing)
+        return LOSSES[loss](y_pred, y, batch.weights, label_smoothing)
 
     return module_loss
 

@@ -7,8 +7,9 @@ and loss are static: bind them by `functools.partial` before a transformation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,29 +51,56 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def _sum_squares(y_pred, y):
-    return jnp.square(y_pred - y).sum()
+def _sum_squares(y_pred, y, weights=None, label_smoothing=0.0):
+    squares = jnp.square(y_pred - y)
+    return squares.sum() if weights is None else (weights[:, None] * squares).sum()
 
 
-def _mean_squares(y_pred, y):
-    return jnp.square(y_pred - y).mean()
+def _mean_squares(y_pred, y, weights=None, label_smoothing=0.0):
+    squares = jnp.square(y_pred - y)
+    return squares.mean() if weights is None else _mean(squares.mean(axis=1), weights)
 
 
-def _cross_entropy(y_pred, y):
+def _cross_entropy(y_pred, y, weights=None, label_smoothing=0.0):
     # A class out of range makes the loss NaN, since under jit no value can raise. As plain integers
     # neither the classes nor their number can wrap.
     y, num_classes = y.astype(int), y_pred.shape[1]
     log_p = jax.nn.log_softmax(y_pred)
     # a sum over one class, and no index: the gradient of an index is a scatter, which is slower
     of_class = jnp.where(y[:, None] == jnp.arange(num_classes), log_p, 0).sum(axis=1)
-    return -jnp.where((y >= 0) & (y < num_classes), of_class, jnp.nan).mean()
+    of_row = jnp.where((y >= 0) & (y < num_classes), of_class, jnp.nan)
+    if not isinstance(label_smoothing, (int, float)) or label_smoothing:  # it may be traced
+        of_row = (1 - label_smoothing) * of_row + label_smoothing * log_p.mean(axis=1)
+    return -_mean(of_row, weights)
 
 
-LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+def _mean(of_row, weights):
+    """Return the mean of (N,), by their weights if there are such; 0 for weights that are all 0."""
+    if weights is None:
+        return of_row.mean()
+    total = weights.sum()
+    return (weights * of_row).sum() / jnp.where(total > 0, total, 1)
+
+
+# name -> function of (y_pred, y, weights, label_smoothing)
+LOSSES: dict[str, Callable[..., jax.Array]] = {
     "sum_squares": _sum_squares,
     "mean_squares": _mean_squares,
     "cross_entropy": _cross_entropy,
 }
+
+
+def dropout_masks(
+    seed: Any, step: Any, rate: Any, shapes: Sequence[tuple[int, int]], dtype: Any
+) -> tuple[jax.Array, ...]:
+    """Draw a `Batch`'s masks: 0 at the rate, else 1 / (1 - rate), as torch.nn.Dropout.
+
+    They are a pure function of seed and step number: a resumed run draws the same. shapes: (N, H)
+    of each hidden layer. rate: at least 0 and below 1.
+    """
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), len(shapes))
+    kept = [jax.random.bernoulli(k, 1 - rate, shape) for k, shape in zip(keys, shapes, strict=True)]
+    return tuple(mask.astype(dtype) / (1 - rate) for mask in kept)
 
 
 def init(spec: Spec, key: jax.Array) -> Params:
@@ -94,6 +122,7 @@ def forward(
     *,
     activation: str = "relu",
     repeats=None,
+    masks=None,
     compute_dtype: str | None = None,
     remat: bool = False,
 ) -> jax.Array:
@@ -102,12 +131,13 @@ def forward(
     repeats: apply the hidden-to-hidden layers that many times, an integer array () in 0..3. It may
     be traced: one compilation serves every depth, and only applied layers are computed. A value out
     of range gives NaN then.
+    masks: the factors of each hidden layer's activations, as `Batch` has them (`dropout_masks`).
     compute_dtype: "bfloat16" multiplies matrices in it; all else keeps the parameters' dtype.
     remat: keep about sqrt(n) of n hidden activations, and compute the others again in the backward
     pass (Chen et al., 2016). XLA undoes it on CPUs. Raises: ValueError, as `spec.check_forward`.
     """
     x = jnp.asarray(x)
-    num_layers = check_forward(params, x, activation, repeats)
+    num_layers = check_forward(params, x, activation, repeats, masks)
     function = ACTIVATIONS[activation]
 
     def layer(k, h):
@@ -117,6 +147,7 @@ def forward(
     def apply(layers, h):
         for k in layers:
             h = function(layer(k, h))
+            h = h if masks is None else h * masks[k - 1]
         return h
 
     apply_all = partial(_recomputed, apply) if remat else apply
@@ -128,6 +159,18 @@ def forward(
         h = lax.cond(i < repeats, hidden, lambda h: h, h)
     in_range = (repeats >= 0) & (repeats <= MAX_REPEATS)
     return layer(num_layers, jnp.where(in_range, h, jnp.nan))
+
+
+def average(params: Params, x, *, activation: str = "relu", loss: str) -> jax.Array:
+    """Return what K networks predict together, (N, D_out); each leaf has the axis (K,) first.
+
+    For `cross_entropy` it is the logarithm of the mean of their probabilities, so that its softmax
+    are these; else the mean of their outputs.
+    """
+    y_pred = jax.vmap(partial(forward, activation=activation), in_axes=(0, None))(params, x)
+    if loss != "cross_entropy":
+        return y_pred.mean(axis=0)
+    return jax.nn.logsumexp(jax.nn.log_softmax(y_pred), axis=0) - math.log(len(y_pred))
 
 
 def _recomputed(apply, layers, h):
@@ -144,13 +187,24 @@ def _matmul(a, b, compute_dtype):
     return (a.astype(compute_dtype) @ b.astype(compute_dtype)).astype(a.dtype)
 
 
-def loss(params: Params, batch: Batch, *, loss: str = "sum_squares", **options) -> jax.Array:
+def loss(
+    params: Params,
+    batch: Batch,
+    *,
+    loss: str = "sum_squares",
+    label_smoothing: float = 0.0,
+    **options,
+) -> jax.Array:
     """Return the scalar loss: a sum of squares, a mean over elements, or a mean over rows.
 
-    options: `activation`, `compute_dtype` and `remat`, as in `forward`. Raises: ValueError, as
-    `spec.check_forward` and `spec.check_loss` do.
+    `batch.weights` w make it the sum of w times the squares, or the mean sum(w * loss of the row) /
+    sum(w), as torch.nn.CrossEntropyLoss(weight=) has it. label_smoothing: the share of each row's
+    target that all classes divide, as in torch. options: `activation`, `compute_dtype` and `remat`,
+    as in `forward`.
+
+    Raises: ValueError, as `spec.check_forward` and `spec.check_loss` do.
     """
-    y_pred = forward(params, batch.x, repeats=batch.repeats, **options)
+    y_pred = forward(params, batch.x, repeats=batch.repeats, masks=batch.masks, **options)
     y = jnp.asarray(batch.y)
-    check_loss(loss, y_pred, y)
-    return LOSSES[loss](y_pred, y)
+    check_loss(loss, y_pred, y, batch.weights, label_smoothing)
+    return LOSSES[loss](y_pred, y, batch.weights, label_smoothing)

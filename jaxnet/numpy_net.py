@@ -72,24 +72,32 @@ ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
-def _sum_squares(y_pred, y):
-    return np.square(y_pred - y).sum(), 2 * (y_pred - y)
+def _sum_squares(y_pred, y, weights=None, label_smoothing=0.0):
+    w = 1 if weights is None else weights[:, None]
+    return (w * np.square(y_pred - y)).sum(), 2 * w * (y_pred - y)
 
 
-def _mean_squares(y_pred, y):
-    return np.square(y_pred - y).mean(), 2 * (y_pred - y) / y.size
+def _mean_squares(y_pred, y, weights=None, label_smoothing=0.0):
+    if weights is None:
+        return np.square(y_pred - y).mean(), 2 * (y_pred - y) / y.size
+    return _sum_squares(y_pred, y, _shares(y_pred, weights)[:, 0] / y.shape[1])
 
 
-def _cross_entropy(y_pred, y):
-    rows = np.arange(len(y))
+def _cross_entropy(y_pred, y, weights=None, label_smoothing=0.0):
     shifted = y_pred - y_pred.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    grad = np.exp(log_p)
-    grad[rows, y] -= 1
-    return -log_p[rows, y].mean(), grad / len(y)
+    target = np.full_like(log_p, label_smoothing / log_p.shape[1])  # its rows sum to 1
+    target[np.arange(len(y)), y] += 1 - label_smoothing
+    shares = _shares(y_pred, weights)
+    return -(shares * target * log_p).sum(), shares * (np.exp(log_p) - target)
 
 
-# name -> function of (y_pred, y) returning the loss and its gradient at y_pred
+def _shares(y_pred, weights):  # of each row in a mean, (N, 1); weights that are all 0 have none
+    weights = np.ones(len(y_pred), y_pred.dtype) if weights is None else weights
+    return (weights / (weights.sum() or 1))[:, None]
+
+
+# name -> function of (y_pred, y, weights, label_smoothing): the loss and its gradient at y_pred
 LOSSES: dict[str, Callable] = {
     "sum_squares": _sum_squares,
     "mean_squares": _mean_squares,
@@ -98,47 +106,55 @@ LOSSES: dict[str, Callable] = {
 
 
 def run_layers(
-    params: Params, x: np.ndarray, function: Callable, repeats: int | None, matmul: Callable
+    params: Params, x: np.ndarray, function: Callable, repeats: Any, matmul: Callable, masks=None
 ):
     """Return the layers in order, the input of each, and its output before the activation."""
     order = layer_order(sum(name.startswith("w") for name in params), repeats)
     inputs, outputs = [], []
-    for k in order:
-        inputs.append(function(outputs[-1]) if outputs else x)
+    for i, k in enumerate(order):
+        h = function(outputs[-1]) if outputs else x
+        inputs.append(h if masks is None or i == 0 else h * masks[i - 1])
         h = matmul(inputs[-1], params[f"w{k}"])
         outputs.append(h + params[f"b{k}"] if f"b{k}" in params else h)
     return order, inputs, outputs
 
 
 def forward(
-    params: Params, x: np.ndarray, *, activation: str = "relu", repeats: int | None = None
+    params: Params, x: np.ndarray, *, activation: str = "relu", repeats=None, masks=None
 ) -> np.ndarray:
     """Return y_pred (N, D_out) for rows x (N, D_in). Raises: as `spec.check_forward`."""
-    check_forward(params, x, activation, repeats)
-    return run_layers(params, x, ACTIVATIONS[activation][0], repeats, np.matmul)[2][-1]
+    check_forward(params, x, activation, repeats, masks)
+    return run_layers(params, x, ACTIVATIONS[activation][0], repeats, np.matmul, masks)[2][-1]
 
 
 def loss(
-    params: Params, batch: Batch, *, activation: str = "relu", loss: str = "sum_squares"
+    params: Params, batch: Batch, *, activation="relu", loss="sum_squares", label_smoothing=0.0
 ) -> float:
-    """Return the scalar loss: a sum of squares, a mean over elements, or a mean over rows."""
-    y_pred = forward(params, batch.x, activation=activation, repeats=batch.repeats)
-    return _checked_loss(loss, batch)(y_pred, batch.y)[0]
+    """Return the scalar loss: a sum of squares, a mean over elements, or a mean over rows.
+
+    `batch.weights` w make it the sum of w times the squares, or the mean sum(w * loss of the row) /
+    sum(w), as torch.nn.CrossEntropyLoss(weight=) has it. label_smoothing: the share of each row's
+    target that all classes divide, as in torch.
+    """
+    options = {"activation": activation, "repeats": batch.repeats, "masks": batch.masks}
+    y_pred = forward(params, batch.x, **options)
+    return _checked_loss(loss, batch, label_smoothing)(y_pred, batch.y, batch.weights)[0]
 
 
 def value_and_grad(
-    params: Params, batch: Batch, *, activation: str = "relu", loss: str = "sum_squares"
+    params: Params, batch: Batch, *, activation="relu", loss="sum_squares", label_smoothing=0.0
 ) -> tuple[float, Params]:
     """Return the loss and its gradient, a dictionary like `params`, by backpropagation."""
-    check_forward(params, batch.x, activation, batch.repeats)
-    return backpropagate(params, batch, ACTIVATIONS[activation], _checked_loss(loss, batch))
+    check_forward(params, batch.x, activation, batch.repeats, batch.masks)
+    checked = _checked_loss(loss, batch, label_smoothing)
+    return backpropagate(params, batch, ACTIVATIONS[activation], checked)
 
 
-def _checked_loss(name: str, batch: Batch) -> Callable:
-    def function(y_pred, y):
-        check_loss(name, y_pred, y)
+def _checked_loss(name: str, batch: Batch, label_smoothing: float) -> Callable:
+    def function(y_pred, y, weights):
+        check_loss(name, y_pred, y, weights, label_smoothing)
         check_values(name, y_pred.shape[1], batch)
-        return LOSSES[name](y_pred, y)
+        return LOSSES[name](y_pred, y, weights, label_smoothing)
 
     return function
 
@@ -159,8 +175,9 @@ def backpropagate(
     next): adds the gradients of a repeated weight, from its last application to its first.
     """
     function, backward = activation
-    order, inputs, outputs = run_layers(params, batch.x, function, batch.repeats, matmul)
-    value, grad_h = loss(outputs[-1], batch.y)
+    x, repeats, masks = batch.x, batch.repeats, batch.masks
+    order, inputs, outputs = run_layers(params, x, function, repeats, matmul, masks)
+    value, grad_h = loss(outputs[-1], batch.y, batch.weights)
     grads = {name: np.zeros_like(p) for name, p in params.items()}
     for i in reversed(range(len(order))):
         w, b = f"w{order[i]}", f"b{order[i]}"
@@ -168,7 +185,9 @@ def backpropagate(
         if b in params:
             grads[b] = combine(grads[b], grad_h.sum(axis=0))
         if i > 0:
-            grad_h = backward(outputs[i - 1], matmul(grad_h, (backward_params or params)[w].T))
+            grad_h = matmul(grad_h, (backward_params or params)[w].T)
+            grad_h = grad_h if masks is None else grad_h * masks[i - 1]
+            grad_h = backward(outputs[i - 1], grad_h)
     return value, grads
 
 

@@ -25,16 +25,23 @@ class Batch(NamedTuple):
     x: (N, D_in) floats, of the parameters' dtype.
     y: (N, D_out) floats of the same dtype, or (N,) integer classes for `cross_entropy`.
     repeats: how often the hidden-to-hidden layers are applied, an integer 0..3; None means once.
+    weights: (N,) of x's dtype, at least 0: how much each row counts in the loss; None for equally.
+    masks: the factors (N, H) of each hidden layer's activations, as dropout draws them: 0, or 1
+    over the share that is kept. None for no dropout; a network with `repeats` takes none.
     """
 
     x: Any
     y: Any
     repeats: Any = None
+    weights: Any = None
+    masks: Any = None
 
 
 @dataclass(frozen=True)
 class Spec:
     """A feed-forward network: layer sizes (D_in, hidden..., D_out), biases, activation and loss.
+
+    label_smoothing: the share of each row's target that all classes divide in training.
 
     Raises: ValueError for sizes below 1 or too few, and for unknown names.
     """
@@ -43,6 +50,7 @@ class Spec:
     bias: bool = False
     activation: str = "relu"
     loss: str = "sum_squares"
+    label_smoothing: float = 0.0
 
     def __post_init__(self):
         sizes = tuple(self.sizes) if isinstance(self.sizes, Sequence) else ()
@@ -52,6 +60,7 @@ class Spec:
             )
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("loss", self.loss, LOSSES)
+        check_label_smoothing(self.label_smoothing, self.loss)
         object.__setattr__(self, "sizes", tuple(int(n) for n in sizes))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -67,7 +76,7 @@ class Spec:
         """Return 1/sqrt(fan_in), the bound of the uniform initial values, as `torch.nn.Linear`."""
         return self.sizes[int(name[1:]) - 1] ** -0.5
 
-    def init(self, seed: int, dtype: str = "float32") -> dict[str, np.ndarray]:
+    def init(self, seed: int | Sequence[int], dtype: str = "float32") -> dict[str, np.ndarray]:
         """Draw initial parameters by NumPy; the same seed gives the same values in every dtype.
 
         Without biases weights are N(0, 1), as in the tutorial's tensor stages; with biases weights
@@ -123,11 +132,13 @@ def check_params(params: Mapping[str, Any]) -> int:
     return num_layers
 
 
-def check_forward(params: Mapping[str, Any], x: Any, activation: str, repeats: Any = None) -> int:
+def check_forward(
+    params: Mapping[str, Any], x: Any, activation: str, repeats: Any = None, masks: Any = None
+) -> int:
     """Check the arguments of a forward pass, and return the number of layers.
 
-    Raises: ValueError for an unknown activation, a rank, width or dtype of `x` that does not fit
-    the parameters, or `repeats` without square hidden-to-hidden layers to apply.
+    Raises: ValueError for an unknown activation, a rank, width or dtype of `x` or `masks` that does
+    not fit the parameters, or `repeats` with `masks`, or without square hidden-to-hidden layers.
     """
     check_choice("activation", activation, ACTIVATIONS)
     num_layers = check_params(params)
@@ -138,22 +149,38 @@ def check_forward(params: Mapping[str, Any], x: Any, activation: str, repeats: A
     _check_dtype("x", x, _dtype("params['w1']", params["w1"]))
     if repeats is not None:
         _check_repeats(params, num_layers, repeats)
+    if masks is not None:
+        _check_masks(params, num_layers, masks, shape[0], repeats)
     return num_layers
 
 
-def check_module(dynamic: bool, repeats: Any) -> None:
-    """Raise ValueError unless `repeats` is given to a dynamic network, and to no other module."""
-    if dynamic != (repeats is not None):
-        raise ValueError(f"`repeats` must be given to a DynamicNet and only there, got {repeats}")
+def check_module(dynamic: bool, batch: Batch) -> None:
+    """Raise ValueError unless `repeats` is given to a dynamic network and to no other module, and
+    `masks` to none.
+    """
+    if dynamic != (batch.repeats is not None):
+        raise ValueError(
+            f"`repeats` must be given to a DynamicNet and only there, got {batch.repeats}"
+        )
+    if batch.masks is not None:
+        raise ValueError("`masks` must be None for a module, which has layers of its own for them")
 
 
-def check_loss(loss: str, y_pred: Any, y: Any) -> None:
-    """Check a loss's name and the target's shape and dtype against the prediction's (N, D_out).
+def check_loss(
+    loss: str, y_pred: Any, y: Any, weights: Any = None, label_smoothing: float = 0.0
+) -> None:
+    """Check a loss's name and the target's shape and dtype against the prediction's (N, D_out), and
+    the options of the loss.
 
     Raises: ValueError; (N,) against (N, 1) too is refused, never broadcast.
     """
     check_choice("loss", loss, LOSSES)
     n, d_out = _shape("y_pred", y_pred)
+    if weights is not None:
+        if _shape("weights", weights) != (n,):
+            raise ValueError(f"`weights` must have shape ({n},), got {tuple(weights.shape)}")
+        _check_dtype("weights", weights, _dtype("y_pred", y_pred))
+    check_label_smoothing(label_smoothing, loss)
     if loss == "cross_entropy":
         if _shape("y", y) != (n,):
             raise ValueError(f"`y` must have shape ({n},) for cross_entropy, got {tuple(y.shape)}")
@@ -167,8 +194,20 @@ def check_loss(loss: str, y_pred: Any, y: Any) -> None:
         _check_dtype("y", y, _dtype("y_pred", y_pred))
 
 
+def check_label_smoothing(label_smoothing: Any, loss: str) -> None:
+    """Raise ValueError for a share outside 0..1, or one above 0 for another loss than
+    `cross_entropy`; a traced one is not checked.
+    """
+    if not isinstance(label_smoothing, (int, float)):
+        return
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"`label_smoothing` must be at least 0 and below 1, got {label_smoothing}")
+    if label_smoothing and loss != "cross_entropy":
+        raise ValueError(f"`label_smoothing` must be 0 for {loss}, got {label_smoothing}")
+
+
 def check_values(loss: str, d_out: int, batch: Batch) -> None:
-    """Raise ValueError for classes or repeats out of range; not for traced arrays."""
+    """Raise ValueError for classes, repeats or weights out of range; not for traced arrays."""
     if loss == "cross_entropy" and len(batch.y):
         low, high = int(batch.y.min()), int(batch.y.max())
         if low < 0 or high >= d_out:
@@ -177,6 +216,21 @@ def check_values(loss: str, d_out: int, batch: Batch) -> None:
             )
     if batch.repeats is not None and not 0 <= int(batch.repeats) <= MAX_REPEATS:
         raise ValueError(f"`repeats` must be 0..{MAX_REPEATS}, got {int(batch.repeats)}")
+    if batch.weights is not None and len(batch.weights) and not float(batch.weights.min()) >= 0:
+        raise ValueError(f"`weights` must be at least 0, got {float(batch.weights.min())}")
+
+
+def _check_masks(
+    params: Mapping[str, Any], num_layers: int, masks: Any, num_rows: int, repeats: Any
+) -> None:
+    if repeats is not None:
+        raise ValueError("`masks` must be None where `repeats` is given")
+    wanted = [(num_rows, int(params[f"w{k}"].shape[1])) for k in range(1, num_layers)]
+    got = [_shape(f"masks[{i}]", mask) for i, mask in enumerate(masks)]
+    if got != wanted:
+        raise ValueError(f"`masks` must have the shapes {wanted}, got {got}")
+    for i, mask in enumerate(masks):
+        _check_dtype(f"masks[{i}]", mask, _dtype("params['w1']", params["w1"]))
 
 
 def _check_repeats(params: Mapping[str, Any], num_layers: int, repeats: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,10 +52,31 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
 }
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "sum_squares": nn.MSELoss(reduction="sum"),
-    "mean_squares": nn.MSELoss(),
-    "cross_entropy": lambda y_pred, y: nn.functional.cross_entropy(y_pred, y.long()),
+
+def _cross_entropy(y_pred, y, weights=None, label_smoothing=0.0):
+    how = {"label_smoothing": label_smoothing, "reduction": "mean" if weights is None else "none"}
+    loss = nn.functional.cross_entropy(y_pred, y.long(), **how)
+    return loss if weights is None else _weighted_mean(loss, weights)
+
+
+def _squares(reduction, y_pred, y, weights=None, label_smoothing=0.0):
+    if weights is None:
+        return nn.functional.mse_loss(y_pred, y, reduction=reduction)
+    squares = nn.functional.mse_loss(y_pred, y, reduction="none")
+    if reduction == "sum":
+        return (weights[:, None] * squares).sum()
+    return _weighted_mean(squares.mean(dim=1), weights)
+
+
+def _weighted_mean(of_row, weights):
+    return (weights * of_row).sum() / (weights.sum() or 1)
+
+
+# name -> function of (y_pred, y, weights, label_smoothing)
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "sum_squares": partial(_squares, "sum"),
+    "mean_squares": partial(_squares, "mean"),
+    "cross_entropy": _cross_entropy,
 }
 
 # name -> torch.optim's class, with the hyperparameters of that name in optimizers and numpy_net
@@ -75,14 +97,15 @@ def from_numpy(params: Mapping[str, np.ndarray]) -> Params:
 
 
 def forward(
-    params: Params, x: Tensor, *, activation: str = "relu", repeats: int | None = None
+    params: Params, x: Tensor, *, activation: str = "relu", repeats=None, masks=None
 ) -> Tensor:
     """Return y_pred (N, D_out) for rows x (N, D_in). Raises: as `spec.check_forward`."""
-    num_layers = check_forward(params, x, activation, repeats)
+    num_layers = check_forward(params, x, activation, repeats, masks)
     h = x
     for i, k in enumerate(layer_order(num_layers, repeats)):
         if i > 0:
             h = ACTIVATIONS[activation](h)
+            h = h if masks is None else h * masks[i - 1]
         h = h.mm(params[f"w{k}"])
         if f"b{k}" in params:
             h = h + params[f"b{k}"]
@@ -90,14 +113,14 @@ def forward(
 
 
 def loss(
-    params: Params, batch: Batch, *, activation: str = "relu", loss: str = "sum_squares"
+    params: Params, batch: Batch, *, activation="relu", loss="sum_squares", label_smoothing=0.0
 ) -> Tensor:
-    """Return the scalar loss of a batch of tensors."""
-    y_pred = forward(params, batch.x, activation=activation, repeats=batch.repeats)
-    return _loss(loss, y_pred, batch)
+    """Return the scalar loss of a batch of tensors; the options are those of `net.loss`."""
+    options = {"activation": activation, "repeats": batch.repeats, "masks": batch.masks}
+    return _loss(loss, forward(params, batch.x, **options), batch, label_smoothing)
 
 
-def value_and_grad(params: Params, batch: Batch, **names: str) -> tuple[Tensor, Params]:
+def value_and_grad(params: Params, batch: Batch, **names: Any) -> tuple[Tensor, Params]:
     """Return what `loss` does and its gradient, 0 for a parameter that was not used."""
     value = loss(params, batch, **names)
     grads = torch.autograd.grad(value, list(params.values()), materialize_grads=True)
@@ -107,15 +130,15 @@ def value_and_grad(params: Params, batch: Batch, **names: str) -> tuple[Tensor, 
 def module_loss(module: nn.Module, batch: Batch, *, loss: str = "sum_squares") -> Tensor:
     """Return the scalar loss of a module of this file on a batch of tensors."""
     check_forward(to_params(module), batch.x, "relu", batch.repeats)
-    check_module(isinstance(module, DynamicNet), batch.repeats)
+    check_module(isinstance(module, DynamicNet), batch)
     y_pred = module(batch.x) if batch.repeats is None else module(batch.x, batch.repeats)
-    return _loss(loss, y_pred, batch)
+    return _loss(loss, y_pred, batch, 0.0)
 
 
-def _loss(loss: str, y_pred: Tensor, batch: Batch) -> Tensor:
-    check_loss(loss, y_pred, batch.y)
+def _loss(loss: str, y_pred: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    check_loss(loss, y_pred, batch.y, batch.weights, label_smoothing)
     check_values(loss, y_pred.shape[1], batch)
-    return LOSSES[loss](y_pred, batch.y)
+    return LOSSES[loss](y_pred, batch.y, batch.weights, label_smoothing)
 
 
 class Activation(nn.Module):

@@ -12,6 +12,8 @@ MESHES: dict[str, tuple[dict, dict]] = {
     "data and model": ({"devices": "data=2,model=2"}, {"hidden": (512,)}),
     "on disk": ({"devices": "data=4,model=1"}, {"on_disk": "on"}),
     "dual form": ({"devices": 4}, {"optimizer": "momentum", "gram": "on"}),
+    "ensemble": ({"devices": 4}, {"ensemble": 2, "dropout": 0.2, "clip_norm": 0.5}),
+    "weights, on disk": ({"devices": 4, "on_disk": "on"}, {"class_weight": "balanced"}),
     "microbatches": ({"devices": 2, "accumulate": 4, "remat": True}, {}),
 }
 # blocks of 10 validation rows, 8 on a mesh: of the 26, three that divide over it and a rest

@@ -63,7 +63,7 @@ def run_stage(name: str, size: str) -> Trajectory:
     """One of the tutorial's programs in torch, from the parameters and data that all share."""
     stage = STAGES[name]
     _, params, batch, depths = stage_problem(stage, size)
-    x, y, _ = tensors(batch)
+    x, y, *_ = tensors(batch)
     rate = stage.rates[size]
     loss_fn = nn.MSELoss(reduction="sum")
     if name == "tensors":

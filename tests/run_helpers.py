@@ -1,5 +1,7 @@
 """A run's folder without the training: the weights are those before the first step."""
 
+from dataclasses import replace
+
 import numpy as np
 
 import jaxnet
@@ -7,6 +9,7 @@ from jaxnet.runs.config import Config
 from jaxnet.runs.folder import PARAMS, append_metrics
 from jaxnet.runs.model import Model, save_params
 from jaxnet.runs.record import Record
+from jaxnet.runs.steps import initial_params
 from jaxnet.spec import Spec
 from jaxnet.tables.fitting import fit_encoding, infer_task
 from jaxnet.tables.reader import read
@@ -20,7 +23,16 @@ def write_table(path):
 
 
 def write_run(
-    folder, data, target, *, hidden=(5,), activation="relu", dtype="float32", categorical=(), seed=3
+    folder,
+    data,
+    target,
+    *,
+    hidden=(5,),
+    activation="relu",
+    dtype="float32",
+    categorical=(),
+    seed=3,
+    ensemble=1,
 ):
     """Write config.json, metrics.jsonl and weights for a table file; return the model."""
     table = read(data)
@@ -30,10 +42,12 @@ def write_run(
     sizes = (sum(c.width for c in encoding.features), *hidden, encoding.target.width)
     loss = "cross_entropy" if task == "classification" else "mean_squares"
     spec = Spec(sizes, True, activation, loss)
-    model = Model(task=task, spec=spec, encoding=encoding, params=spec.init(seed, dtype))
+    config = Config(data=str(data), target=target, epochs=4, ensemble=ensemble)
+    params = initial_params(replace(config, seed=seed, dtype=dtype), spec)
+    model = Model(task=task, spec=spec, encoding=encoding, params=params)
     folder.mkdir(parents=True)
     record = Record(
-        config=Config(data=str(data), target=target, epochs=4),
+        config=config,
         task=task,
         spec=spec,
         rows={"train": len(rows), "validation": 0},

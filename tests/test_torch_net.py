@@ -23,6 +23,7 @@ from helpers import (
     tied_problem,
 )
 from record_torch import fit, module_of, run_optimizer, tensors
+from weighted_problem import SPECS, weighted_problem
 
 from jaxnet import net, numpy_net, optimizers, spec, torch_net
 from jaxnet.spec import Batch, Spec
@@ -298,3 +299,36 @@ def test_classes_of_every_integer_dtype_are_taken_and_values_out_of_range_refuse
         torch_net.loss(leaves, bad, loss="cross_entropy")
     with pytest.raises(ValueError, match=r"^`activation` must be one of relu, "):
         torch_net.Activation("elu")
+
+
+@pytest.mark.parametrize("network", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("parts", ["weights", "masks", "weights masks", ""])
+def test_weights_masks_and_label_smoothing_are_the_oracles(network, parts):
+    check(*weighted_problem(network, parts))
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+def test_class_weights_of_torchs_own_loss_are_weights_of_the_rows(label_smoothing):
+    rng = np.random.default_rng(0)
+    y_pred, y = torch.tensor(rng.standard_normal((6, 3))), torch.tensor([0, 2, 1, 1, 0, 2])
+    of_class = torch.tensor([0.5, 2.0, 1.25])
+    if not label_smoothing:  # torch weighs the smoothed part by the other classes' weights
+        want = torch.nn.CrossEntropyLoss(weight=of_class)(y_pred, y)
+    else:
+        each = torch.nn.CrossEntropyLoss(label_smoothing=label_smoothing, reduction="none")
+        want = (of_class[y] * each(y_pred, y)).sum() / of_class[y].sum()
+    plain = torch.nn.CrossEntropyLoss(label_smoothing=label_smoothing)(y_pred, y)
+    arrays = y_pred.numpy(), y.numpy()
+    for loss in (numpy_net.LOSSES["cross_entropy"], net.LOSSES["cross_entropy"]):
+        for weights, wanted in ((of_class[y].numpy(), want), (None, plain)):
+            got = loss(*arrays, weights, label_smoothing)
+            got = got[0] if isinstance(got, tuple) else got
+            assert_close(np.asarray(got), wanted.numpy(), ROUNDING)
+
+
+def test_a_mask_is_what_torchs_dropout_does():
+    torch.manual_seed(0)
+    h = torch.ones(50, 40, dtype=torch.float64)
+    dropped = torch.nn.Dropout(0.25)(h)
+    mask = net.dropout_masks(0, 0, 0.25, [(50, 40)], "float64")[0]
+    assert set(np.unique(dropped.numpy())) == set(np.unique(np.asarray(mask)))

@@ -238,7 +238,7 @@ def test_a_flax_module_trains_as_its_dictionary_does():
 @pytest.mark.usefixtures("usual_code")
 def test_the_dynamic_network_trains_with_a_new_depth_at_each_step():
     spec = Spec((7, 5, 5, 3), bias=True, activation="my_relu")
-    x, y, _ = data.random_problem(spec, num_rows=4)
+    x, y, *_ = data.random_problem(spec, num_rows=4)
     calls = []
 
     def loss(params, batch):

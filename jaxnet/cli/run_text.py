@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jaxnet.cli.text import aligned, metric_text
 from jaxnet.runs import folder as run_folder
-from jaxnet.runs.config import Config
+from jaxnet.runs.config import Config, default_epochs
 from jaxnet.runs.record import Record
 
 METRICS = {"val_loss": min, "val_accuracy": max, "val_rmse": min}  # and which one is the best
@@ -40,7 +40,9 @@ class Run(NamedTuple):
     @property
     def network(self) -> str:
         """The network's sizes and activation: 64-128-10 relu."""
-        return f"{'-'.join(map(str, self.record.spec.sizes))} {self.record.spec.activation}"
+        sizes, members = "-".join(map(str, self.record.spec.sizes)), self.record.config.ensemble
+        several = f" x {members}" if members > 1 else ""
+        return f"{sizes} {self.record.spec.activation}{several}"
 
 
 def read(folder: Path) -> Run:
@@ -76,8 +78,9 @@ def names(runs: Sequence[Run]) -> list[str]:
 
 def options(record: Record) -> str:
     """The options that are not the defaults, as one would type them."""
-    # config.json holds the batch size that was taken
-    default = asdict(Config()) | {"batch_size": min(32, record.rows["train"])}
+    # config.json holds the batch size and the epochs that were taken
+    rows = record.rows["train"]
+    default = asdict(Config()) | {"batch_size": min(32, rows), "epochs": default_epochs(rows)}
     words = []
     for name, value in asdict(record.config).items():
         if name in SHOWN_APART or value in (None, default[name]):
@@ -96,6 +99,7 @@ def facts(run: Run) -> dict[str, str]:
     record, config, spec = run.record, run.record.config, run.record.spec
     parameters = sum(a * b for a, b in itertools.pairwise(spec.sizes))
     parameters += sum(spec.sizes[1:]) if spec.bias else 0
+    parameters *= config.ensemble
     rows, device = record.rows, record.device
     found = {
         "data": f"{record.data['name']}: {rows['train']} rows to train on, {rows['validation']} to "
@@ -180,6 +184,7 @@ def incomparable(runs: Iterable[Run]) -> str | None:
         "data": lambda record: record.data["sha256"],
         "target": lambda record: record.encoding.target.name,
         "loss": lambda record: record.spec.loss,
+        "weights": lambda record: record.weighting,
     }
     records = [run.record for run in runs]
     differ = [name for name, ask in questions.items() if len({ask(r) for r in records}) > 1]

@@ -15,6 +15,7 @@ from jaxnet.runs.config import DataOptions, NetworkOptions, RunOptions, Training
 if TYPE_CHECKING:
     from jaxnet import sweep
 
+FURTHER = ("dropout", "label_smoothing")  # options whose columns are shown where they vary
 SHOWN = 10  # settings in the table that is printed
 
 
@@ -34,6 +35,10 @@ class Trainings(TrainingOptions):
     """Learning rates: numbers, or LOW:HIGH:COUNT for a range with equal ratios."""
     weight_decay: tuple[str, ...] = ()  # type: ignore[bad-override]
     """L2 added to the gradient (decoupled for adamw), in the same form; by default torch's."""
+    dropout: tuple[str, ...] = ("0",)  # type: ignore[bad-override]
+    """The shares of hidden units that are set to 0 in a step: numbers."""
+    label_smoothing: tuple[str, ...] = ("0",)  # type: ignore[bad-override]
+    """The shares of each training row's class that all classes divide: numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +78,22 @@ class Sweep(Cached):
         rates = parse_numbers("learning_rate", self.training.learning_rate)
         decays = parse_numbers("weight_decay", self.training.weight_decay)
         sizes = parse_sizes(self.network.hidden)
-        for name, values in (("learning_rate", rates), ("hidden", sizes)):
+        dropout = parse_numbers("dropout", self.training.dropout)
+        smoothing = parse_numbers("label_smoothing", self.training.label_smoothing)
+        needed = {"learning_rate": rates, "hidden": sizes, "dropout": dropout}
+        for name, values in (needed | {"label_smoothing": smoothing}).items():
             if not values:
                 raise ValueError(f"`{name}` must have at least one value, got none")
         first = {"hidden": sizes[0], "learning_rate": rates[0], "weight_decay": None}
+        first |= {"dropout": dropout[0], "label_smoothing": smoothing[0]}
         config = make_config(self.data, self.network, self.training, self.run, **first)
         return sweep.plan(
             config,
             learning_rate=rates,
             weight_decay=decays,
             hidden=sizes,
+            dropout=dropout,
+            label_smoothing=smoothing,
             seeds=self.seeds,
             folds=self.folds,
         )
@@ -134,11 +145,12 @@ def _print_plan(plan: sweep.Plan) -> None:
     print(f"{Path(dataset.table.path).name}: {sum(rows)} rows, held out: {held_out}")
     text.print_task(dataset, config)
     seeds = text.count(len({key.seed for key in plan.keys}), "seed")
+    epochs = text.count(config.epochs or 0, "epoch")
     print(
         f"{plan.num_members} networks: {text.count(len(plan.settings), 'setting')} x {seeds}"
         f"{f' x {plan.folds} folds' if plan.folds else ''}; {config.activation}, "
-        f"{config.optimizer}, batch {dataset.batch_size}, {text.count(config.epochs, 'epoch')}, in "
-        f"{text.count(len(plan.architectures), 'program')}:"
+        f"{config.optimizer}, batch {dataset.batch_size}, {epochs}, "
+        f"in {text.count(len(plan.architectures), 'program')}:"
     )
     for hidden in plan.architectures:
         sizes = dataset.spec.sizes[0], *hidden, dataset.spec.sizes[-1]
@@ -165,8 +177,10 @@ def _print_sweep(plan: sweep.Plan, found: sweep.Sweep, seconds: float) -> None:
     epochs = sum(member.epochs for member in found.members)
     print(f"{epochs:,} epochs of {plan.num_members} networks, and the best again: {seconds:.1f} s")
     metrics = list(found.table[0].mean) or ["loss"]
-    rows = [["hidden", "learning rate", "weight decay", *(f"val_{name}" for name in metrics)]]
-    rows += [_row(row, metrics) for row in found.table[:SHOWN]]
+    tried = [n for n in FURTHER if len({getattr(s, n) for s in plan.settings}) > 1]
+    head = ["hidden", "learning rate", "weight decay", *(n.replace("_", " ") for n in tried)]
+    rows = [[*head, *(f"val_{name}" for name in metrics)]]
+    rows += [_row(row, tried, metrics) for row in found.table[:SHOWN]]
     print(text.aligned(rows))
     if len(found.table) > SHOWN:
         print(f"the best {SHOWN} of {len(found.table)} settings; all are in sweep.csv")
@@ -179,13 +193,14 @@ def _print_sweep(plan: sweep.Plan, found: sweep.Sweep, seconds: float) -> None:
     text.print_commands(f"show {best}", predict)
 
 
-def _row(row: sweep.Row, metrics: Sequence[str]) -> list[str]:
+def _row(row: sweep.Row, tried: Sequence[str], metrics: Sequence[str]) -> list[str]:
     """A setting, and "mean +- standard deviation" of its metrics over seeds and folds."""
-    hidden, rate, decay = row.setting
+    hidden, rate, decay = row.setting[:3]
     texts = [
         ",".join(map(str, hidden)),
         f"{rate:.4g}",
         "default" if decay is None else f"{decay:.4g}",
+        *(f"{getattr(row.setting, name):.4g}" for name in tried),
     ]
     if row.diverged:
         return [*texts, f"{row.diverged} of {row.members} diverged", *[""] * (len(metrics) - 1)]

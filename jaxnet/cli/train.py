@@ -91,13 +91,18 @@ def print_dataset(dataset: Dataset, config: Config) -> None:
     """
     from jaxnet.runs import trainer
 
+    chosen = config.epochs is None
     config, placement = trainer.resolve(config, dataset)  # raises before anything is printed
     mesh = placement.mesh
     rows = len(dataset.train), len(dataset.validation)
     print(f"{Path(dataset.table.path).name}: {rows[0]} rows to train on, {rows[1]} to validate on")
     text.print_task(dataset, config)
     sizes = "-".join(map(str, dataset.spec.sizes))
-    print(f"network {sizes} {config.activation}, {config.optimizer}, batch {dataset.batch_size}")
+    several = f"{config.ensemble} networks" if config.ensemble > 1 else "network"
+    print(f"{several} {sizes} {config.activation}, {config.optimizer}, batch {dataset.batch_size}")
+    if chosen:
+        epochs, steps = text.count(config.epochs or 0, "epoch"), dataset.num_steps(config)
+        print(f"{epochs}, which are {steps:,} steps, for so many rows (--epochs overrides)")
     if mesh is not None:
         print(_mesh_text(mesh, dataset.batch_size // mesh.shape["data"]))
     if config.gram == "on":

@@ -30,7 +30,7 @@ class Stream(NamedTuple):
     start..stop, stacked, in host memory; put(batches): where `step` wants them. size: the steps of
     a slab. blocks: functions that each read a block of the validation rows. sums(params, block):
     scalars or small arrays, summed over the blocks; "loss", a scalar among them, is then divided by
-    `num_rows`.
+    "count", or by `num_rows` where there is none.
     """
 
     step: Step
@@ -96,7 +96,7 @@ def _evaluate(stream: Stream, params: Any) -> dict[str, np.ndarray]:
     """The sums over all validation rows, in float64; "loss" is their mean."""
     sums = (jax.device_get(stream.sums(params, block)) for block in _ahead(stream.blocks))
     total = jax.tree.map(lambda *leaves: sum(leaf.astype(float) for leaf in leaves), *sums)
-    return total | {"loss": total["loss"] / stream.num_rows}
+    return total | {"loss": total["loss"] / total.pop("count", stream.num_rows)}
 
 
 def _ahead(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:

@@ -74,6 +74,7 @@ def describe(model: Model) -> dict[str, Any]:
         "sizes": model.spec.sizes,
         "bias": model.spec.bias,
         "activation": model.spec.activation,
+        "members": len(model.members),
         "dtype": model.dtype,
         "example": {c.name: _example(c) for c in features},
         "versions": {

@@ -22,10 +22,10 @@ import jax
 import jax.export
 import numpy as np
 
-from jaxnet import net
 from jaxnet.export import torch_weights
 from jaxnet.export.description import describe, inputs_of, precision_notes
 from jaxnet.files import make_folder, read_json, replacing
+from jaxnet.runs import evaluation
 from jaxnet.runs.folder import EXPORTED as DESCRIPTION
 from jaxnet.runs.model import Model, digest
 from jaxnet.spec import check_choice
@@ -81,7 +81,7 @@ def stablehlo(model: Model) -> bytes:
     Matrix products are in the full precision of their dtype, on GPUs too.
     """
     inputs, dtype = inputs_of(model.encoding), np.dtype(model.dtype)
-    params: dict[str, Any] = model.params | {"w1": model.params["w1"][inputs.order]}
+    params: dict[str, Any] = model.params | {"w1": model.params["w1"][..., inputs.order, :]}
     mean, std = _cast(inputs.mean, dtype), _cast(inputs.std, dtype)
     target = model.encoding.target
     scale = _cast(target.std, dtype), _cast(target.mean, dtype)
@@ -93,7 +93,7 @@ def stablehlo(model: Model) -> bytes:
         if "codes" in given:
             parts.append((given["codes"][:, inputs.column] == inputs.code).astype(dtype))
         x = jax.numpy.concatenate(parts, axis=1)
-        y = net.forward(params, x, activation=model.spec.activation)
+        y = evaluation.apply(model.spec, params, x)
         if target.categories:
             return jax.nn.softmax(y)
         return y * scale[0] + scale[1]
@@ -123,8 +123,10 @@ def _no_locations() -> Iterator[None]:
 
 
 def pytorch(model: Model) -> bytes:
-    """model.safetensors: the state_dict of an nn.Sequential of Linear and activation layers."""
-    return torch_weights.save(model.params)
+    """model.safetensors: the state_dict of an nn.Sequential of Linear and activation layers, or of
+    an nn.ModuleList of such, the members of an ensemble.
+    """
+    return torch_weights.save(model.members)
 
 
 def onnx(model: Model) -> bytes:
@@ -132,12 +134,12 @@ def onnx(model: Model) -> bytes:
     from jaxnet.export import onnx_graph  # an extra
 
     inputs, dtype = inputs_of(model.encoding), np.dtype(model.dtype)
-    params = model.params | {"w1": model.params["w1"][inputs.order]}
-    target = model.encoding.target
+    members = [params | {"w1": params["w1"][inputs.order]} for params in model.members]
+    target, numbers = model.encoding.target, range(1, len(model.spec.sizes))
     return onnx_graph.build(
         numbers=(_cast(inputs.mean, dtype), _cast(inputs.std, dtype)),
         codes=(inputs.column, inputs.code),
-        layers=[(params[f"w{k}"], params.get(f"b{k}")) for k in range(1, len(model.spec.sizes))],
+        members=[[(p[f"w{k}"], p.get(f"b{k}")) for k in numbers] for p in members],
         activation=model.spec.activation,
         output=None if target.categories else (_cast(target.mean, dtype), _cast(target.std, dtype)),
     )

@@ -66,28 +66,36 @@ def build(
     *,
     numbers: tuple[np.ndarray, np.ndarray],
     codes: tuple[np.ndarray, np.ndarray],
-    layers: Sequence[tuple[np.ndarray, np.ndarray | None]],
+    members: Sequence[Sequence[tuple[np.ndarray, np.ndarray | None]]],
     activation: str,
     output: tuple[np.ndarray, np.ndarray] | None,
 ) -> bytes:
     """The ONNX file of a network on `numbers` (N, n), standardised, beside `codes`, one-hot.
 
     numbers: mean and std (n,). codes: for each one-hot input, its column of `codes` and the code
-    that sets it. layers: weight (in, out) and bias. output: mean and std (D_out,) of `prediction`
+    that sets it. members: the layers of each network of an ensemble, weight (in, out) and bias,
+    whose probabilities or predictions are averaged. output: mean and std (D_out,) of `prediction`
     (N, D_out); without them, `probabilities` (N, D_out). All floats have the dtype of the weights.
     """
-    graph, inputs, dtype = Graph(), [], layers[0][0].dtype
-    h = _encode(graph, inputs, numbers, codes, dtype)
-    for k, (w, b) in enumerate(layers):
-        if k:
-            h = ACTIVATIONS[activation](graph, h, dtype)
-        h = graph.add("MatMul", h, w)
-        h = h if b is None else graph.add("Add", h, b)
+    graph, inputs, dtype = Graph(), [], members[0][0][0].dtype
+    x, found = _encode(graph, inputs, numbers, codes, dtype), []
+    for layers in members:
+        h = x
+        for k, (w, b) in enumerate(layers):
+            if k:
+                h = ACTIVATIONS[activation](graph, h, dtype)
+            h = graph.add("MatMul", h, w)
+            h = h if b is None else graph.add("Add", h, b)
+        found.append(h)
+    last = "probabilities" if output is None else ""
     if output is None:
-        name = graph.add("Softmax", h, output="probabilities", axis=1)
-    else:
-        name = graph.add("Add", graph.add("Mul", h, output[1]), output[0], output="prediction")
-    outputs = [helper.make_tensor_value_info(name, _type(dtype), ["N", layers[-1][0].shape[1]])]
+        named = last if len(members) == 1 else ""
+        found = [graph.add("Softmax", h, output=named, axis=1) for h in found]
+    name = graph.add("Mean", *found, output=last) if len(members) > 1 else found[0]
+    if output is not None:
+        name = graph.add("Add", graph.add("Mul", name, output[1]), output[0], output="prediction")
+    width = members[0][-1][0].shape[1]
+    outputs = [helper.make_tensor_value_info(name, _type(dtype), ["N", width])]
     proto = helper.make_graph(graph.nodes, "jaxnet", inputs, outputs, graph.constants)
     opsets = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(

@@ -64,15 +64,19 @@ def _read(path: Path, layers: Sequence[str]) -> dict[str, tuple[np.ndarray, np.n
     return {name: found[name] for name in _order(path, groups, found)}
 
 
-def save(params: Mapping[str, np.ndarray]) -> bytes:
+def save(members: Sequence[Mapping[str, np.ndarray]]) -> bytes:
     """The parameters as a safetensors file of a Sequential's state_dict, its activations between:
-    "0.weight" (out, in), "0.bias" (out,), "2.weight", ...
+    "0.weight" (out, in), "0.bias" (out,), "2.weight", ...; of several networks, with the number of
+    each before: "0.0.weight", ..., "1.0.weight".
     """
     tensors = {}
-    for k in range(1, check_params(params) + 1):
-        tensors[f"{2 * k - 2}.weight"] = np.ascontiguousarray(params[f"w{k}"].T)
-        if f"b{k}" in params:
-            tensors[f"{2 * k - 2}.bias"] = np.ascontiguousarray(params[f"b{k}"])
+    for number, params in enumerate(members):
+        prefix = f"{number}." if len(members) > 1 else ""
+        for k in range(1, check_params(params) + 1):
+            name = f"{prefix}{2 * k - 2}"
+            tensors[f"{name}.weight"] = np.ascontiguousarray(params[f"w{k}"].T)
+            if f"b{k}" in params:
+                tensors[f"{name}.bias"] = np.ascontiguousarray(params[f"b{k}"])
     return save_tensors(tensors, {"format": "pt"})
 
 

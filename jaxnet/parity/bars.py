@@ -62,9 +62,10 @@ def _spread(
         own = np.sqrt(a.shape[1] * (a**2 @ b**2) + value**2)
         return value + U * own * rng.standard_normal(value.shape)
 
-    def loss(y_pred, y):
+    def loss(y_pred, y, weights):
         predictions.append(y_pred)
-        value, grad = numpy_net.LOSSES[spec.loss](noisy(y_pred), y)
+        options = weights, spec.label_smoothing
+        value, grad = numpy_net.LOSSES[spec.loss](noisy(y_pred), y, *options)
         return value, noisy(grad)
 
     activation = (lambda h: function(noisy(h)), lambda h, grad: noisy(backward(h, grad)))
@@ -87,11 +88,14 @@ def _carried(
     smooth = spec.activation not in ("relu", "my_relu")
     x = _exact(batch.x)
     inputs, outputs = [], []
-    for k in order:
+    masks = batch.masks
+    for i, k in enumerate(order):
         inputs.append(_activate(spec.activation, outputs[-1], smooth) if outputs else x)
+        if i and masks is not None:
+            inputs[-1] = _times(inputs[-1], masks[i - 1])
         h = _matmul(inputs[-1], _exact(params[f"w{k}"]))
         outputs.append(_add(h, params[f"b{k}"]) if f"b{k}" in params else h)
-    value, grad_h = _loss(spec.loss, outputs[-1], batch.y)
+    value, grad_h = _loss(spec, outputs[-1], batch)
     grads: dict[str, Barred] = {}
     for i in reversed(range(len(order))):
         w, b = f"w{order[i]}", f"b{order[i]}"
@@ -102,6 +106,7 @@ def _carried(
             grads[b] = _accumulate(grads.get(b), Barred(row.value[0], row.square[0]))
         if i > 0:
             grad_a = _matmul(grad_h, _transpose(_exact(params[w])))
+            grad_a = grad_a if masks is None else _times(grad_a, masks[i - 1])
             grad_h = _deactivate(spec.activation, outputs[i - 1], grad_a, smooth)
     unused = {k: _exact(np.zeros_like(p)) for k, p in params.items() if k not in grads}
     return {
@@ -181,21 +186,35 @@ def _deactivate(activation: str, h: Barred, grad: Barred, smooth: bool) -> Barre
     return Barred(value, slope**2 * grad.square + (grad.value * curvature) ** 2 * h.square + own)
 
 
-def _loss(loss: str, y_pred: Barred, y: np.ndarray) -> tuple[Barred, Barred]:
-    value, grad = numpy_net.LOSSES[loss](y_pred.value, y)
-    if loss == "cross_entropy":
-        p = grad * len(y)
-        p[np.arange(len(y)), y] += 1
+def _times(a: Barred, mask: np.ndarray) -> Barred:
+    value = a.value * mask
+    return Barred(value, a.square * mask**2 + U**2 * value**2)
+
+
+def _loss(spec: Spec, y_pred: Barred, batch: Batch) -> tuple[Barred, Barred]:
+    y, weights = batch.y, batch.weights
+    value, grad = numpy_net.LOSSES[spec.loss](y_pred.value, y, weights, spec.label_smoothing)
+    if spec.loss == "cross_entropy":
+        p = np.exp(y_pred.value - np.logaddexp.reduce(y_pred.value, axis=1, keepdims=True))
         spread = p * (1 - p)
         mixed = p**2 * ((p**2 * y_pred.square).sum(axis=1, keepdims=True))
-        square = (spread**2 * y_pred.square + mixed + (4 * U) ** 2) / len(y) ** 2
+        square = (spread**2 * y_pred.square + mixed + (4 * U) ** 2) * _shares(weights, y) ** 2
         scale = np.abs(y_pred.value).max() + abs(value)
         own = (4 * U) ** 2 * scale**2
         return Barred(value, (grad**2 * y_pred.square).sum() + own), Barred(grad, square)
-    scale = 1.0 if loss == "sum_squares" else 1 / y.size
+    factor = np.ones((len(y), 1)) if weights is None else weights[:, None]  # of each row's squares
+    if spec.loss == "mean_squares":
+        factor = _shares(weights, y) / y.shape[1]
     residual = y_pred.value - y
     square = y_pred.square + U**2 * residual**2
-    terms = (2 * residual) ** 2 * square + 2 * U**2 * residual**4
-    own = U**2 * residual.size / 3 * (residual**2).sum() ** 2  # partial sums grow, all positive
-    grad_square = 4 * scale**2 * square + U**2 * grad**2
-    return Barred(value, scale**2 * (terms.sum() + own)), Barred(grad, grad_square)
+    terms = factor**2 * ((2 * residual) ** 2 * square + 2 * U**2 * residual**4)
+    # partial sums grow, all positive
+    own = U**2 * residual.size / 3 * (factor * residual**2).sum() ** 2
+    grad_square = 4 * factor**2 * square + U**2 * grad**2
+    return Barred(value, terms.sum() + own), Barred(grad, grad_square)
+
+
+def _shares(weights: np.ndarray | None, y: np.ndarray) -> np.ndarray:
+    """The share (N, 1) of each row in a mean."""
+    weights = np.ones(len(y)) if weights is None else weights
+    return (weights / weights.sum())[:, None]

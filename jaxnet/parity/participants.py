@@ -129,10 +129,14 @@ def oracle(
     """Return the NumPy oracle of a network: gradients derived by hand, and error bars."""
 
     def value_and_grad(params, batch):
-        return numpy_net.value_and_grad(params, batch, activation=spec.activation, loss=spec.loss)
+        names = {"activation": spec.activation, "loss": spec.loss}
+        return numpy_net.value_and_grad(
+            params, batch, label_smoothing=spec.label_smoothing, **names
+        )
 
     def forward(params, batch):
-        return numpy_net.forward(params, batch.x, activation=spec.activation, repeats=batch.repeats)
+        options = {"repeats": batch.repeats, "masks": batch.masks}
+        return numpy_net.forward(params, batch.x, activation=spec.activation, **options)
 
     made = numpy_participant(
         value_and_grad,

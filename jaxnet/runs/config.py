@@ -11,6 +11,7 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagra
 SCHEDULES = ("constant", "cosine", "warmup")
 DTYPES = ("float32", "float64", "bfloat16")
 SWITCHES = ("auto", "on", "off")
+CLASS_WEIGHTS = ("balanced",)
 # The options that a resumed run may change; the others define what it computes.
 RESUMABLE = frozenset(
     {"epochs", "learning_rate", "schedule", "patience", "max_time", "device", "on_disk"}
@@ -33,6 +34,8 @@ class DataOptions:
     """Columns of numbers to be taken as categories (text always is)."""
     drop: tuple[str, ...] = ()
     """Columns to leave out."""
+    sample_weight: str | None = None
+    """A column of numbers of at least 0, how much each row counts in the loss; it is no feature."""
     validation: float = 0.2
     """The share of the rows held out for validation."""
 
@@ -45,6 +48,9 @@ class NetworkOptions:
     """The sizes of the hidden layers."""
     activation: str = "relu"
     """relu, my_relu, tanh, gelu or silu."""
+    ensemble: int = 1
+    """Train so many networks of different initial weights in one program, and average what they
+    predict: probabilities, or numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +68,21 @@ class TrainingOptions:
     """
     batch_size: int | None = None
     """Rows per step; by default 32, or all of a smaller table."""
-    epochs: int = 50
-    """Passes over the training rows."""
+    epochs: int | None = None
+    """Passes over the training rows; by default 4,000 over the square root of their number: 336 for
+    142 rows, 9 for 208,000."""
     patience: int | None = None
     """Stop after that many epochs without a lower validation loss; by default, never."""
     evaluate_every: int = 1
     """Epochs between evaluations on the validation rows; the last epoch always has one."""
     clip_norm: float | None = None
     """Scale the gradient down to this norm where it is longer; by default, never."""
+    class_weight: str | None = None
+    """balanced: rows count in the loss by the inverse of their class's frequency."""
+    label_smoothing: float = 0.0
+    """The share of each training row's class that all classes divide, as in torch."""
+    dropout: float = 0.0
+    """The share of hidden units that is set to 0 in a step, other ones for each row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +140,7 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
     def __post_init__(self):
         from jaxnet.spec import ACTIVATIONS, check_choice  # brings NumPy, which --help does without
 
-        if (self.data is None) != (self.target is None):
+        if self.data is not None and self.target is None:
             raise ValueError(
                 "`data` and `target` must be given together, or neither for the digits"
             )
@@ -137,6 +150,8 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
         choices |= {"gram": SWITCHES, "on_disk": SWITCHES, "activation": ACTIVATIONS}
         for name, known in choices.items():
             check_choice(name, getattr(self, name), known)
+        if self.class_weight is not None:
+            check_choice("class_weight", self.class_weight, CLASS_WEIGHTS)
         if not all(isinstance(size, int) and size >= 1 for size in self.hidden):
             raise ValueError(f"`hidden` must be integers of at least 1, got {self.hidden}")
         if self.out == "":
@@ -146,15 +161,12 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
                 "`devices` must be a number of at least 1, all, or a mesh as data=4,model=2; got "
                 f"{self.devices!r}"
             )
-        if self.deterministic and self.accumulate is not None:
-            raise ValueError(
-                "`accumulate` must not be given with `deterministic`, for which each batch is "
-                "computed in parts already"
-            )
         self._check_numbers()
+        self._check_combinations()
 
     def _check_numbers(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "evaluate_every", "keep", "accumulate"):
+        counts = ("epochs", "batch_size", "patience", "evaluate_every", "keep", "accumulate")
+        for name in (*counts, "ensemble"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
@@ -166,7 +178,44 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"`{name}` must be a finite number of at least 0, got {value}")
+        for name in ("label_smoothing", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 0 and below 1, got {getattr(self, name)}"
+                )
         if not 0 < self.validation < 1:
             raise ValueError(f"`validation` must be a share between 0 and 1, got {self.validation}")
         if self.seed < 0:
             raise ValueError(f"`seed` must be at least 0, got {self.seed}")
+
+    def _check_combinations(self) -> None:
+        if self.deterministic and self.accumulate is not None:
+            raise ValueError(
+                "`accumulate` must not be given with `deterministic`, for which each batch is "
+                "computed in parts already"
+            )
+        weighted = next((n for n in ("sample_weight", "class_weight") if getattr(self, n)), None)
+        parts = "deterministic" if self.deterministic else "accumulate"
+        if weighted and (self.deterministic or self.accumulate):
+            raise ValueError(
+                f"`{weighted}` must not be given with `{parts}`: the mean by weights is over a "
+                "whole batch, and not over its parts"
+            )
+        if self.sample_weight is not None and self.sample_weight in (self.target, *self.drop):
+            raise ValueError(
+                f"`sample_weight` must not be the target or dropped, got {self.sample_weight!r}"
+            )
+        if self.ensemble > 1 and self.deterministic:
+            raise ValueError(f"`ensemble` must be 1 with `deterministic`, got {self.ensemble}")
+        if self.ensemble > 1 and re.search(r"model=(?!1\b)", str(self.devices)):
+            raise ValueError(
+                f"`ensemble` must be 1 on a mesh with a model axis, got {self.ensemble} on "
+                f"{self.devices}"
+            )
+        if self.dropout and not self.hidden:
+            raise ValueError(f"`dropout` must be 0 without hidden layers, got {self.dropout}")
+
+
+def default_epochs(rows: int) -> int:
+    """Return the epochs for so many training rows: fewer for more of them, and yet more steps."""
+    return max(1, round(4000 / math.sqrt(rows)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +14,15 @@ import numpy as np
 
 from jaxnet import data
 from jaxnet.files import sha256, unchanged
-from jaxnet.runs.config import Config
+from jaxnet.runs.config import Config, default_epochs
 from jaxnet.spec import Spec
 from jaxnet.tables import reader
 from jaxnet.tables.encoding import Encoding
 from jaxnet.tables.fitting import fit_encoding, infer_task
-from jaxnet.tables.rows import ArrayRows, Rows, StoredRows, encode
+from jaxnet.tables.rows import Rows, rows_of
 from jaxnet.tables.store import Store
-from jaxnet.tables.table import Table, find
+from jaxnet.tables.table import Table, check_wanted, find
+from jaxnet.tables.weights import EQUAL, Weighting, balanced, read_weights
 
 if TYPE_CHECKING:
     from jaxnet.tables.convert import Conversion
@@ -32,6 +35,7 @@ class Dataset(NamedTuple):
 
     table: the columns, without rows unless `prepare` was told to keep them. source: the data's
     name, absolute path, bytes and sha256. train, validation: the rows, on disk if `on_disk`.
+    weighting: what makes their weights; values: those of the column of weights, for all rows.
     """
 
     table: Table
@@ -44,11 +48,17 @@ class Dataset(NamedTuple):
     validation: Rows
     batch_size: int
     on_disk: bool = False
+    weighting: Weighting = EQUAL
+    values: np.ndarray | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """The batches in a pass over the training rows."""
         return len(self.train) // self.batch_size
+
+    def num_steps(self, config: Config) -> int:
+        """Return the steps of a whole training."""
+        return self.steps_per_epoch * (config.epochs or default_epochs(len(self.train)))
 
 
 def prepare(
@@ -56,26 +66,46 @@ def prepare(
     encoding: Encoding | None = None,
     on_convert: Callable[[Conversion], None] = lambda progress: None,
     *,
+    table: Any = None,
     keep_table: bool = False,
 ) -> Dataset:
     """Read the table and make it ready; every fault of the input is raised here.
 
     encoding: that of the run to resume; by default it is fitted. on_convert: called with how far
-    the conversion of a table is whose rows stay on disk. keep_table: keep the columns of a table in
-    memory, which a sweep needs to split it anew.
+    the conversion of a table is whose rows stay on disk. table: a data frame, or a mapping of names
+    to columns, in place of a file. keep_table: keep the columns of a table in memory, which a sweep
+    needs to split it anew.
 
     Raises: FileNotFoundError; ValueError for bad input, or a file that changes while it is read.
     """
-    path = data.digits_path() if config.data is None else Path(config.data)
     target = "digit" if config.target is None else config.target
-    table, source = _table(path, config, on_convert)
+    if table is not None:
+        table, source = _of_frame(table, config)
+    else:
+        if config.data is None and config.target is not None:
+            raise ValueError(
+                "`data` and `target` must be given together, or in Python `table` and `target`; "
+                f"got the target {config.target!r} alone"
+            )
+        path = data.digits_path() if config.data is None else Path(config.data)
+        table, source = _table(path, config, on_convert)
     task, reason = infer_task(table, target)
     if config.task != "auto":
         task, reason = config.task, "you said so"
+    check_task(config, task)
+    values = None
+    if config.sample_weight is not None:
+        values = read_weights(table, config.sample_weight)
+        table = table.without([config.sample_weight])
     rows, held_out = data.split(table.num_rows, config.validation, config.seed)
     encoding = encoding or fit_encoding(table, target, task, rows, config.categorical)
+    weighting = weighting_of(config, table, encoding, rows)
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
+    train, validation = (
+        rows_of(table, encoding, config.param_dtype, some, weighting, values)
+        for some in (rows, held_out)
+    )
     columns = table.columns
     if not keep_table:
         columns = {name: column[:0].copy() for name, column in columns.items()}
@@ -86,11 +116,28 @@ def prepare(
         reason=reason,
         encoding=encoding,
         spec=_spec(config, task, encoding),
-        train=_rows(table, encoding, config, rows),
-        validation=_rows(table, encoding, config, held_out),
+        train=train,
+        validation=validation,
         batch_size=batch_size,
         on_disk=isinstance(table, Store),
+        weighting=weighting,
+        values=values,
     )
+
+
+def check_task(config: Config, task: str) -> None:
+    """Raise ValueError for options of classes if the target is numbers."""
+    for name in ("class_weight", "label_smoothing"):
+        if getattr(config, name) and task == "regression":
+            raise ValueError(f"`{name}` must be given for classes only, got a regression")
+
+
+def weighting_of(
+    config: Config, table: Table | Store, encoding: Encoding, rows: np.ndarray
+) -> Weighting:
+    """Return what makes the weights of rows; those of classes are counted in the training rows."""
+    classes = balanced(table, encoding, rows) if config.class_weight else ()
+    return Weighting(config.sample_weight, classes)
 
 
 def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
@@ -99,7 +146,29 @@ def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
         bias=True,
         activation=config.activation,
         loss="cross_entropy" if task == "classification" else "mean_squares",
+        label_smoothing=config.label_smoothing,
     )
+
+
+def _of_frame(frame: Any, config: Config) -> tuple[Table, dict[str, Any]]:
+    """Return the table of a data frame; its source has the name "frame", and no path."""
+    if config.data is not None or config.target is None or config.on_disk == "on":
+        given = f"data {config.data!r}, target {config.target!r}, on_disk {config.on_disk}"
+        raise ValueError(f"`table` must be given with a target, and without a file; got {given}")
+    from jaxnet.tables import frames  # only data frames need it
+
+    table = frames.to_table(frame)
+    check_wanted(table.path, list(table.columns), config.drop)
+    table = table.without(config.drop)
+    digest, size = hashlib.sha256(), 0
+    for name, column in table.columns.items():
+        text = column.dtype == object
+        content = json.dumps(column.tolist()).encode() if text else column.tobytes()
+        digest.update(repr((name, str(column.dtype), column.shape, len(content))).encode())
+        digest.update(content)
+        size += len(content)
+    source = {"name": "frame", "path": "", "bytes": size, "sha256": digest.hexdigest()}
+    return table, source
 
 
 def _table(
@@ -116,12 +185,6 @@ def _table(
     with unchanged(path):
         table = reader.read(path, config.drop)
         return table, source | {"bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
-def _rows(table: Table | Store, encoding: Encoding, config: Config, rows: np.ndarray) -> Rows:
-    if isinstance(table, Store):
-        return StoredRows(table, rows, encoding, config.param_dtype)
-    return ArrayRows(*encode(table, encoding, config.param_dtype, rows))
 
 
 def use_disk(config: Config, path: Path) -> bool:

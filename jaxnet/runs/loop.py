@@ -65,7 +65,7 @@ def run(
 
     Raises: NotFinite for a loss that is not finite.
     """
-    num_steps = dataset.steps_per_epoch * config.epochs
+    num_steps = dataset.num_steps(config)
     max_wait = epochs.evaluations_to_wait(config.patience, config.evaluate_every)
     clock, targets = _Clock(config, dataset, int(now.state.step)), targets_of(dataset)
     while True:
@@ -168,7 +168,7 @@ def _segments(config: Config, dataset: Dataset, step: int, length: int) -> list[
     be saved.
     """
     per_epoch = dataset.steps_per_epoch
-    num_steps, every = per_epoch * config.epochs, per_epoch * config.evaluate_every
+    num_steps, every = dataset.num_steps(config), per_epoch * config.evaluate_every
     stop = min(step + length, num_steps)
     if config.checkpoint_every == 0:
         stop = min(stop, (step // per_epoch + 1) * per_epoch)

@@ -16,20 +16,23 @@ from jaxnet.files import make_folder, write
 from jaxnet.runs.evaluation import outputs
 from jaxnet.runs.folder import PARAMS
 from jaxnet.runs.record import Record
-from jaxnet.spec import Spec, check_params
+from jaxnet.spec import Spec
 from jaxnet.tables.encoding import Encoding, decode, encode_features, from_columns
+from jaxnet.tables.weights import EQUAL, Weighting
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
-    """A network and how its columns are encoded.
+    """A network, or an ensemble of such, and how its columns are encoded.
 
-    task: classification or regression. params: the dictionary w1, b1, ... in (in, out) layout.
+    task: classification or regression. params: the dictionary w1, b1, ... in (in, out) layout; each
+    leaf of an ensemble has the axis (members,) first. weighting: of rows that it is evaluated on.
     """
 
     task: str
     spec: Spec
     encoding: Encoding = field(repr=False)
+    weighting: Weighting = EQUAL
     params: dict[str, np.ndarray] = field(repr=False)
 
     def predict(self, columns: Any, *, unseen: str = "error") -> np.ndarray:
@@ -57,6 +60,14 @@ class Model:
     def _encode(self, columns: Any, unseen: str) -> np.ndarray:
         table = from_columns(columns, self.encoding.features)
         return encode_features(table, self.encoding, self.dtype, unseen)
+
+    @property
+    def members(self) -> list[dict[str, np.ndarray]]:
+        """The parameters of each network of the ensemble; of a single network, its own."""
+        if self.params["w1"].ndim == 2:
+            return [self.params]
+        number = len(self.params["w1"])
+        return [{name: p[k] for name, p in self.params.items()} for k in range(number)]
 
     @property
     def dtype(self) -> str:
@@ -93,17 +104,24 @@ def load(folder: str | Path, record: Record | None = None) -> Model:
             line = json.loads((file.metadata() or {}).get("jaxnet", "{}"))
         if line.get("sha256") != digest(params):
             raise ValueError("its bytes have changed since it was written")
-        check_params(params)
+        members = record.config.ensemble
         shapes = {name: leaf.shape for name, leaf in params.items()}
+        axis = () if members == 1 else (members,)
+        wanted = {name: (*axis, *shape) for name, shape in spec.shapes().items()}
         widths = sum(column.width for column in encoding.features), encoding.target.width
         if widths != (spec.sizes[0], spec.sizes[-1]):
             raise ValueError(f"config.json encodes {widths[0]} inputs and {widths[1]} outputs")
-        if shapes != spec.shapes():
-            raise ValueError(f"its shapes are {shapes}, those of config.json {spec.shapes()}")
+        if shapes != wanted:
+            raise ValueError(f"its shapes are {shapes}, those of config.json {wanted}")
+        if len({str(leaf.dtype) for leaf in params.values()}) > 1 or "float" not in str(
+            params["w1"].dtype
+        ):
+            raise ValueError("its dtypes are not one floating dtype")
     except (ValueError, TypeError, OSError, SafetensorError) as error:
         raise ValueError(f"{path}: damaged, or not of this run ({error})") from None
     params = {name: params[name] for name in spec.shapes()}
-    return Model(task=record.task, spec=spec, encoding=encoding, params=params)
+    known = {"task": record.task, "encoding": encoding, "weighting": record.weighting}
+    return Model(spec=spec, params=params, **known)
 
 
 def save_params(path: Path, params: dict[str, np.ndarray], line: dict[str, Any]) -> None:

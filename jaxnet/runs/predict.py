@@ -27,6 +27,7 @@ from jaxnet.tables.encoding import (
 )
 from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.table import find
+from jaxnet.tables.weights import check_weights
 
 SUFFIXES = (".csv", ".parquet")  # of predictions
 MAX_NUMBERS = 2**23  # of a block's inputs, which bounds its memory: 64 MiB as float64
@@ -70,19 +71,21 @@ def predict(
 def evaluate(model: Model, data: str | Path, *, unseen: str = "error") -> Metrics:
     """Return the metrics of a model on a data file, which has the target too.
 
-    unseen: as in `predict`.
+    unseen: as in `predict`. A column that weighed the rows in training weighs them in the loss.
 
     Raises: ValueError for bad input, also a class that training did not have.
     """
-    encoding = model.encoding
+    encoding, column = model.encoding, model.weighting.column
     kinds = kinds_to_read((*encoding.features, encoding.target))
-    batches = (
-        Batch(
-            encode_features(block, encoding, model.dtype, unseen),
-            encode_target(block, encoding, model.dtype),
-        )
-        for block in reader.blocks(data, kinds, _rows(encoding.width))
-    )
+    kinds |= {} if column is None else {column: "real"}
+
+    def encoded(block):
+        x = encode_features(block, encoding, model.dtype, unseen)
+        y = encode_target(block, encoding, model.dtype)
+        values = None if column is None else check_weights(block, column)
+        return Batch(x, y, weights=model.weighting.weights(values, y, model.dtype))
+
+    batches = map(encoded, reader.blocks(data, kinds, _rows(encoding.width)))
     return measure(model.spec, encoding.target, model.params, batches)
 
 

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 import jaxnet
 from jaxnet import files
-from jaxnet.runs.config import RESUMABLE, Config
+from jaxnet.runs.config import RESUMABLE, Config, default_epochs
 from jaxnet.runs.folder import CONFIG
 from jaxnet.spec import Spec
 from jaxnet.tables.encoding import Encoding, encoding_from_json, encoding_to_json
+from jaxnet.tables.weights import EQUAL, Weighting, weighting_from_json
 
 if TYPE_CHECKING:
     from jaxnet.runs.dataset import Dataset
 
-FORMAT = 2  # of config.json; jaxnet 0.1 wrote none
+FORMAT = 3  # of config.json; jaxnet 0.1 wrote none
 PACKAGES = ("jax", "jaxlib", "optax", "numpy")  # which decide the last bits of a run
 HERE = ("data", "out", "device")  # options that may differ from process to process
 
@@ -49,18 +50,24 @@ class Record:
     device: dict[str, Any]
     versions: dict[str, str]
     history: tuple[dict[str, Any], ...] = ()
+    weighting: Weighting = EQUAL
 
     @classmethod
     def of(cls, config: Config, dataset: Dataset, mesh: Any = None) -> Record:
         """Return the record of a run that begins. mesh: as `environment` takes it."""
         return cls(
-            replace(config, batch_size=dataset.batch_size),
+            replace(
+                config,
+                batch_size=dataset.batch_size,
+                epochs=config.epochs or default_epochs(len(dataset.train)),
+            ),
             dataset.task,
             dataset.spec,
             {"train": len(dataset.train), "validation": len(dataset.validation)},
             dataset.source,
             dataset.encoding,
             **environment(config, mesh),
+            weighting=dataset.weighting,
         )
 
     @classmethod
@@ -89,6 +96,7 @@ class Record:
                 _typed("device", found["device"], dict),
                 _typed("versions", found["versions"], dict),
                 tuple(_typed("history", found["history"], list)),
+                weighting_from_json(found["weighting"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -109,6 +117,7 @@ class Record:
             "rows": self.rows,
             "data": self.data,
             "encoding": encoding_to_json(self.encoding),
+            "weighting": self.weighting._asdict(),
             "device": self.device,
             "versions": self.versions,
             "history": list(self.history),
@@ -142,6 +151,7 @@ class Record:
             "sizes": list(self.spec.sizes),
             "data": self.data["sha256"],
             "encoding": _digest(encoding_to_json(self.encoding)),
+            "weighting": _digest(self.weighting),
         }
 
     def check(self, folder: Path, began: Mapping[str, Any], dataset: Dataset) -> None:
@@ -165,7 +175,8 @@ class Record:
         now = {"device": self.device, "versions": self.versions}
         for name, value in environment.items():
             _warn(name, now[name], value, config.deterministic)
-        if config.epochs > self.config.epochs and config.schedule != "constant" and step > 0:
+        more = (config.epochs or 0) > (self.config.epochs or 0)
+        if more and config.schedule != "constant" and step > 0:
             log.warning(
                 f"the {config.schedule} schedule of the learning rate now ends after epoch "
                 f"{config.epochs}, so it rises again from where the one over {self.config.epochs} "

@@ -32,11 +32,13 @@ from jaxnet.tables.metrics import Metrics
 def train(
     config: Config,
     *,
+    table: Any = None,
     dataset: Dataset | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
     """Train as `config` says, in a new folder; `dataset` is `prepare(config)` if at hand.
 
+    table: a data frame, or a mapping of names to columns, to train on in place of `config.data`.
     on_progress is called after each chunk of steps. A first Ctrl-C or SIGTERM is noted: the run
     saves and raises at the end of the chunk.
 
@@ -47,7 +49,7 @@ def train(
     in which nothing was saved is removed.
     """
     with processes.raise_together():
-        dataset = dataset or prepare(config)
+        dataset = dataset or prepare(config, table=table)
         # as decided here, since a resumed run of more epochs, or elsewhere, might decide otherwise
         config, placement = trainer.resolve(config, dataset)
         record = Record.of(config, dataset, placement.mesh)
@@ -82,6 +84,10 @@ def create(config: Config, params: dict[str, np.ndarray], *, dataset: Dataset) -
     got = {name: (np.shape(leaf), str(np.asarray(leaf).dtype)) for name, leaf in params.items()}
     if wanted != got:
         raise ValueError(f"`params` must have the shapes and dtypes {wanted}, got {got}")
+    if config.ensemble > 1:
+        raise ValueError(
+            f"`ensemble` must be 1 for a run that begins with given weights, got {config.ensemble}"
+        )
     if config.gram == "on":
         raise ValueError("`gram` must be off for a run that begins with given weights, got on")
     config, placement = trainer.resolve(replace(config, gram="off"), dataset)
@@ -101,6 +107,7 @@ def create(config: Config, params: dict[str, np.ndarray], *, dataset: Dataset) -
 def resume(
     folder: str | Path,
     *,
+    table: Any = None,
     record: Record | None = None,
     dataset: Dataset | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -108,10 +115,10 @@ def resume(
 ) -> Run:
     """Resume a run from its newest checkpoint, to the bits of a run that was never stopped.
 
-    record, dataset: `Record.load(folder)` and `prepare_again(...)`, if at hand. changed: options to
-    change from here on, of `config.RESUMABLE`; and `data`, if the same file is elsewhere now. On
-    other devices, or in another number of processes, losses agree to rounding. A run that has ended
-    is only loaded.
+    table: that of `train`, if the run was trained on one. record, dataset: `Record.load(folder)`
+    and `prepare_again(...)`, if at hand. changed: options to change from here on, of
+    `config.RESUMABLE`; and `data`, if the same file is elsewhere now. On other devices, or in
+    another number of processes, losses agree to rounding. A run that has ended is only loaded.
 
     Raises: as `train`; ValueError for another option that differs, for other data, or for files of
     the run that are damaged or were edited; FileNotFoundError for a folder that holds no run;
@@ -121,7 +128,7 @@ def resume(
     with processes.raise_together():
         record = record or Record.load(folder)
         config = record.changed(folder, changed)
-        dataset = dataset or prepare_again(folder, record, config)
+        dataset = dataset or prepare_again(folder, record, config, table=table)
         config, placement = trainer.resolve(config, dataset)
     with contextlib.ExitStack() as stack:
         with _raise_together_as_one(config, dataset):
@@ -135,32 +142,41 @@ def prepare_again(
     record: Record,
     config: Config | None = None,
     on_convert: Callable[[Conversion], None] = lambda progress: None,
+    *,
+    table: Any = None,
 ) -> Dataset:
     """Return the dataset of the run in a folder, with the encoding that it began with.
 
-    config: its options from here on, if some change.
+    config: its options from here on, if some change. table: as in `resume`.
 
     Raises: ValueError if the data are not those that it began with.
     """
+    config = config or record.config
+    if table is None and config.data is None and config.target is not None:
+        raise ValueError(
+            f"{folder}: the run was trained on a data frame, which no file holds; give it as "
+            "`table` in Python"
+        )
     try:
-        dataset = prepare(config or record.config, record.encoding, on_convert)
+        dataset = prepare(config, record.encoding, on_convert, table=table)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; if it has moved, resume with its new `data`") from None
     began, now = record.data, dataset.source
     if now["sha256"] != began["sha256"]:
+        what = "`data` must be the file" if table is None else "`table` must be the one"
         raise ValueError(
-            f"`data` must be the file that {folder} began with ({began['bytes']:,} bytes, sha256 "
-            f"{began['sha256'][:12]}...); {now['path']} has {now['bytes']:,} bytes, sha256 "
-            f"{now['sha256'][:12]}..."
+            f"{what} that {folder} began with ({began['bytes']:,} bytes, sha256 "
+            f"{began['sha256'][:12]}...); {now['path'] or 'this'} has {now['bytes']:,} bytes, "
+            f"sha256 {now['sha256'][:12]}..."
         )
     return dataset
 
 
-def evaluate_validation(folder: str | Path) -> Metrics:
-    """Return the metrics of a run's model on its own validation rows."""
+def evaluate_validation(folder: str | Path, *, table: Any = None) -> Metrics:
+    """Return the metrics of a run's model on its own validation rows; table: as in `resume`."""
     record = Record.load(folder)
     model = load(folder, record)
-    blocks = prepare_again(folder, record).validation.blocks()
+    blocks = prepare_again(folder, record, table=table).validation.blocks()
     return measure(model.spec, model.encoding.target, model.params, blocks)
 
 

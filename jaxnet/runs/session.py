@@ -26,6 +26,7 @@ from jaxnet.runs.loop import Progress
 from jaxnet.runs.model import Model
 from jaxnet.runs.record import Record, environment
 from jaxnet.runs.state import RunState
+from jaxnet.runs.steps import initial_params
 from jaxnet.runs.trainer import Trainer, make_trainer, on_device
 
 log = logging.getLogger("jaxnet")
@@ -65,7 +66,7 @@ def train(
         stack.enter_context(_hint_at_resume(folder))
         stack.enter_context(on_device(config))
         received = stack.enter_context(catch_signals())
-        params = dataset.spec.init(config.seed, config.param_dtype)
+        params = initial_params(config, dataset.spec)
         trainer = make_trainer(config, dataset, params, placement)
         now = state.begin(trainer.params, trainer.optimizer)
         with processes.raise_together():
@@ -83,7 +84,7 @@ def train(
         except loop.NotFinite as error:
             raise _not_finite(folder, trainer, error, writer) from None
         if reason == "signal":
-            where = f"step {int(now.state.step)} of {dataset.steps_per_epoch * config.epochs}"
+            where = f"step {int(now.state.step)} of {dataset.num_steps(config)}"
             raise _stopped(folder, writer, received(), where)
         # the last checkpoint is written meanwhile
         return _finish(folder, dataset, trainer, state.on_host(now), reason)
@@ -114,7 +115,7 @@ def _restore(
     record.check(folder, began, dataset)
     now, damaged = state.restore(folder, like)
     step = int(now.state.step)
-    if step > dataset.steps_per_epoch * config.epochs:
+    if step > dataset.num_steps(config):
         made = -(-step // dataset.steps_per_epoch)
         raise ValueError(f"`epochs` must be at least {made}, those made, got {config.epochs}")
     for sentence in damaged:
@@ -178,6 +179,7 @@ def _finish(folder: Path, dataset: Dataset, trainer: Trainer, now: RunState, rea
         task=dataset.task,
         spec=dataset.spec,
         encoding=dataset.encoding,
+        weighting=dataset.weighting,
         params=params,
         folder=folder,
         epoch=(now.best_line or {"epoch": 0})["epoch"],

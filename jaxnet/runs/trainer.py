@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,18 +16,20 @@ import optax
 from jax.sharding import Mesh
 from jax.tree_util import Partial
 
-from jaxnet import data, net, optimizers
-from jaxnet.engine import accumulate, deterministic, epochs, gram, streams
+from jaxnet import data
+from jaxnet.engine import deterministic, epochs, gram, streams
 from jaxnet.engine import mesh as parallel
 from jaxnet.engine.mesh import Placement
-from jaxnet.runs import evaluation
-from jaxnet.runs.config import Config
+from jaxnet.runs import evaluation, steps
+from jaxnet.runs.config import Config, default_epochs
 from jaxnet.runs.dataset import Dataset
 from jaxnet.spec import Spec
 from jaxnet.tables.metrics import Metrics
-from jaxnet.train import Step, make_step, on_rows, transpose, transposed
+from jaxnet.train import Step, on_rows
 
-UNUSUAL = ("deterministic", "accumulate", "remat")  # options of which the dual form has none
+# options of which the dual form has none
+UNUSUAL = ("deterministic", "accumulate", "remat", "dropout", "label_smoothing", "class_weight")
+UNUSUAL = (*UNUSUAL, "sample_weight")
 
 MakeChunk = Callable[..., epochs.Chunk]
 
@@ -50,16 +51,17 @@ class Trainer(NamedTuple):
 
 
 def resolve(config: Config, dataset: Dataset) -> tuple[Config, Placement]:
-    """Decide how a run computes: the options with `gram` and `on_disk` on or off, and where its
-    arrays lie.
+    """Decide how a run computes: the options with `gram` and `on_disk` on or off and a number of
+    `epochs`, and where its arrays lie.
 
     Raises: ValueError for options that exclude each other, a mesh that cannot be made, or a batch
     that does not divide.
     """
     dual, choices = _use_gram(config, dataset), ("off", "on")
     placement = Placement(_make_mesh(config, dataset), shards=not (dual or config.deterministic))
-    config = replace(config, gram=choices[dual], on_disk=choices[dataset.on_disk])
-    return config, placement
+    epochs = config.epochs or default_epochs(len(dataset.train))
+    on_disk = choices[dataset.on_disk]
+    return replace(config, gram=choices[dual], on_disk=on_disk, epochs=epochs), placement
 
 
 def _make_mesh(config: Config, dataset: Dataset) -> Mesh | None:
@@ -86,6 +88,7 @@ def _use_gram(config: Config, dataset: Dataset) -> bool:
     """
     refused = {f"a run with `{name}`": getattr(config, name) for name in UNUSUAL}
     refused |= {
+        "an ensemble": config.ensemble > 1,
         "a run in bfloat16": config.dtype == "bfloat16",
         f"the optimizer {config.optimizer!r}: the dual form is for {', '.join(gram.OPTIMIZERS)}": (
             config.optimizer not in gram.OPTIMIZERS
@@ -104,71 +107,29 @@ def _use_gram(config: Config, dataset: Dataset) -> bool:
 def operations(config: Config, dataset: Dataset) -> tuple[int, int]:
     """What the first layer costs in this run as it is, and in dual form (`gram.operations`)."""
     rows, columns = len(dataset.train), dataset.spec.sizes[0]
-    steps = config.epochs * dataset.steps_per_epoch
-    return gram.operations(rows, columns, dataset.spec.sizes[1], dataset.batch_size, steps)
+    number = dataset.num_steps(config)
+    return gram.operations(rows, columns, dataset.spec.sizes[1], dataset.batch_size, number)
 
 
 def make_trainer(
     config: Config, dataset: Dataset, params: dict[str, np.ndarray], placement: Placement
 ) -> Trainer:
-    """Return the trainer of a run that begins with the weights `params`.
+    """Return the trainer of a run that begins with the weights `params` (`steps.initial_params`).
 
     config, placement: as `resolve` returns them.
     """
-    optimizer = _scheduled(
-        config.optimizer,
-        config.learning_rate,
-        dataset.steps_per_epoch * config.epochs,
-        schedule_name=config.schedule,
-        weight_decay=config.weight_decay,
-        clip_norm=None if config.gram == "on" else config.clip_norm,  # `gram.make_step` clips
-    )
+    optimizer = steps.optimizer_of(config, dataset.num_steps(config))
     if config.gram == "on":
         return _dual(config, dataset, params, optimizer, placement)
-    options = Config(**{name: getattr(config, name) for name in ("dtype", *UNUSUAL)})
-    step = _step(options, dataset.spec, optimizer, placement)
+    step = steps.make(config, dataset.spec, optimizer, placement)
     run = (_from_disk if dataset.on_disk else _in_memory)(config, dataset, step, placement)
-    return Trainer(transpose(params), optimizer, run, _to_numpy, placement.params)
-
-
-def loss_of(config: Config, spec: Spec) -> Callable[[Any, Any], jax.Array]:
-    """Return the loss over transposed weights (out, in), a mean over rows."""
-    return transposed(
-        partial(
-            net.loss,
-            activation=spec.activation,
-            loss=spec.loss,
-            compute_dtype="bfloat16" if config.dtype == "bfloat16" else None,
-            remat=config.remat,
-        )
-    )
-
-
-# Runs of one process with the same options have one optimizer and one step, so that they share what
-# is compiled for them.
-_scheduled = functools.cache(optimizers.scheduled)
-
-
-@functools.cache
-def _step(
-    config: Config, spec: Spec, optimizer: optax.GradientTransformation, placement: Placement
-) -> Step:
-    loss = loss_of(config, spec)
-    if config.deterministic:
-        assert placement.mesh
-        return deterministic.make_step(loss, optimizer, placement.mesh, reduction="mean")
-    if config.accumulate is None:
-        return placement.step(make_step(loss, optimizer))
-    accumulated = partial(accumulate.accumulated, microbatches=config.accumulate, reduction="mean")
-    return placement.step(make_step(loss, optimizer, value_and_grad=accumulated))
+    return Trainer(steps.transpose(params), optimizer, run, _to_numpy, placement.params)
 
 
 def _in_memory(config: Config, dataset: Dataset, step: Step, placement: Placement) -> MakeChunk:
     (train,), (validation,) = dataset.train.blocks(), dataset.validation.blocks()
     step = on_rows(step, placement.replicate(train))
-    evaluate = evaluation.on_rows(
-        dataset.spec, evaluation.forward, validation.x, validation.y, placement
-    )
+    evaluate = evaluation.on_rows(_evaluated(dataset), evaluation.forward, validation, placement)
     return _compiled(config, dataset, step, evaluate)
 
 
@@ -200,13 +161,13 @@ def _from_disk(config: Config, dataset: Dataset, step: Step, placement: Placemen
     blocks = [range(start, min(start + size, len(validation))) for start in starts]
     step_bytes = len(range(dataset.batch_size)[local]) * dataset.spec.sizes[0]
     step_bytes *= np.dtype(config.param_dtype).itemsize
-    block_sums = evaluation.block_sums(dataset.spec, placement)
+    block_sums = evaluation.block_sums(_evaluated(dataset), placement)
     stream = streams.Stream(
         Partial(step),
         batches,
         partial(placement.rows, axis=1),
         max(1, streams.BYTES // step_bytes),
-        lambda params, block: block_sums(params, block.x, block.y),
+        block_sums,
         [partial(placement.read, validation.batch, block) for block in blocks],
         len(validation),
     )
@@ -229,14 +190,23 @@ def _dual(config, dataset, params, optimizer, placement) -> Trainer:
         loss=spec.loss,
         clip_norm=config.clip_norm,
     )
-    x = dual.products(validation.x)
-    evaluate = evaluation.on_rows(spec, gram.forward, x, validation.y, placement)
+    rows = validation._replace(x=dual.products(validation.x))
+    evaluate = evaluation.on_rows(spec, _dual_forward, rows, placement)
     run = _compiled(config, dataset, step, evaluate)
     return Trainer(params | dual.params(), optimizer, run, dual.weights, placement.params)
 
 
+def _dual_forward(spec: Spec, params: Any, x: Any) -> jax.Array:
+    return gram.forward(params, x, activation=spec.activation)
+
+
+def _evaluated(dataset: Dataset) -> Spec:
+    """The network as it is evaluated: of equal ones, what is compiled is shared."""
+    return replace(dataset.spec, label_smoothing=0.0)
+
+
 def _to_numpy(params):
-    return transpose(jax.tree.map(np.asarray, params))
+    return steps.transpose(jax.tree.map(np.asarray, params))
 
 
 def targets_of(dataset: Dataset) -> Metrics:

@@ -14,11 +14,10 @@ import jax
 import numpy as np
 
 from jaxnet.engine import epochs
-from jaxnet.runs import trainer
+from jaxnet.runs import steps, trainer
 from jaxnet.runs.dataset import Dataset
-from jaxnet.spec import Batch
 from jaxnet.sweep import settings as sweep_settings
-from jaxnet.sweep.program import Program, Split
+from jaxnet.sweep.program import RATES, Program, Split
 from jaxnet.sweep.settings import Key, Mapping, Plan, Setting
 from jaxnet.train import transpose
 
@@ -93,7 +92,10 @@ class Workers:
         self.dataset_of = lru_cache(mapping.splits * (mapping.workers + 1))(self._dataset_of)
         self.split_of = lru_cache(mapping.workers + 1)(self._split_of)
         stacked = mapping.splits * mapping.settings > 1
-        self.program = Program(self.config, self.dataset_of(plan.keys[0]), stacked=stacked)
+        asked = {n for n in RATES if any(getattr(s, n) for s in plan.settings)}
+        asked |= {"weight_decay"} if self.config.weight_decay is not None else set()
+        dataset = self.dataset_of(plan.keys[0])
+        self.program = Program(self.config, dataset, asked, stacked=stacked)
         self.steps = min(50, self.program.capacity[0])  # of the next call
         self.stop = threading.Event()
         self.made: dict[Block, int] = {}  # steps
@@ -175,7 +177,8 @@ class Workers:
         wait, finite, total = (lines.pop(name) for name in ("wait", "finite", "total"))
         ends = np.flatnonzero(wait >= self.program.max_wait)
         number = int(ends[0]) + 1 if len(ends) else len(wait)
-        every, most = self.config.evaluate_every, self.config.epochs
+        every = self.config.evaluate_every
+        most = self.program.num_steps * every // self.program.every
         epoch = [min(n * every, most) for n in range(1, number + 1)]
         steps = np.diff([0, *epoch]) * (self.program.every // every)
         losses = np.stack([total[:number] / steps, lines["loss"][:number]], axis=1)
@@ -199,6 +202,9 @@ class Workers:
         largest = keys if self.plan.folds is None else (Key(keys[0].seed, 0),)
         most = max(len(self.dataset_of(key).validation) for key in largest)
         splits = [_padded(self.dataset_of(key), most) for key in keys]
+        if "dropout" in self.program.asked:
+            seeds = [steps.dropout_seed(key.seed) for key in keys]
+            splits = [s._replace(seed=seed) for s, seed in zip(splits, seeds, strict=True)]
         return jax.device_put(self.program.stack(splits))
 
 
@@ -207,7 +213,7 @@ def _padded(dataset: Dataset, most: int) -> Split:
     number = len(held_out.y)
     places = np.minimum(np.arange(most), number - 1)
     counts = (np.arange(most) < number).astype(held_out.x.dtype)
-    return Split(train, Batch(held_out.x[places], held_out.y[places]), counts)
+    return Split(train, jax.tree.map(lambda leaf: leaf[places], held_out), counts)
 
 
 def _blocks(items: tuple, size: int) -> list[tuple]:

@@ -1,8 +1,8 @@
 """One compiled program that trains networks of one shape: a single one, or a grid of them at once.
 
 It is `epochs.run` with a step and an evaluation that are mapped over splits x settings. Rows, their
-order and the initial weights belong to a split of the table; learning rate and weight decay to a
-setting.
+order, the initial weights and the seed of dropout belong to a split of the table; learning rate,
+weight decay, dropout and label smoothing to a setting.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxnet import data, optimizers
+from jaxnet import data, net, optimizers
 from jaxnet.engine import epochs
-from jaxnet.runs import evaluation, trainer
+from jaxnet.runs import evaluation, steps
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
 from jaxnet.spec import Batch
@@ -28,27 +28,32 @@ from jaxnet.train import TrainState, init, make_step, transpose
 class Split(NamedTuple):
     """The rows of a split to train on and to validate on, and which of the latter count.
 
-    counts: (N,) ones, and zeros for rows that only fill the shape up.
+    counts: (N,) ones, and zeros for rows that only fill the shape up. seed: of dropout, if any.
     """
 
     train: Batch
     validation: Batch
     counts: Any
+    seed: Any = None
+
+
+RATES = ("learning_rate", "weight_decay", "dropout", "label_smoothing")  # of a setting
 
 
 class Program:
     """Training of networks of one shape, which differ in split and setting.
 
-    config, dataset: those of any of them. stacked: whether it trains a grid at once; then each leaf
-    has the axes (splits, settings) first, those of a split (splits,), of a setting (settings,).
-    num_steps: of a whole training; every: steps between evaluations; capacity, max_wait: as
-    `epochs.run` takes them.
+    config, dataset: those of any of them. asked: the RATES that differ from none. stacked: whether
+    it trains a grid at once; then each leaf has the axes (splits, settings) first, those of a split
+    (splits,), of a setting (settings,). num_steps: of a whole training; every: steps between
+    evaluations; capacity, max_wait: as `epochs.run` takes them.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, *, stacked: bool):
+    def __init__(self, config: Config, dataset: Dataset, asked: set[str], *, stacked: bool):
         self.config, self.spec, self.stacked = config, dataset.spec, stacked
+        self.asked = asked
         self.rows, self.batch_size = len(dataset.train), dataset.batch_size
-        self.num_steps = dataset.steps_per_epoch * config.epochs
+        self.num_steps = dataset.num_steps(config)
         self.every = dataset.steps_per_epoch * config.evaluate_every
         self.capacity = epochs.capacity(self.batch_size, self.every)
         self.max_wait = epochs.evaluations_to_wait(config.patience, config.evaluate_every)
@@ -69,7 +74,7 @@ class Program:
     ) -> epochs.Chunk:
         """Make the steps of the segments; split: the rows of all `keys` (`stack`)."""
         return epochs.run(
-            Partial(self.step, split.train, self._rates(settings)),
+            Partial(self.step, (split.train, split.seed), self._rates(settings)),
             Partial(self.evaluate, split),
             state,
             best,
@@ -102,8 +107,16 @@ class Program:
 
     def _step(self, table, rates, state, rows):
         """A step of one network on some rows of its split."""
-        step = make_step(trainer.loss_of(self.config, self.spec), self._optimizer(*rates))
-        return step(state, jax.tree.map(lambda leaf: leaf[rows], table))
+        train, seed = table
+        batch = jax.tree.map(lambda leaf: leaf[rows], train)
+        if rates["dropout"] is not None:
+            shapes = [(len(batch.x), size) for size in self.spec.sizes[1:-1]]
+            given = rates["dropout"], shapes, batch.x.dtype
+            batch = batch._replace(masks=net.dropout_masks(seed, state.step, *given))
+        smoothing = rates["label_smoothing"]
+        loss = steps.loss_of(self.config, self.spec, 0.0 if smoothing is None else smoothing)
+        optimizer = self._optimizer(rates["learning_rate"], rates["weight_decay"])
+        return make_step(loss, optimizer)(state, batch)
 
     def _optimizer(self, learning_rate: Any, weight_decay: Any) -> Any:
         return optimizers.scheduled(
@@ -118,23 +131,24 @@ class Program:
     def _evaluate(self, split, params):
         """The evaluation of one network, as `evaluation` describes it."""
 
-        def of_row(x, y):
-            return evaluation.sums(self.spec, evaluation.forward, params, x[None], y[None])
+        def of_row(row):
+            row = jax.tree.map(lambda leaf: leaf[None], row)
+            return evaluation.sums(self.spec, evaluation.forward, params, row)
 
         def total(leaf):
             return jnp.sum(jnp.moveaxis(leaf, 0, -1) * split.counts, axis=-1)
 
-        sums = jax.tree.map(total, jax.vmap(of_row)(split.validation.x, split.validation.y))
-        return sums | {"loss": sums["loss"] / split.counts.sum()}
+        sums = jax.tree.map(total, jax.vmap(of_row)(split.validation))
+        count = sums.pop("count") if "count" in sums else split.counts.sum()
+        return sums | {"loss": sums["loss"] / count}
 
-    def _rates(self, settings: tuple[Setting, ...]) -> tuple[Any, Any]:
-        """Learning rates and weight decays; None for decays where none are asked for."""
-        rates = np.array([setting.learning_rate for setting in settings], self.config.dtype)
-        decays = None
-        if self.config.weight_decay is not None:
-            decays = np.array([setting.weight_decay for setting in settings], self.config.dtype)
-        several = rates, decays
-        return several if self.stacked else jax.tree.map(lambda leaf: leaf[0], several)
+    def _rates(self, settings: tuple[Setting, ...]) -> dict[str, Any]:
+        """The numbers of each setting by name; None for those that no setting asks for."""
+        rates: dict[str, Any] = {}
+        for name in RATES:
+            several = np.array([getattr(setting, name) for setting in settings], self.config.dtype)
+            rates[name] = (several if self.stacked else several[0]) if name in self.asked else None
+        return rates
 
     def _rows_at(self, keys: tuple[Key, ...]) -> Callable[[int], np.ndarray]:
         """Step number -> row indices (splits, batch), or (batch,) of a network alone."""

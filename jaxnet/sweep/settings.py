@@ -17,10 +17,10 @@ import numpy as np
 
 from jaxnet import data
 from jaxnet.engine.mesh import own_device
-from jaxnet.runs.config import Config, ScaleOptions
-from jaxnet.runs.dataset import Dataset, prepare
+from jaxnet.runs.config import Config, ScaleOptions, default_epochs
+from jaxnet.runs.dataset import Dataset, check_task, prepare, weighting_of
 from jaxnet.tables.fitting import fit_encoding
-from jaxnet.tables.rows import ArrayRows, encode
+from jaxnet.tables.rows import rows_of
 
 # Measured by scripts/tools/sweep_mappings.py, on a CPU:
 # multiplications in a forward pass of a batch -> members of a stack of networks below that
@@ -29,11 +29,13 @@ BUDGET = 2**30  # bytes that the members in training may take on a CPU; a quarte
 
 
 class Setting(NamedTuple):
-    """What is tried. weight_decay: None for torch's default."""
+    """What is tried: options of a run. weight_decay: None for torch's default."""
 
     hidden: tuple[int, ...]
     learning_rate: float
     weight_decay: float | None
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
 
 
 class Key(NamedTuple):
@@ -76,7 +78,7 @@ class Plan:
 
     def config_of(self, setting: Setting, key: Key) -> Config:
         """The options with which `runs.train` trains this member alone."""
-        return replace(self.config, **setting._asdict(), seed=key.seed)
+        return replace(self.config, **setting._asdict(), seed=key.seed, ensemble=1)
 
     def dataset_of(self, setting: Setting, key: Key) -> Dataset:
         """Return the rows of a member, the encoding fitted on those to train on, and its network.
@@ -88,14 +90,21 @@ class Plan:
         spec = dataset.spec
         num_rows = len(dataset.train) + len(dataset.validation)
         several = _rows(num_rows, config, key, self.folds)
-        target = dataset.encoding.target.name
-        encoding = fit_encoding(dataset.table, target, dataset.task, several[0], config.categorical)
+        target, table = dataset.encoding.target.name, dataset.table
+        encoding = fit_encoding(table, target, dataset.task, several[0], config.categorical)
+        weighting = weighting_of(config, table, encoding, several[0])
         train, validation = (
-            ArrayRows(*encode(dataset.table, encoding, config.dtype, rows)) for rows in several
+            rows_of(table, encoding, config.dtype, rows, weighting, dataset.values)
+            for rows in several
         )
         return dataset._replace(
             encoding=encoding,
-            spec=replace(spec, sizes=(spec.sizes[0], *setting.hidden, spec.sizes[-1])),
+            weighting=weighting,
+            spec=replace(
+                spec,
+                sizes=(spec.sizes[0], *setting.hidden, spec.sizes[-1]),
+                label_smoothing=setting.label_smoothing,
+            ),
             train=train,
             validation=validation,
             batch_size=config.batch_size or min(32, len(several[0])),
@@ -119,26 +128,32 @@ def plan(
     learning_rate: Sequence[float] = (),
     weight_decay: Sequence[float] = (),
     hidden: Sequence[Sequence[int]] = (),
+    dropout: Sequence[float] = (),
+    label_smoothing: Sequence[float] = (),
     seeds: int = 1,
     folds: int | None = None,
     dataset: Dataset | None = None,
 ) -> Plan:
     """Plan a training for each combination of options.
 
-    learning_rate, weight_decay, hidden: the values to try, by default that of `config`. seeds: how
-    many, from `config.seed` on; each has its own split, initial weights and order of rows. folds:
-    validate on each of so many folds of the rows in turn, rather than on a share of them. dataset:
-    `prepare(config, keep_table=True)` if at hand.
+    learning_rate, weight_decay, hidden, dropout, label_smoothing: the values to try, by default
+    that of `config`. seeds: how many, from `config.seed` on; each has its own split, initial
+    weights and order of rows. folds: validate on each of so many folds of the rows in turn, rather
+    than on a share of them. dataset: `prepare(config, keep_table=True)` if at hand. The members of
+    an `ensemble` are no part of a sweep, whose best setting alone is trained as one.
 
     Raises: ValueError for bad input, before any work.
     """
     _check(config, seeds, folds)
-    settings = _settings(config, learning_rate, weight_decay, hidden)
+    settings = _settings(config, hidden, learning_rate, weight_decay, dropout, label_smoothing)
     config = replace(config, **settings[0]._asdict())
     config, dataset = _in_memory(config, dataset)
     num_rows = len(dataset.train) + len(dataset.validation)
     if folds is not None and folds > num_rows:
         raise ValueError(f"`folds` must be 2..{num_rows}, the number of rows; got {folds}")
+    for setting in settings:
+        check_task(replace(config, **setting._asdict()), dataset.task)
+    config = replace(config, epochs=config.epochs or default_epochs(len(dataset.train)))
     held_out = range(folds) if folds else (None,)
     keys = itertools.product(range(config.seed, config.seed + seeds), held_out)
     made = Plan(config, dataset, settings, tuple(itertools.starmap(Key, keys)), folds)
@@ -178,18 +193,16 @@ def _in_memory(config: Config, dataset: Dataset | None) -> tuple[Config, Dataset
 
 
 def _settings(config: Config, *tried: Sequence[Any]) -> tuple[Setting, ...]:
-    """All combinations of the learning rates, weight decays and sizes. Raises: ValueError."""
-    names = ("learning_rate", "weight_decay", "hidden")
+    """All combinations of what is tried, in the order of `Setting`. Raises: ValueError."""
     values = {
         name: tuple(several) or (getattr(config, name),)
-        for name, several in zip(names, tried, strict=True)
+        for name, several in zip(Setting._fields, tried, strict=True)
     }
     values["hidden"] = tuple(map(tuple, values["hidden"]))
     for name, several in values.items():
         if len(set(several)) < len(several):
             raise ValueError(f"`{name}` must be different values, got {several}")
-    combined = itertools.product(*(values[name] for name in Setting._fields))
-    settings = tuple(itertools.starmap(Setting, combined))
+    settings = tuple(itertools.starmap(Setting, itertools.product(*values.values())))
     for setting in settings:
         replace(config, **setting._asdict())  # checks the values
     return settings

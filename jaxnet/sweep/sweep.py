@@ -35,6 +35,7 @@ CSV = "sweep.csv"
 JSON = "sweep.json"
 PICTURE = "sweep.png"
 BEST = "best"
+SHOWN = 3  # options in the picture
 
 
 class Row(NamedTuple):
@@ -108,7 +109,8 @@ def best_config(planned: Plan, members: Sequence[Member], table: Sequence[Row]) 
     """The options of the best setting's best member; with folds, of its first seed."""
     of_best = [member for member in members if member.setting == table[0].setting]
     key = min(of_best, key=lambda member: member.metrics["loss"]).key
-    return planned.config_of(table[0].setting, planned.keys[0] if planned.folds else key)
+    config = planned.config_of(table[0].setting, planned.keys[0] if planned.folds else key)
+    return replace(config, ensemble=planned.config.ensemble)
 
 
 def tabulate(members: Sequence[Member]) -> list[Row]:
@@ -162,7 +164,7 @@ def write_csv(path: Path, members: Sequence[Member]) -> None:
     metrics = max((member.metrics for member in members), key=len)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = ("hidden", "learning_rate", "weight_decay", "seed", "fold", "reason", "epochs", "epoch")
+    names = (*Setting._fields, "seed", "fold", "reason", "epochs", "epoch")
     writer.writerow([*names, "train_loss", *(f"val_{name}" for name in metrics)])
     for m in members:
         sizes = ",".join(map(str, m.setting.hidden))
@@ -191,18 +193,24 @@ def _described(planned: Plan) -> dict[str, Any]:
 
 
 def picture(planned: Plan, table: Sequence[Row], path: Path) -> bool:
-    """Draw the mean validation metric against the options that vary; False if none does."""
+    """Draw the mean validation metric against the options that vary; False if none does.
+
+    Of more than three, the others are those of the best setting.
+    """
     from jaxnet.runs import plots  # matplotlib takes a second to import
 
-    names = ("learning_rate", "weight_decay", "hidden")
+    names = ("learning_rate", "weight_decay", "dropout", "label_smoothing", "hidden")
     values = {n: list(dict.fromkeys(getattr(s, n) for s in planned.settings)) for n in names}
     axes = {name: several for name, several in values.items() if len(several) > 1}
     if not axes:
         return False
+    fixed, axes = list(axes)[SHOWN:], dict(list(axes.items())[:SHOWN])
+    best = table[0].setting
     cells = {
         tuple(getattr(row.setting, name) for name in axes): (row.mean["loss"], row.std["loss"])
         for row in table
         if not row.diverged
+        and all(getattr(row.setting, name) == getattr(best, name) for name in fixed)
     }
     dataset = planned.dataset
     title = f"{path.parent.name}: {dataset.task} of {dataset.encoding.target.name!r}"

@@ -24,17 +24,22 @@ class Metrics:
         classes = len(target.categories)
         self.confusion = np.zeros((classes, classes), np.int64) if classes else None
         self._loss, self._std = loss, np.asarray(target.std)
-        self.rows, self._sum = 0, 0.0
+        self.rows, self._sum, self._weight = 0, 0.0, 0.0
         # Of each column of the target, standardised.
         self._residual, self._target = np.zeros(target.width), Moments()
 
-    def update(self, y_pred: np.ndarray, y: np.ndarray) -> None:
-        """Add a block: outputs (N, D_out); y (N,) classes or (N, D_out) standardised numbers."""
+    def update(self, y_pred: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Add a block: outputs (N, D_out); y (N,) classes or (N, D_out) standardised numbers.
+
+        weights: (N,) of the rows, in the mean that the loss is, and there alone.
+        """
         if not len(y):
             return
         y_pred = y_pred.astype(float)
         with np.errstate(invalid="ignore"):  # the loss says so
-            self._sum += float(numpy_net.LOSSES[self._loss](y_pred, y)[0]) * len(y)
+            weight = len(y) if weights is None else float(weights.sum(dtype=float))
+            self._sum += float(numpy_net.LOSSES[self._loss](y_pred, y, weights)[0]) * weight
+            self._weight += weight
         if self.confusion is not None:
             np.add.at(self.confusion, (y, y_pred.argmax(axis=1)), 1)
         else:
@@ -49,7 +54,7 @@ class Metrics:
         column is constant.
         """
         hits = 0 if self.confusion is None else int(np.trace(self.confusion))
-        return self.of_sums(self._sum / self.rows, hits, self._residual)
+        return self.of_sums(self._sum / (self._weight or 1), hits, self._residual)
 
     def of_sums(self, loss: float, hits: int = 0, residual: Any = None) -> dict[str, float | None]:
         """As `result`, for other outputs on the same rows, of which only sums are known.

@@ -11,16 +11,18 @@ from jaxnet.spec import Batch
 from jaxnet.tables.encoding import Encoding, aligned, encode_features, encode_target
 from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table
+from jaxnet.tables.weights import EQUAL, Weighting
 
 BLOCK = 8192  # rows that are encoded at once
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayRows:
-    """Rows in memory: x (N, D_in); y (N, D_out), or (N,) classes."""
+    """Rows in memory: x (N, D_in); y (N, D_out), or (N,) classes; weights (N,), or None."""
 
     x: np.ndarray
     y: np.ndarray
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -29,21 +31,27 @@ class ArrayRows:
         """Return the rows at some positions, integers of any shape S: x (*S, D_in), and y
         (*S, D_out), or S for classes.
         """
-        return Batch(self.x[positions], self.y[positions])
+        weights = None if self.weights is None else self.weights[positions]
+        return Batch(self.x[positions], self.y[positions], weights=weights)
 
     def blocks(self) -> Iterator[Batch]:
         """Yield all rows in order, in blocks of bounded memory: those in memory are one block."""
-        yield Batch(self.x, self.y)
+        yield Batch(self.x, self.y, weights=self.weights)
 
 
 @dataclass(frozen=True, eq=False)
 class StoredRows:
-    """The rows (N,) of a store, encoded when they are asked for."""
+    """The rows (N,) of a store, encoded when they are asked for.
+
+    values: (N,) of the column of weights that `weighting` names.
+    """
 
     store: Store
     rows: np.ndarray
     encoding: Encoding
     dtype: str = "float32"
+    weighting: Weighting = EQUAL
+    values: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,9 +60,10 @@ class StoredRows:
         """As `ArrayRows.batch`. Raises: as `encode`."""
         positions = np.asarray(positions)
         x, y = encode(self.store, self.encoding, self.dtype, self.rows[positions.ravel()])
-        return Batch(
-            x.reshape(*positions.shape, x.shape[1]), y.reshape(*positions.shape, *y.shape[1:])
-        )
+        x = x.reshape(*positions.shape, x.shape[1])
+        y = y.reshape(*positions.shape, *y.shape[1:])
+        values = None if self.values is None else self.values[positions]
+        return Batch(x, y, weights=self.weighting.weights(values, y, self.dtype))
 
     def blocks(self) -> Iterator[Batch]:
         """As `ArrayRows.blocks`, BLOCK rows at a time."""
@@ -63,6 +72,25 @@ class StoredRows:
 
 
 Rows = ArrayRows | StoredRows  # nothing needs to ask which
+
+
+def rows_of(
+    table: Table | Store,
+    encoding: Encoding,
+    dtype: str,
+    rows: np.ndarray,
+    weighting: Weighting = EQUAL,
+    values: np.ndarray | None = None,
+) -> Rows:
+    """Return some rows of a table, where the table has them: in memory or on disk.
+
+    values: of the column of weights, for all rows of the table.
+    """
+    values = None if values is None else values[rows]
+    if isinstance(table, Store):
+        return StoredRows(table, rows, encoding, dtype, weighting, values)
+    x, y = encode(table, encoding, dtype, rows)
+    return ArrayRows(x, y, weighting.weights(values, y, dtype))
 
 
 def encode(

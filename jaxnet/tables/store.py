@@ -7,6 +7,7 @@ and has a digest of each block of both files. A block is checked before its rows
 
 from __future__ import annotations
 
+import copy
 import mmap
 import os
 import weakref
@@ -51,6 +52,12 @@ class Store:
         fields = [Field(**column) for column in found["columns"]]
         self._fields = {field.name: field for field in fields if field.name not in drop}
         self.columns = {name: np.zeros(0, field.dtype) for name, field in self._fields.items()}
+
+    def without(self, names: Collection[str]) -> Store:
+        store = copy.copy(self)
+        store._fields = {n: field for n, field in self._fields.items() if n not in names}
+        store.columns = {name: self.columns[name] for name in store._fields}
+        return store
 
     def texts(self, name: str) -> list[str]:
         return self._fields[name].texts or []

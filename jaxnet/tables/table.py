@@ -41,6 +41,11 @@ class Table(NamedTuple):
         """Return some rows (M,) of all columns."""
         return Table(self.path, {name: column[rows] for name, column in self.columns.items()})
 
+    def without(self, names: Collection[str]) -> Table:
+        """Return the table without some columns."""
+        kept = {name: column for name, column in self.columns.items() if name not in names}
+        return self._replace(columns=kept)
+
     def row(self, number: int) -> Table:
         """Return one row, with its place in the file, for messages."""
         return self.take(slice(number, number + 1))._replace(offset=self.offset + number)

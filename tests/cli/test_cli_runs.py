@@ -150,7 +150,7 @@ def test_import_takes_the_sizes_of_the_file_and_refuses_others(folder, capsys, t
     for k, (d_in, d_out) in enumerate(itertools.pairwise(sizes), start=1):
         params[f"w{k}"] = RNG.random((d_in, d_out), np.float32)
         params[f"b{k}"] = RNG.random(d_out, np.float32)
-    weights.write_bytes(torch_weights.save(params))
+    weights.write_bytes(torch_weights.save([params]))
     data = ("--data", "table.csv", "--target", "y")
     code, out, err = call(capsys, "import", weights, *data, "--out", tmp_path / "run")
     assert (code, err) == (0, "")

@@ -38,7 +38,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(loss, reduction, num
 @pytest.mark.usefixtures("x64")
 def test_the_depth_of_a_dynamic_network_belongs_to_every_microbatch():
     spec = Spec((7, 5, 5, 3), bias=True)
-    x, y, _ = data.random_problem(spec, num_rows=12, seed=3, dtype="float64")
+    x, y, *_ = data.random_problem(spec, num_rows=12, seed=3, dtype="float64")
     batch, params = Batch(x, y, np.int32(2)), spec.init(1, "float64")
     got = accumulate.accumulated(net.loss, microbatches=4, reduction="sum")(params, batch)
     assert_close(got, jax.value_and_grad(net.loss)(params, batch), rtol=1e-12, atol=1e-14)

@@ -35,10 +35,15 @@ def write_table(folder, name):
 
 
 def make_run(folder, table="flowers", dtype="float32", activation="relu"):
-    """Write a run below a folder; return it, its model and its table."""
+    """Write a run below a folder; return it, its model and its table.
+
+    table: its name, and " x3" after it for an ensemble of three networks.
+    """
     folder.mkdir(exist_ok=True)
+    table, _, members = table.partition(" x")
     path, target, categorical = write_table(folder, table)
-    options = {"dtype": dtype, "activation": activation, "categorical": categorical}
+    options: dict[str, Any] = {"dtype": dtype, "activation": activation, "categorical": categorical}
+    options["ensemble"] = int(members or 1)
     made = write_run(folder / "run", path, target, **options)
     return folder / "run", made, read(path)
 
@@ -58,13 +63,14 @@ def raw_inputs(made, table) -> dict[str, Any]:
 
 def oracle(made, x):
     """Probabilities, or numbers in the target's units, in float64."""
-    params = {name: leaf.astype(float) for name, leaf in made.params.items()}
-    y = numpy_net.forward(params, x, activation=made.spec.activation)
-    target = made.encoding.target
-    if target.categories:
+    target, found = made.encoding.target, []
+    for member in made.members:
+        params = {name: leaf.astype(float) for name, leaf in member.items()}
+        y = numpy_net.forward(params, x, activation=made.spec.activation)
         e = np.exp(y)
-        return e / e.sum(axis=1, keepdims=True)
-    return y * target.std + target.mean
+        found.append(e / e.sum(axis=1, keepdims=True) if target.categories else y)
+    mean = np.mean(found, axis=0)
+    return mean if target.categories else mean * target.std + target.mean
 
 
 def rows_of(made, table):

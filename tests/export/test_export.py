@@ -34,6 +34,7 @@ from jaxnet.tables.table import Table
 CASES = [("flowers", "float32", activation) for activation in ACTIVATIONS]
 CASES += [("flowers", "float64", "gelu"), ("signals", "float64", "silu")]
 CASES += [("signals", "float32", "tanh"), ("words", "float32", "relu")]
+CASES += [("flowers x3", "float32", "relu"), ("signals x2", "float64", "tanh")]  # ensembles
 every_case = pytest.mark.parametrize(("table", "dtype", "activation"), CASES)
 
 

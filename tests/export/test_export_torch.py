@@ -58,7 +58,12 @@ print(runpy.run_path(sys.argv[2])["predict"](json.loads(sys.argv[1])).tolist())
 
 @pytest.mark.parametrize(
     ("table", "dtype", "activation"),
-    [("flowers", "float32", "gelu"), ("signals", "float64", "silu")],
+    [
+        ("flowers", "float32", "gelu"),
+        ("signals", "float64", "silu"),
+        ("flowers x3", "float32", "relu"),
+        ("signals x2", "float64", "tanh"),
+    ],
 )
 def test_the_example_program_runs_as_it_is(tmp_path, table, dtype, activation):
     run, made, columns = make_run(tmp_path, table, dtype, activation)

@@ -45,12 +45,12 @@ def assert_same(got, want, dtype="float32"):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_is_written_is_read_back(tmp_path, dtype):
     params = Spec((7, 5, 4, 3), bias=True).init(0, dtype)
-    (tmp_path / "m.safetensors").write_bytes(torch_weights.save(params))
+    (tmp_path / "m.safetensors").write_bytes(torch_weights.save([params]))
     assert_same(torch_weights.read(tmp_path / "m.safetensors"), params, dtype)
 
 
 def test_the_file_has_the_names_and_the_layout_of_a_sequential(tmp_path):
-    (tmp_path / "m").write_bytes(torch_weights.save(Spec((7, 5, 3), bias=True).init(0)))
+    (tmp_path / "m").write_bytes(torch_weights.save([Spec((7, 5, 3), bias=True).init(0)]))
     with safe_open(tmp_path / "m", "np") as file:
         shapes = {name: file.get_tensor(name).shape for name in sorted(file.keys())}
         assert file.metadata() == {"format": "pt"}
@@ -59,7 +59,7 @@ def test_the_file_has_the_names_and_the_layout_of_a_sequential(tmp_path):
 
 def test_missing_biases_are_not_written_and_read_as_zeros(tmp_path):
     params = Spec((7, 5, 3)).init(0)
-    (tmp_path / "m").write_bytes(torch_weights.save(params))
+    (tmp_path / "m").write_bytes(torch_weights.save([params]))
     got = torch_weights.read(tmp_path / "m")
     want = {"w1": params["w1"], "b1": np.zeros(5), "w2": params["w2"], "b2": np.zeros(3)}
     assert_same(got, want)

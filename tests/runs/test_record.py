@@ -72,7 +72,10 @@ def test_a_field_that_is_missing_or_of_another_type_is_named(folder, field):
 
 
 WRONG = {
-    "epochs": (lambda d: d["config"].update(epochs=True), "`config.epochs` must be int, got True"),
+    "epochs": (
+        lambda d: d["config"].update(epochs=True),
+        r"`config.epochs` must be int \| None, got True",
+    ),
     "hidden": (lambda d: d["config"].update(hidden=["5"]), r"`config.hidden` must be tuple.int"),
     "range": (lambda d: d["config"].update(validation=2.0), "`validation` must be a share between"),
     "unknown": (lambda d: d["config"].update(mapped="on"), "`config` has an unknown field 'mapped"),
@@ -151,7 +154,7 @@ def test_a_resume_that_changes_something_is_in_the_history_and_warned_of(written
     record = Record.load(written)
     here = {"device": record.device, "versions": record.versions}
     assert record.resumed(record.config, 7, here) is record
-    config = record.changed(written, {"epochs": record.config.epochs + 5})
+    config = record.changed(written, {"epochs": (record.config.epochs or 0) + 5})
     other = here | {"device": record.device | {"processors": 3}}
     resumed = record.resumed(config, 7, other)
     assert resumed.history == ({"step": 7, "changed": {"epochs": config.epochs}, **other},)

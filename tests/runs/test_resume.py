@@ -71,6 +71,9 @@ RUNS = {
     "adamw float64": {"optimizer": "adamw", "dtype": "float64"},
     "clipped": {"clip_norm": 0.5, "weight_decay": 0.1},
     "no hidden layer": {"hidden": ()},
+    "dropout": {"hidden": (5, 4), "dropout": 0.3},
+    "ensemble": {"ensemble": 3, "clip_norm": 0.5, "dropout": 0.3},
+    "ensemble on disk": {"ensemble": 2, "on_disk": "on"},
 }
 
 

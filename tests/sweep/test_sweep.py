@@ -37,7 +37,8 @@ def folder(tmp_path, monkeypatch):
 def config(target="kind", **options):
     other = "price" if target == "kind" else "kind"
     kept: dict[str, Any] = {"hidden": (5,), "epochs": 4, "dtype": "float64", "batch_size": 4}
-    return Config(data="t.csv", target=target, drop=(other,), **kept | options)
+    kept["drop"] = (other,)
+    return Config(data="t.csv", target=target, **kept | options)
 
 
 def plan(config, **options):
@@ -92,6 +93,8 @@ CASES: dict[str, tuple[Config, dict[str, Any]]] = {
     "folds": (config("price", batch_size=None), {"folds": 4}),
     "patience": (config(patience=1, epochs=9, optimizer="momentum"), {}),
     "evaluate every": (config(evaluate_every=3, epochs=7, patience=2), {}),
+    "weighed": (config(class_weight="balanced", sample_weight="price", drop=()), {}),
+    "dropout, smoothed": (config(), {"dropout": (0.0, 0.3), "label_smoothing": (0.0, 0.1)}),
     "clipped, decayed": (config(clip_norm=0.1, optimizer="adamw"), {"weight_decay": (0.0, 0.3)}),
 }
 
@@ -100,7 +103,7 @@ CASES: dict[str, tuple[Config, dict[str, Any]]] = {
     ("mapped", "case"),
     [
         *(("stacks", case) for case in CASES if case != "float32"),
-        *(("one by one", case) for case in ("float32", "patience", "clipped, decayed")),
+        *(("one by one", case) for case in ("float32", "patience", "dropout, smoothed")),
     ],
     indirect=["mapped"],
 )

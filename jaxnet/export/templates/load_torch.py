@@ -18,11 +18,18 @@ ACTIVATIONS = {
 folder = Path(__file__).parent
 about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
 dtype = {"float32": torch.float32, "float64": torch.float64}[about["dtype"]]
-layers = []
-for d_in, d_out in pairwise(about["sizes"]):
-    layers += [nn.Linear(d_in, d_out, bias=about["bias"]), ACTIVATIONS[about["activation"]]()]
-network = nn.Sequential(*layers[:-1]).to(dtype)
-network.load_state_dict(load_file(folder / "model.safetensors"))
+
+
+def network():
+    layers = []
+    for d_in, d_out in pairwise(about["sizes"]):
+        layers += [nn.Linear(d_in, d_out, bias=about["bias"]), ACTIVATIONS[about["activation"]]()]
+    return nn.Sequential(*layers[:-1])
+
+
+networks = nn.ModuleList(network() for _ in range(about["members"])).to(dtype)
+state = load_file(folder / "model.safetensors")
+(networks if about["members"] > 1 else networks[0]).load_state_dict(state)
 
 
 def encode(column, value):
@@ -43,10 +50,11 @@ def predict(rows):
     """The probabilities (N, classes) or the predictions (N, D) of N rows {column: value, ...}."""
     columns, output = about["x"]["columns"], about["output"]
     x = [[number for c in columns for number in encode(c, row[c["name"]])] for row in rows]
-    y = network(standardize(x))
+    y = torch.stack([network(standardize(x)) for network in networks])  # (members, N, D_out)
     if "classes" in output:
-        return y.softmax(dim=1)
-    return y * torch.tensor(output["std"], dtype=dtype) + torch.tensor(output["mean"], dtype=dtype)
+        return y.softmax(dim=2).mean(dim=0)
+    mean, std = (torch.tensor(output[name], dtype=dtype) for name in ("mean", "std"))
+    return y.mean(dim=0) * std + mean
 
 
 if __name__ == "__main__":

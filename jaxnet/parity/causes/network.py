@@ -39,14 +39,15 @@ def rounded_matmul(bits: int) -> Callable:
 
 
 def _forward(function, matmul, params, batch):
-    return numpy_net.run_layers(params, batch.x, function, batch.repeats, matmul)[2][-1]
+    given = batch.repeats, matmul, batch.masks
+    return numpy_net.run_layers(params, batch.x, function, *given)[2][-1]
 
 
 def network_mistakes(reference: Participant, plan: Plan) -> Iterator[Mistake]:
     """Yield the mistakes in a network's forward and backward pass."""
     spec = plan.spec
     function, backward = numpy_net.ACTIVATIONS[spec.activation]
-    loss = numpy_net.LOSSES[spec.loss]
+    loss = partial(numpy_net.LOSSES[spec.loss], label_smoothing=spec.label_smoothing)
 
     def replay(name, remedy, activation=(function, backward), **hooks):
         def value_and_grad(params, batch):
@@ -83,7 +84,8 @@ def network_mistakes(reference: Participant, plan: Plan) -> Iterator[Mistake]:
 def _stale_order(reference: Participant, plan: Plan) -> Mistake:
     """Backpropagate through weights that were updated already."""
     activation = numpy_net.ACTIVATIONS[plan.spec.activation]
-    loss = numpy_net.LOSSES[plan.spec.loss]
+    smoothing = plan.spec.label_smoothing
+    loss = partial(numpy_net.LOSSES[plan.spec.loss], label_smoothing=smoothing)
 
     def value_and_grad(params, batch):
         _, grads = reference.value_and_grad(params, batch)
