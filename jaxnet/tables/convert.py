@@ -18,9 +18,17 @@ import numpy as np
 
 from jaxnet import files
 from jaxnet.tables import reader, table
-from jaxnet.tables.store import CODES, DESCRIPTION, NUMBERS, Field, Store, folder_of
+from jaxnet.tables.store import (
+    CODES,
+    DESCRIPTION,
+    NUMBERS,
+    Field,
+    Store,
+    folder_of,
+    to_numbers,
+)
 
-VERSION = 2
+VERSION = 3
 CHANGED = "the data have changed"
 BLOCK_NUMBERS = 2**20  # that are converted at once
 
@@ -40,13 +48,14 @@ def convert(
     path: str | Path,
     drop: Collection[str] = (),
     on_progress: Callable[[Conversion], None] = lambda progress: None,
+    missing: str = "fill",
 ) -> Store:
     """Return a Parquet, CSV or TSV file, or a folder of such with the same columns, as a store
     without the columns in `drop`; make its arrays first, unless they are there.
 
     They are in the folder PATH.arrays, which may be deleted; one process at a time makes them, and
     others wait. The files of a folder follow each other in the order of their names. on_progress is
-    called now and then while they are made, and at the end.
+    called now and then while they are made, and at the end. missing: as in `reader.read`.
 
     Raises: as `reader.read`; OSError naming the folder if it cannot be written.
     """
@@ -59,7 +68,18 @@ def convert(
             found, reason = _look(path, paths, drop)  # another process may have made them meanwhile
             if reason:
                 found = _convert(Path(path), paths, drop, found, reason, on_progress)
+    if missing == "error":
+        _check_missing(Store(path, found, drop))
     return Store(path, found, drop)
+
+
+def _check_missing(store: Store) -> None:
+    """Refuse a table that misses a value, and name the first in its first block."""
+    for block in store.blocks(list(store.columns)):
+        for name, column in block.columns.items():
+            if (gaps := table.is_missing(column)).any():
+                row = store.row(block.offset + int(gaps.argmax()))
+                table.check_finite(row.path, name, row.columns[name], row.offset, "error")
 
 
 def sources(path: str | Path) -> list[Path]:
@@ -124,7 +144,7 @@ def _convert(
         rows = [number for _, number in scans]
         if not sum(rows):
             raise table.empty(path)
-        fields = _fields({file: dtypes for file, (dtypes, _) in zip(paths, scans, strict=True)})
+        fields = _fields({file: found for file, (found, _) in zip(paths, scans, strict=True)})
         done = _write(folder, sum(rows), _blocks(path, paths, fields), on_progress)
         described = [
             {"name": file.name, "state": known, "sha256": files.sha256(file), "rows": number}
@@ -146,19 +166,32 @@ def _names(paths: list[Path]) -> list[str]:
     return names
 
 
-def _fields(dtypes: dict[Path, dict[str, np.dtype]]) -> list[Field]:
-    """Return a field for each column, whose dtypes in the files are widened to one."""
+def _fields(scans: dict[Path, dict[str, tuple[np.dtype, str]]]) -> list[Field]:
+    """Return a field for each column, whose dtypes and kinds in the files are widened to one."""
     fields: list[Field] = []
-    for name in next(filter(None, dtypes.values())):
-        found = {file: known[name] for file, known in dtypes.items() if known}
-        words = [file for file, dtype in found.items() if dtype.kind == "O"]
-        if words and len(words) < len(found):
-            numbers = next(file for file in found if file not in words)
-            raise table.fault(words[0], name, f"holds text, and in {numbers.name} numbers")
-        place = sum((field.texts is None) != bool(words) for field in fields)
-        dtype = "O" if words else np.result_type(*found.values()).str
-        fields.append(Field(name, dtype, place, [] if words else None))
+    for name in next(filter(None, scans.values())):
+        found = {file: known[name] for file, known in scans.items() if known}
+        kind = _widest(name, {file: kind for file, (_, kind) in found.items()})
+        dtypes = [dtype for dtype, _ in found.values()]
+        words = kind == "text"
+        place = sum((field.texts is None) != words for field in fields)
+        dtype = "O" if words else np.result_type(*dtypes).str
+        fields.append(Field(name, dtype, kind, place, [] if words else None))
     return fields
+
+
+def _widest(name: str, kinds: dict[Path, str]) -> str:
+    """Return the kind of a column from its kinds in the files."""
+    order = ["boolean", "integer", "real"]
+    if len(different := set(kinds.values())) == 1:
+        return different.pop()
+    if different <= set(order):
+        return max(different, key=order.index)
+    nouns = {"text": "text", "date": "dates"}
+    file = next(file for file, kind in kinds.items() if kind in nouns)
+    other, found = next((o, kind) for o, kind in kinds.items() if kind != kinds[file])
+    what = f"holds {nouns[kinds[file]]}, and in {other.name} {nouns.get(found, 'numbers')}"
+    raise table.fault(file, name, what)
 
 
 def _blocks(
@@ -173,7 +206,7 @@ def _blocks(
     texts = {field.name: field.texts for field in fields if field.texts is not None}
     index: dict[str, dict[str, int]] = {name: {} for name in texts}
     exact = all(np.can_cast(field.dtype, np.float32) for field in numbers)
-    kinds = {field.name: table.KINDS[np.dtype(field.dtype).kind] for field in fields}
+    kinds = {field.name: field.kind for field in fields}
     for file in paths:
         for block in reader.blocks(file, kinds, max(1, BLOCK_NUMBERS // len(fields))):
             taken = [block.columns[field.name] for field in numbers]
@@ -195,16 +228,18 @@ def _side_by_side(columns: list[Any], rows: int, dtype: type) -> np.ndarray:
     """Return columns (N,) as an array (N, K)."""
     array = np.empty((rows, len(columns)), dtype)
     for place, column in enumerate(columns):
-        array[:, place] = column
+        dates = isinstance(column, np.ndarray) and column.dtype.kind == "M"
+        array[:, place] = to_numbers(column) if dates else column
     return array
 
 
 def _codes(column: np.ndarray, index: dict[str, int]) -> list[int]:
-    """Return the place of each text in `index`, to which new ones are added."""
+    """Return the place of each text in `index`, to which new ones are added; -1 for None."""
     values = column.tolist()
     for text in dict.fromkeys(values):
-        index.setdefault(text, len(index))
-    return [index[text] for text in values]
+        if text is not None:
+            index.setdefault(text, len(index))
+    return [index.get(text, -1) for text in values]
 
 
 def _write(

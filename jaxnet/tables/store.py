@@ -23,10 +23,13 @@ GATHERED = 128  # rows that are gathered from one map, of which Linux may hold 2
 
 
 class Field(NamedTuple):
-    """A column of a store: the dtype it is read with, its place in numbers or codes, its texts."""
+    """A column of a store: the dtype it is read with, its kind, its place in numbers or codes, its
+    texts. A missing text has the code -1; dates are numbers of microseconds, NaN where missing.
+    """
 
     name: str
     dtype: str
+    kind: str
     place: int
     texts: list[str] | None = None
 
@@ -35,7 +38,7 @@ class Store:
     """A table (`Table`) whose rows are on disk.
 
     path: the table's own file or folder. source: name, path, bytes and sha256 of it. columns:
-    arrays without rows, which tell the dtypes.
+    arrays without rows, which tell the dtypes. kinds: as a table's.
     """
 
     def __init__(self, path: str | Path, found: dict[str, Any], drop: Collection[str] = ()):
@@ -47,6 +50,10 @@ class Store:
         fields = [Field(**column) for column in found["columns"]]
         self._fields = {field.name: field for field in fields if field.name not in drop}
         self.columns = {name: np.zeros(0, field.dtype) for name, field in self._fields.items()}
+        self.kinds = {name: field.kind for name, field in self._fields.items()}
+
+    def kind(self, name: str) -> str:
+        return self.kinds[name]
 
     def texts(self, name: str) -> list[str]:
         return self._fields[name].texts or []
@@ -55,7 +62,7 @@ class Store:
         rows = max(1, BLOCK_BYTES // (8 * len(self._fields)))
         for start in range(0, self.num_rows if names else 0, rows):
             taken = [array.map()[start : start + rows] for array in self._arrays]
-            yield Table(self.path, self._columns(taken, names), start)
+            yield Table(self.path, self._columns(taken, names), start, self.kinds)
 
     def take(self, rows: np.ndarray) -> Table:
         order = np.argsort(rows)  # so that the disk is read in one direction
@@ -64,16 +71,18 @@ class Store:
             some = order[start : start + GATHERED]
             for out, array in zip(taken, self._arrays, strict=True):
                 out[some] = array.map()[rows[some]]
-        return Table(self.path, self._columns(taken, self._fields))
+        return Table(self.path, self._columns(taken, self._fields), 0, self.kinds)
 
     def _columns(self, taken: list[np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
         columns = {}
         for name in names:
             field = self._fields[name]
-            if field.texts is None:
-                columns[name] = taken[0][:, field.place].astype(field.dtype)
+            if field.texts is not None:  # the code -1 takes the last
+                columns[name] = np.array([*field.texts, None], object)[taken[1][:, field.place]]
+            elif field.dtype.startswith("<M"):
+                columns[name] = to_dates(taken[0][:, field.place])
             else:
-                columns[name] = np.array(field.texts, object)[taken[1][:, field.place]]
+                columns[name] = taken[0][:, field.place].astype(field.dtype)
         return columns
 
     def row(self, number: int) -> Table:
@@ -84,7 +93,22 @@ class Store:
                 path = path / file["name"] if path.is_dir() else path
                 break
             offset -= file["rows"]
-        return Table(str(path), self.take(np.array([number])).columns, offset)
+        return self.take(np.array([number]))._replace(path=str(path), offset=offset)
+
+
+def to_dates(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers (N,) of microseconds since 1970 as datetime64[us], NaT for NaN."""
+    gaps = np.isnan(numbers)
+    dates = np.where(gaps, 0, numbers).astype(np.int64).view("M8[us]")
+    dates[gaps] = np.datetime64("NaT")
+    return dates
+
+
+def to_numbers(dates: np.ndarray) -> np.ndarray:
+    """Return dates (N,) as float64 microseconds since 1970, NaN for NaT."""
+    numbers = dates.astype("M8[us]").astype(np.int64).astype(float)
+    numbers[np.isnat(dates)] = np.nan
+    return numbers
 
 
 def folder_of(path: str | Path) -> Path:
