@@ -14,22 +14,21 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxnet import files
-from jaxnet.tables import reader, table
+from jaxnet.tables import arrays, reader, table
+from jaxnet.tables.arrays import CODES, NUMBERS
 from jaxnet.tables.store import (
-    CODES,
     DESCRIPTION,
-    NUMBERS,
-    Digesting,
     Field,
     Store,
-    digest,
     folder_of,
+    to_numbers,
 )
 
 VERSION = 3
@@ -53,13 +52,14 @@ def convert(
     path: str | Path,
     drop: Collection[str] = (),
     on_progress: Callable[[Conversion], None] = lambda progress: None,
+    missing: str = "fill",
 ) -> Store:
     """Return a Parquet, CSV or TSV file, or a folder of such with the same columns, as a store
     without the columns in `drop`; make its arrays first, unless they are there.
 
     They are in the folder PATH.arrays, which may be deleted; one process at a time makes them, and
     others wait. The files of a folder follow each other in the order of their names. on_progress is
-    called now and then while they are made, and at the end.
+    called now and then while they are made, and at the end. missing: as in `reader.read`.
 
     Raises: as `reader.read`; OSError naming the folder if it cannot be written.
     """
@@ -76,6 +76,8 @@ def convert(
         except BaseException:  # Ctrl-C too
             _remove(folder)
             raise
+    if missing == "error":
+        _check_missing(Store(path, found, drop))
     return Store(path, found, drop)
 
 
@@ -84,6 +86,15 @@ def _remove(folder: Path) -> None:
     with contextlib.suppress(OSError), files.lock(folder):
         if [file.name for file in folder.iterdir()] == [files.LOCK]:
             shutil.rmtree(folder)
+
+
+def _check_missing(store: Store) -> None:
+    """Refuse a table that misses a value, and name the first in its first block."""
+    for block in store.blocks(list(store.columns)):
+        for name, column in block.columns.items():
+            if (gaps := table.is_missing(column)).any():
+                row = store.row(block.offset + int(gaps.argmax()))
+                table.check_finite(row.path, name, row.columns[name], row.offset, "error")
 
 
 def sources(path: str | Path) -> list[Path]:
@@ -153,8 +164,9 @@ def _convert(
         rows = [number for _, number in scans]
         if not sum(rows):
             raise table.empty(path)
-        fields = _fields({file: dtypes for file, (dtypes, _) in zip(paths, scans, strict=True)})
-        done, digests = _write(folder, sum(rows), _blocks(path, paths, fields), on_progress)
+        fields = _fields({file: found for file, (found, _) in zip(paths, scans, strict=True)})
+        report = partial(_report, on_progress, folder)
+        written, digests = arrays.write(folder, sum(rows), _blocks(path, paths, fields), report)
         described = [
             {"name": file.name, "state": known, "doubtful": _doubtful(known), "rows": number}
             | {"sha256": files.sha256(file)}
@@ -164,8 +176,18 @@ def _convert(
     found |= {"digests": digests}
     found |= {"columns": [field._asdict() for field in fields], "source": _source(path, described)}
     files.write_json(folder / DESCRIPTION, found | {"digest": _digest(found)})
-    on_progress(done._replace(whole=True))
+    report(sum(rows), written, whole=True)
     return found
+
+
+def _report(
+    on_progress: Callable[[Conversion], None],
+    folder: Path,
+    rows: int,
+    written: int,
+    whole: bool = False,
+) -> None:
+    on_progress(Conversion(folder, rows, written, whole))
 
 
 def _doubtful(state: tuple[int, int]) -> bool:
@@ -182,19 +204,32 @@ def _names(paths: list[Path]) -> list[str]:
     return names
 
 
-def _fields(dtypes: dict[Path, dict[str, np.dtype]]) -> list[Field]:
-    """Return a field for each column, whose dtypes in the files are widened to one."""
+def _fields(scans: dict[Path, dict[str, tuple[np.dtype, str]]]) -> list[Field]:
+    """Return a field for each column, whose dtypes and kinds in the files are widened to one."""
     fields: list[Field] = []
-    for name in next(filter(None, dtypes.values())):
-        found = {file: known[name] for file, known in dtypes.items() if known}
-        words = [file for file, dtype in found.items() if dtype.kind == "O"]
-        if words and len(words) < len(found):
-            numbers = next(file for file in found if file not in words)
-            raise table.fault(words[0], name, f"holds text, and in {numbers.name} numbers")
-        place = sum((field.texts is None) != bool(words) for field in fields)
-        dtype = "O" if words else np.result_type(*found.values()).str
-        fields.append(Field(name, dtype, place, [] if words else None))
+    for name in next(filter(None, scans.values())):
+        found = {file: known[name] for file, known in scans.items() if known}
+        kind = _widest(name, {file: kind for file, (_, kind) in found.items()})
+        dtypes = [dtype for dtype, _ in found.values()]
+        words = kind == "text"
+        place = sum((field.texts is None) != words for field in fields)
+        dtype = "O" if words else np.result_type(*dtypes).str
+        fields.append(Field(name, dtype, kind, place, [] if words else None))
     return fields
+
+
+def _widest(name: str, kinds: dict[Path, str]) -> str:
+    """Return the kind of a column from its kinds in the files."""
+    order = ["boolean", "integer", "real"]
+    if len(different := set(kinds.values())) == 1:
+        return different.pop()
+    if different <= set(order):
+        return max(different, key=order.index)
+    nouns = {"text": "text", "date": "dates"}
+    file = next(file for file, kind in kinds.items() if kind in nouns)
+    other, found = next((o, kind) for o, kind in kinds.items() if kind != kinds[file])
+    what = f"holds {nouns[kinds[file]]}, and in {other.name} {nouns.get(found, 'numbers')}"
+    raise table.fault(file, name, what)
 
 
 def _blocks(
@@ -209,7 +244,7 @@ def _blocks(
     texts = {field.name: field.texts for field in fields if field.texts is not None}
     index: dict[str, dict[str, int]] = {name: {} for name in texts}
     exact = all(np.can_cast(field.dtype, np.float32) for field in numbers)
-    kinds = {field.name: table.KINDS[np.dtype(field.dtype).kind] for field in fields}
+    kinds = {field.name: field.kind for field in fields}
     for file in paths:
         for block in reader.blocks(file, kinds, max(1, BLOCK_NUMBERS // len(fields))):
             taken = [block.columns[field.name] for field in numbers]
@@ -231,53 +266,22 @@ def _side_by_side(columns: list[Any], rows: int, dtype: type) -> np.ndarray:
     """Return columns (N,) as an array (N, K)."""
     array = np.empty((rows, len(columns)), dtype)
     for place, column in enumerate(columns):
-        array[:, place] = column
+        dates = isinstance(column, np.ndarray) and column.dtype.kind == "M"
+        array[:, place] = to_numbers(column) if dates else column
     return array
 
 
 def _codes(column: np.ndarray, index: dict[str, int]) -> list[int]:
-    """Return the place of each text in `index`, to which new ones are added."""
+    """Return the place of each text in `index`, to which new ones are added; -1 for None."""
     values = column.tolist()
     for text in dict.fromkeys(values):
-        index.setdefault(text, len(index))
-    return [index[text] for text in values]
-
-
-def _write(
-    folder: Path,
-    num_rows: int,
-    blocks: Iterator[tuple[np.ndarray, np.ndarray]],
-    on_progress: Callable[[Conversion], None],
-) -> tuple[Conversion, dict[str, list[int]]]:
-    """Write the arrays block by block, and return the digests of each file.
-
-    No map is written to: a full disk would kill the process.
-    """
-    done = Conversion(folder, 0, 0, False)
-    with (
-        files.replacing(folder / NUMBERS) as numbers,
-        files.replacing(folder / CODES) as codes,
-        numbers.open("wb") as first,
-        codes.open("wb") as second,
-    ):
-        outs = Digesting(first), Digesting(second)
-        for block in blocks:
-            for out, array in zip(outs, block, strict=True):
-                if not done.rows:
-                    header = np.lib.format.header_data_from_array_1_0(array)
-                    shape = num_rows, array.shape[1]
-                    np.lib.format.write_array_header_2_0(
-                        out, header | {"fortran_order": False, "shape": shape}
-                    )
-                out.write(array.data)
-            size = sum(array.nbytes for array in block)
-            done = Conversion(folder, done.rows + len(block[0]), done.written + size, False)
-            on_progress(done)
-    return done, {name: out.digests for name, out in zip((NUMBERS, CODES), outs, strict=True)}
+        if text is not None:
+            index.setdefault(text, len(index))
+    return [index.get(text, -1) for text in values]
 
 
 def _digest(found: dict[str, Any]) -> int:
-    return digest(json.dumps(found, sort_keys=True).encode())
+    return arrays.digest(json.dumps(found, sort_keys=True).encode())
 
 
 def _source(path: Path, described: list[dict[str, Any]]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def read_names(file: Path) -> list[str]:
 def batches(file: Path, kinds: Mapping[str, str | None]) -> Iterator[Any]:
     """Yield columns in order as record batches.
 
-    kinds: what each is read as: "boolean", "integer", "real", "time", "text", or "verbatim", which
+    kinds: what each is read as: "boolean", "integer", "real", "date", "text", or "verbatim", which
     takes no text for a missing value; None takes what the first block's values are.
 
     Raises: WrongKind; ValueError for a file that cannot be read.
@@ -60,8 +60,8 @@ def settled(file: Path, names: list[str], use: Callable[[Iterator[Any]], Any]) -
             return use(batches(file, kinds))
         except WrongKind as error:  # the next kind that pyarrow tries for the values of a column
             wider = "real" if is_number(error.text) else "boolean"
-            time = error.type.startswith(("date", "time")) and error.type != "timestamp[ns]"
-            kinds[error.name] = wider if error.type == "int64" else "time" if time else "text"
+            time = error.type.startswith(("date", "time")) and error.type != "timestamp[us]"
+            kinds[error.name] = wider if error.type == "int64" else "date" if time else "text"
 
 
 def _open(file: Path, kinds: Mapping[str, str | None]) -> Any:
@@ -73,14 +73,14 @@ def _open(file: Path, kinds: Mapping[str, str | None]) -> Any:
     stream = pa.input_stream(str(file), compression="gzip" if packed else None)
     size = min(max(BLOCK_BYTES, 32 * len("".join(names).encode())), MAX_BLOCK_BYTES)
     types = {"boolean": pa.bool_(), "integer": pa.int64(), "real": pa.float64()}
-    types |= {"time": pa.timestamp("ns"), "text": pa.string(), "verbatim": pa.string()}
+    types |= {"date": pa.timestamp("us"), "text": pa.string(), "verbatim": pa.string()}
     return csv.open_csv(
         stream,
         csv.ReadOptions(use_threads=False, block_size=size),  # threads would not count the rows
         csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         csv.ConvertOptions(
             include_columns=list(kinds),
-            column_types={name: types[kind] for name, kind in kinds.items() if kind},
+            column_types={name: types[kind.split()[0]] for name, kind in kinds.items() if kind},
             strings_can_be_null="verbatim" not in kinds.values(),
         ),
     )

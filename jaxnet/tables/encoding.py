@@ -155,7 +155,7 @@ def from_columns(columns: Any, features: tuple[Column, ...], path: str = "`colum
     else:
         arrays = _split(np.asarray(columns), features, path)
     for name, array in arrays.items():
-        check_finite(path, name, array)
+        check_finite(path, name, array, missing="error")
     return Table(path, arrays)
 
 

@@ -20,15 +20,15 @@ from jaxnet.tables.table import Table
 ROWS = 8192  # of a block
 
 
-def read(path: str | Path, drop: Collection[str] = ()) -> Table:
+def read(path: str | Path, drop: Collection[str] = (), missing: str = "fill") -> Table:
     """Read a table from .npz, .csv, .csv.gz, .tsv or .parquet, leaving out the columns in `drop`.
 
     CSV: UTF-8, a header line, the delimiter (comma, semicolon or tab) taken from it. NPZ: each
     array is a column; one of more dimensions is (N, D) numbers, flattened to D per row. No pickle
-    is read.
+    is read. missing: "fill" leaves NaN, None and NaT where a value is missing, "error" refuses it.
 
     Raises: FileNotFoundError; ValueError for another kind of file, a damaged or an empty one, a
-    repeated or unknown column, a missing or non-finite value, and text among numbers.
+    repeated or unknown column, an infinite value, and text among numbers.
     """
     file, suffix = table.find(path)
     names = table.choose(file, read_names(file), drop)
@@ -40,14 +40,17 @@ def read(path: str | Path, drop: Collection[str] = ()) -> Table:
         columns = csv_file.settled(file, names, _together)
     if columns is None or not len(columns[names[0]]):
         raise table.empty(path)
-    read = Table(str(path), {name: _to_numpy(file, name, columns[name], 0) for name in names})
+    arrays = {name: _to_numpy(file, name, columns[name], 0, missing) for name in names}
+    read = Table(str(path), arrays, 0, {name: kind_of(columns[name]) for name in names})
     for name, column in read.columns.items():
         if column.dtype == object:
             check_words([file], name, read.texts(name))
     return read
 
 
-def blocks(path: str | Path, kinds: Mapping[str, str], rows: int = ROWS) -> Iterator[Table]:
+def blocks(
+    path: str | Path, kinds: Mapping[str, str], rows: int = ROWS, missing: str = "fill"
+) -> Iterator[Table]:
     """Yield the columns named in `kinds`, `rows` rows at a time (the last block may have fewer).
 
     kinds: what the text of a CSV is read as, by column: "boolean", "integer", "real" or "text";
@@ -58,8 +61,8 @@ def blocks(path: str | Path, kinds: Mapping[str, str], rows: int = ROWS) -> Iter
     """
     offset = 0
     for part in _parts(path, kinds, rows):
-        columns = {name: _to_numpy(path, name, a, offset) for name, a in part.items()}
-        yield Table(str(path), columns, offset)
+        columns = {name: _to_numpy(path, name, a, offset, missing) for name, a in part.items()}
+        yield Table(str(path), columns, offset, {name: kind_of(a) for name, a in part.items()})
         offset += len(next(iter(columns.values())))
     if not offset:
         raise table.empty(path)
@@ -81,26 +84,33 @@ def read_names(file: Path) -> list[str]:
     return csv_file.read_names(file)
 
 
-def scan(file: Path, names: list[str]) -> tuple[dict[str, np.dtype], int]:
+def scan(file: Path, names: list[str]) -> tuple[dict[str, tuple[np.dtype, str]], int]:
     """Return the dtypes with which `read` reads columns of a CSV or Parquet file, object for text,
-    and the number of rows; of a CSV in a pass over it. Without rows there are no dtypes.
+    and their kinds, and the number of rows, in a pass over it. Without rows there are no dtypes.
     """
     if table.suffix_of(file) == ".parquet":
-        metadata = _metadata(file)
-        schema, rows = metadata.schema.to_arrow_schema(), metadata.num_rows
+        schema, gaps, rows = _scan(_parquet(file, names, ROWS))
     else:
-        schema, rows = csv_file.settled(file, names, _schema_and_rows)
+        schema, gaps, rows = csv_file.settled(file, names, _scan)
     if not rows:
         return {}, 0
     none = schema.empty_table()
-    return {name: _to_numpy(file, name, none[name], 0).dtype for name in names}, rows
+    found = {}
+    for name in names:
+        dtype = _to_numpy(file, name, none[name], 0).dtype
+        if name in gaps and dtype.kind in "biu":
+            dtype = np.dtype(float)
+        found[name] = dtype, kind_of(none[name])
+    return found, rows
 
 
-def _schema_and_rows(batches: Iterator[Any]) -> tuple[Any, int]:
-    schema, rows = None, 0
+def _scan(batches: Iterator[Any]) -> tuple[Any, set[str], int]:
+    """Return the schema, the columns that miss a value, and the number of rows."""
+    schema, gaps, rows = None, set(), 0
     for batch in batches:
         schema, rows = batch.schema, rows + batch.num_rows
-    return schema, rows
+        gaps |= {name for name in schema.names if batch[name].null_count}
+    return schema, gaps, rows
 
 
 def estimate(file: Path) -> int:
@@ -214,32 +224,53 @@ def _errors(file: Path, kind: str) -> Iterator[None]:
         raise ValueError(f"{file}: not a readable {kind} ({reason})") from None
 
 
-def _to_numpy(file: Any, name: str, column: Any, offset: int) -> np.ndarray:
-    """Return a column, whose rows come after `offset` others, as booleans, integers, reals or text.
+def kind_of(column: Any) -> str:
+    """Return the kind of an array, or of an Arrow array, which may miss values."""
+    import pyarrow as pa
 
-    Refuse other types, missing values, NaN and infinity.
+    if isinstance(column, np.ndarray):
+        return table.KINDS[column.dtype.kind]
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_boolean(kind):
+        return "boolean"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        return "date"
+    return "integer" if pa.types.is_integer(kind) else "real"
+
+
+def _to_numpy(file: Any, name: str, column: Any, offset: int, missing: str = "fill") -> np.ndarray:
+    """Return a column, whose rows come after `offset` others, as booleans, integers, reals, text or
+    dates, with NaN, None or NaT for what is missing.
+
+    Refuse other types, infinity, and missing values if `missing` is "error".
     """
     if not isinstance(column, np.ndarray):
-        column = _from_arrow(file, name, column, offset)
-    table.check_finite(file, name, column, offset)
+        column = _from_arrow(file, name, column)
+    table.check_finite(file, name, column, offset, missing)
     return column
 
 
-def _from_arrow(file: Any, name: str, column: Any, offset: int) -> np.ndarray:
+def _from_arrow(file: Any, name: str, column: Any) -> np.ndarray:
     import pyarrow as pa
 
     kind = column.type
-    if column.null_count or pa.types.is_null(kind):  # of a whole column, maybe without rows
-        row = int(np.argmax([*column.is_null().to_numpy(), True])) + offset + 1
-        raise table.fault(file, name, "the value is missing; fill it in or drop the column", row)
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_decimal(kind):
-        column = column.cast(pa.float64())
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         coded = column.combine_chunks().dictionary_encode()  # one Python string for each text
-        return np.asarray(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy()]
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        what = f"has type {kind}; make it numbers or UTF-8 text, or drop the column"
+        texts = np.array([*coded.dictionary.to_pylist(), None], object)
+        return texts[coded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)]
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):  # with a zone: in UTC
+        return column.cast(pa.timestamp("us", getattr(kind, "tz", None))).to_numpy()
+    if pa.types.is_null(kind) or pa.types.is_decimal(kind):
+        return column.cast(pa.float64()).to_numpy()
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        what = f"has type {kind}; make it numbers, dates or UTF-8 text, or drop the column"
         raise table.fault(file, name, what)
+    if column.null_count and not pa.types.is_floating(kind):
+        if pa.types.is_boolean(kind):
+            column = column.cast(pa.int8())
+        return column.cast(pa.float64(), safe=False).to_numpy()
     return column.to_numpy()

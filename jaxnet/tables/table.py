@@ -6,14 +6,15 @@ Every error names the file, and the row and column where there is one; data rows
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 SUFFIXES = (".npz", ".csv", ".csv.gz", ".tsv", ".parquet")
-KINDS = {"b": "boolean", "i": "integer", "u": "integer", "f": "real", "O": "text"}  # of dtypes
+KINDS = {"b": "boolean", "i": "integer", "u": "integer", "f": "real", "O": "text", "M": "date"}
+MISSING = ("fill", "error")  # what becomes of a missing value
 FAULTS = {  # of a value that is not of the kind of its column
     "real": "text in a column of numbers",
     "integer": "no integer in a column of integers",
@@ -24,14 +25,19 @@ NUMBERS = 2**22  # numbers of a column in a block: 32 MB in float64
 
 
 class Table(NamedTuple):
-    """The columns of a file by name: numbers or booleans (N,) or (N, D), or text (N,) objects.
+    """The columns of a file by name.
 
-    offset: how many rows of the file come before these.
+    columns: numbers or booleans (N,) or (N, D), text (N,) objects, dates (N,) datetime64[us]. A
+    missing value is NaN, None or NaT; integers and booleans with missing values are float64.
+    offset: how many rows of the file come before these. kinds: what each column is: "boolean",
+    "integer", "real", "text" or "date", and after a space how it was written, as "real decimal=,"
+    or "date %d/%m/%Y".
     """
 
     path: str
     columns: dict[str, np.ndarray]
     offset: int = 0
+    kinds: Mapping[str, str] = {}
 
     @property
     def num_rows(self) -> int:
@@ -39,7 +45,8 @@ class Table(NamedTuple):
 
     def take(self, rows: Any) -> Table:
         """Return some rows (M,) of all columns."""
-        return Table(self.path, {name: column[rows] for name, column in self.columns.items()})
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return self._replace(columns=columns, offset=0)
 
     def without(self, names: Collection[str]) -> Table:
         """Return the table without some columns."""
@@ -51,12 +58,16 @@ class Table(NamedTuple):
         return self.take(slice(number, number + 1))._replace(offset=self.offset + number)
 
     def texts(self, name: str) -> list[str]:
-        """Return the distinct values of a column of text."""
-        return list(set(self.columns[name].tolist()))
+        """Return the distinct values of a column of text, without None."""
+        return list(set(self.columns[name].tolist()) - {None})
+
+    def kind(self, name: str) -> str:
+        """Return what a column is; by its dtype if `kinds` does not say."""
+        return self.kinds.get(name) or KINDS[self.columns[name].dtype.kind]
 
     def blocks(self, names: Collection[str]) -> Iterator[Table]:
         """Yield some columns, some rows at a time."""
-        some = Table(self.path, {name: self.columns[name] for name in names})
+        some = self._replace(columns={name: self.columns[name] for name in names})
         widest = max((column[:1].size for column in some.columns.values()), default=1)
         rows = max(1, NUMBERS // max(1, widest))
         for start in range(0, self.num_rows if names else 0, rows):
@@ -118,12 +129,28 @@ def check_lengths(path: Any, shapes: dict[str, tuple[int, ...]]) -> None:
         raise ValueError(f"{path}: every array must have the same number of rows, got {lengths}")
 
 
-def check_finite(path: Any, name: str, column: np.ndarray, offset: int = 0) -> None:
-    """Refuse NaN and infinity in a column whose rows come after `offset` others."""
-    if column.dtype.kind == "f" and not np.isfinite(column).all():
-        place = tuple(np.argwhere(~np.isfinite(column))[0])
+def is_missing(column: np.ndarray) -> np.ndarray:
+    """Return where a column (N,) or (N, D) holds NaN, None or NaT: booleans of its shape."""
+    if column.dtype.kind in "fM":
+        return np.isnan(column) if column.dtype.kind == "f" else np.isnat(column)
+    if column.dtype == object:
+        return np.array([value is None for value in column.ravel()], bool).reshape(column.shape)
+    return np.zeros(column.shape, bool)
+
+
+def check_finite(
+    path: Any, name: str, column: np.ndarray, offset: int = 0, missing: str = "fill"
+) -> None:
+    """Refuse infinity in a column whose rows come after `offset` others, and what is missing if
+    `missing` is "error".
+    """
+    if column.dtype.kind == "f" and np.isinf(column).any():
+        place = tuple(np.argwhere(np.isinf(column))[0])
         what = f"the value is {column[place]}; correct it or drop the column"
         raise fault(path, name, what, place[0] + offset + 1)
+    if missing == "error" and (gaps := is_missing(column)).any():
+        row = int(np.argwhere(gaps)[0][0]) + offset + 1
+        raise fault(path, name, "the value is missing; fill it in or drop the column", row)
 
 
 def fault(path: Any, name: str, what: str, row: int | None = None) -> ValueError:

@@ -1,10 +1,13 @@
-"""Kill a real training process at random moments, resume it each time, and compare every bit.
+"""Kill real processes at random moments, start them again each time, and compare every bit.
 
     python scripts/tools/kill_trial.py --kills 200
 
 One run is never disturbed. Another is ended by SIGKILL, at a random moment of its start, of its
 training or of a checkpoint's writing, and resumed, until it has been killed often enough; then
 it is left alone. Both must end with the same metrics.jsonl and the same bits in every array.
+
+`--commands K` does the same K times to each other command (`kill_commands.py`): a conversion, a
+prediction, an export, a sweep, and the last save of a run.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ NEW = ["--data", "table.csv", "--target", "y", "--hidden", "16", "--checkpoint-e
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--commands", type=int, default=0, help="kills of each other command")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     moments = random.Random(options.seed)
@@ -52,7 +56,12 @@ def main() -> int:
             return 1
         for phase, count in sorted(phases.items()):
             print(f"{count:4} killed {phase}")
-        return compare(folder / "whole", folder / "killed")
+        code = compare(folder / "whole", folder / "killed")
+        if options.commands:
+            from kill_commands import kill_commands
+
+            code |= kill_commands(folder, options.commands, moments)
+        return code
 
 
 def resume_or(new: list[str], folder: Path) -> list[str]:

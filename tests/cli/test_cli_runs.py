@@ -218,3 +218,43 @@ def test_a_reader_that_leaves_early_is_no_error(trained):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
+
+
+def test_a_path_whose_bytes_are_not_utf_8_costs_no_work(folder, capsys, tmp_path):
+    name = tmp_path / os.fsdecode(b"r\xff")
+    for argv in (
+        [*TRAIN, "--out", name],
+        ["train", "--resume", name, "--epochs", "4"],
+        ["show", name],
+        ["show", name, "runs/table-1", "--png", name / "both.png"],
+        ["evaluate", name],
+        ["predict", name, "--data", "table.csv", "--out", name / "out.csv"],
+        ["predict", name, "--data", "table.csv", "--out", name / "out.parquet"],
+        ["export", name, "--format", "pytorch"],
+    ):
+        code, out, err = call(capsys, *argv)
+        assert (code, "Traceback" in out + err) == (0, False), out + err
+    for file in ("loss.png", "both.png", "confusion-validation.png", "out.csv", "out.parquet"):
+        assert (name / file).stat().st_size > 100
+
+
+def printed(capsys, *argv):
+    _, out, _ = call(capsys, *argv)
+    return str(out)
+
+
+def test_exports_of_earlier_weights_are_named(folder, capsys, tmp_path):
+    run = tmp_path / "run"
+    call(capsys, *TRAIN, "--out", run)
+    assert call(capsys, "export", run, "--format", "stablehlo", "pytorch")[0] == 0
+    assert "note:" not in printed(capsys, "show", run)
+    files = f"{run}/model/model.stablehlo, {run}/model/model.safetensors"
+    line = f"note: {files} are of earlier weights: jaxnet export {run} writes anew\n"
+    more = ["--epochs", "9", "--learning-rate", "0.1", "--schedule", "constant"]
+    assert line in printed(capsys, "train", "--resume", run, *more)
+    assert line in printed(capsys, "show", run)
+    call(capsys, "export", run, "--format", "stablehlo")
+    one = f"note: {run}/model/model.safetensors is of earlier weights"
+    assert one in printed(capsys, "show", run)
+    call(capsys, "export", run, "--format", "pytorch")
+    assert "note:" not in printed(capsys, "show", run)

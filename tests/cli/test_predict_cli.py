@@ -1,6 +1,8 @@
 """`jaxnet predict` and `jaxnet evaluate`: what they print, and the confusion matrix as text."""
 
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,3 +114,25 @@ def test_many_classes_list_the_most_frequent_confusions():
 
 def test_long_names_of_classes_are_cut():
     assert "a" * 15 + "…" in confusion_text(np.eye(2, dtype=int), ["a" * 17, "b" * 16])
+
+
+@pytest.mark.parametrize("target", ["class"], indirect=True)
+def test_a_run_that_can_only_be_read_is_evaluated_and_predicted_from(
+    target, capsys, monkeypatch, tmp_path
+):
+    usual = os.open
+
+    def refuse(path, flags, *args, **options):
+        if "run" in Path(path).parts and flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(30, "Read-only file system", str(path))
+        return usual(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    code, out, err = call(capsys, "evaluate", "run", "--data", "data.csv")
+    assert (code, err) == (0, "")
+    note = "note: run/confusion-data.png cannot be written (Read-only file system); --png FILE"
+    assert note in out
+    code, _, err = call(capsys, "evaluate", "run", "--data", "data.csv", "--png", "run/a.png")
+    assert (code, err.count("\n")) == (2, 1)
+    assert call(capsys, "predict", "run", "--data", "data.csv", "--out", "out.csv")[0] == 0
+    assert call(capsys, "show", "run")[0] == 0

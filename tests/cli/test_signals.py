@@ -29,15 +29,14 @@ def folder(tmp_path):
 
 
 def start(folder, program, arguments, **options):
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    made: Any = subprocess.Popen(
+    given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(
         [sys.executable, *program, *arguments],
         cwd=folder,
         text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(SOURCE)},
-        **options,
+        **given,
     )
-    return made
 
 
 def finish(process):
@@ -73,7 +72,7 @@ ENDED = {
     "export": (signal.SIGXCPU, "jaxnet.export.formats.replacing", "2", ["export", "run"]),
     "convert": (
         signal.SIGUSR1,
-        "jaxnet.tables.store.digest",
+        "jaxnet.tables.arrays.digest",
         "2",
         [*TRAIN, "--on-disk", "on", "--out", "new"],
     ),

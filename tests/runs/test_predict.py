@@ -269,3 +269,20 @@ def test_the_blocks_of_a_wide_table_have_fewer_rows():
     assert _rows(1) == reader.ROWS
     assert _rows(2**20) == 8
     assert _rows(2**24) == 1
+
+
+@pytest.mark.parametrize("suffix", OUT)
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch, suffix):
+    model, out = make(tmp_path, "text"), tmp_path / f"out{suffix}"
+    write_table(tmp_path / "data.csv", COLUMNS)
+    outputs = type(model).outputs
+
+    def appear(self, x):
+        out.write_text("first")
+        return outputs(self, x)
+
+    monkeypatch.setattr(type(model), "outputs", appear)
+    with pytest.raises(FileExistsError, match=r"^`out` must not exist: .*; delete it or give an"):
+        predict(model, tmp_path / "data.csv", out)
+    assert out.read_text() == "first"
+    assert left(tmp_path, "run", "train.npz", "data.csv", out.name)

@@ -477,3 +477,49 @@ def test_a_data_file_that_changes_while_it_is_read_is_refused(folder, monkeypatc
     monkeypatch.setattr(reader, "read", read_late)
     with pytest.raises(ValueError, match=r"price\.csv: the file changed while it was read"):
         runs.prepare(config())
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU])
+def test_a_warning_saves_as_sigterm_does(folder, number):
+    before = signal.signal(number, signal.SIG_DFL)  # a shell may have had it ignored
+
+    def twice(progress):
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+
+    try:
+        with pytest.raises(runs.Stopped, match=f"stopped by {number.name} at step .*, and saved"):
+            runs.train(config(out="run"), on_progress=twice)
+    finally:
+        signal.signal(number, before)
+    assert checkpoint.steps(folder / "run" / run_folder.CHECKPOINTS)
+
+
+REMOVED = {
+    "": r"run/metrics\.jsonl: could not be written \(No such file",
+    "metrics.jsonl": r"run/metrics\.jsonl: could not be written \(No such file",
+    "checkpoints": r"run/checkpoints: a checkpoint could not be written \(No such file",
+    "config.json": None,
+    "model": None,
+}
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_what_is_removed_while_a_run_trains_is_one_line_or_written_again(folder, caplog, name):
+    path = folder / "run" / name
+
+    def remove(progress):
+        if progress.step >= 8 and not removed:
+            removed.append(path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    removed = []
+    if REMOVED[name]:
+        with pytest.raises(OSError, match=REMOVED[name]):
+            runs.train(config(out="run", checkpoint_every=0), on_progress=remove)
+        assert name or not path.exists()
+        return
+    runs.train(config(out="run", checkpoint_every=0), on_progress=remove)
+    assert path.exists()
+    assert ("config.json: the file was removed, and is written" in caplog.text) == ("c" in name)
+    assert runs.resume("run").metrics == runs.train(config(out="whole")).metrics

@@ -156,9 +156,9 @@ def test_a_bad_csv_is_refused_in_the_words_of_the_whole_table(tmp_path, text, ro
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"bad\.csv: ") as whole:
-        read(path)
+        read(path, missing="error")
     with pytest.raises(ValueError, match=r"bad\.csv: ") as streamed:
-        read_blocks(path, WANTED, rows)
+        list(reader.blocks(path, WANTED, rows, missing="error"))
     assert str(streamed.value) == str(whole.value)
 
 
@@ -188,7 +188,7 @@ def test_missing_and_infinite_numbers_of_binary_files_are_named(tmp_path, rows):
     numbers = [0.5, 1.5, 2.5, None, 3.5]
     parquet.write_table(pa.table({"a": numbers}), tmp_path / "a.parquet", row_group_size=3)
     with pytest.raises(ValueError, match=r"a\.parquet: row 4, column 'a': the value is missing"):
-        read_blocks(tmp_path / "a.parquet", {"a": "real"}, rows)
+        list(reader.blocks(tmp_path / "a.parquet", {"a": "real"}, rows, missing="error"))
     infinite = np.ones((5, 2))
     infinite[3, 1] = np.inf
     np.savez(tmp_path / "a.npz", a=infinite)

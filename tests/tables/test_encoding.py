@@ -361,7 +361,7 @@ BAD_COLUMNS: dict = {
     r"no column 'pair'; the columns are length, colour$": {"pair": None},
     r"every array must have the same number of rows, got .*'colour': 3": {"colour": ["red"] * 3},
     r"every array must have the same number of rows, got .*'length': None": {"length": 1.0},
-    r"row 2, column 'length': the value is nan; correct it": {"length": [1.0, np.nan]},
+    r"row 2, column 'length': the value is missing; fill it": {"length": [1.0, np.nan]},
     r"row 1, column 'length': the value is missing, or neither.*: 'None'": {"length": [None, 1]},
     r"row 2, column 'colour': the value is missing, or neither.*: 'nan'": {
         "colour": np.array(["red", np.nan], object)
