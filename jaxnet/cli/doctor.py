@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from jaxnet.parity.doctor.trials import Wrong
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
-RIGHT = "0.10.1"  # the release in which nothing was found wrong on CPUs
-FAULTS = {  # form of a known program -> where the fault is, in a few words
-    "matvec": "jaxlib 0.10.2 (jax#39103)",
-    "constant": "jaxlib 0.10.2 to 0.12.0.1",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +117,17 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 def _print_known(found: Examination) -> None:
     for program, wrong in found.known:
-        print(f"known      {'WRONG' if wrong else 'right'}: {program} [{FAULTS[program.form]}]")
+        verdict = "WRONG" if wrong else "right"
+        print(f"known      {verdict}: {program} (wrong in {_releases(program)})")
+
+
+def _releases(program: Program) -> str:
+    """The releases of jaxlib that compile a known program wrong."""
+    from jaxnet.parity.doctor.programs import FAULTS
+
+    releases, report = FAULTS[program.form]
+    span = releases[0] if len(releases) == 1 else f"{releases[0]} to {releases[-1]}"
+    return f"jaxlib {span}" + (f", {report}" if report else "")
 
 
 def _print_wrong(wrong: Wrong) -> None:
@@ -148,14 +153,16 @@ def _print_program(program: Program) -> None:
 
 def _advice(found: Examination) -> list[str]:
     """What to do, one line each."""
+    from jaxnet.parity.doctor.programs import RIGHT
+
     lines = []
     for flag, helps in found.flags.items():
         tried = "tried here: all is right then" if helps else "tried here: that does not help"
         lines.append(f"  set XLA_FLAGS={flag} before Python starts ({tried})")
-    wrong = {FAULTS[program.form] for program, error in found.known if error}
+    wrong = {_releases(program) for program, error in found.known if error}
     if wrong:
         lines.append(f"  or install a right release: pip install jax=={RIGHT} jaxlib=={RIGHT}")
-        lines.append(f"  known wrong on CPUs: {'; '.join(sorted(wrong))}")
+        lines.append(f"  known to be wrong on CPUs: {'; '.join(sorted(wrong))}")
     else:
         lines.append(
             "  this fault is not known here: try another release of JAX, and report the program "
@@ -168,7 +175,7 @@ def _as_json(found: Examination) -> dict[str, Any]:
     ended = found.ended and {"how": found.ended[0], "program": found.ended[1]}
     return found.facts | {
         "known": [
-            {"program": str(program), "right": wrong is None, "fault": FAULTS[program.form]}
+            {"program": str(program), "right": wrong is None, "wrong_in": _releases(program)}
             for program, wrong in found.known
         ],
         "tried": found.tried,

@@ -9,10 +9,10 @@ import pytest
 from run_helpers import write_run
 
 from jaxnet import files
-from jaxnet.cli import doctor, main
+from jaxnet.cli import main
 from jaxnet.export import lifetime
 from jaxnet.parity.doctor import examine, reference, trials
-from jaxnet.parity.doctor.programs import KNOWN, Program
+from jaxnet.parity.doctor.programs import KNOWN, RIGHT, Program
 
 
 def call(capsys, *argv):
@@ -21,7 +21,7 @@ def call(capsys, *argv):
 
 
 def test_a_right_installation_exits_with_0(capsys, monkeypatch, tmp_path):
-    if jax.__version__ != doctor.RIGHT:  # whose releases are wrong without it
+    if jax.__version__ != RIGHT:  # whose releases are wrong without it
         monkeypatch.setenv("XLA_FLAGS", examine.FLAGS["cpu"][0])
     code, out, err = call(capsys, "--seconds", "1", "--json", tmp_path / "doctor.json")
     assert (code, err) == (0, ""), out
@@ -88,7 +88,7 @@ def test_a_known_fault_exits_with_1_the_smallest_program_and_what_to_do(here, ca
     )
     assert others == [
         "  or install a right release: pip install jax==0.10.1 jaxlib==0.10.1",
-        "  known wrong on CPUs: jaxlib 0.10.2 to 0.12.0.1",
+        "  known to be wrong on CPUs: jaxlib 0.10.2 to 0.12.0.1",
     ]
     about = json.loads((tmp_path / "doctor.json").read_text())
     assert about["wrong"]["program"] == json.loads(json.dumps(small._asdict()))

@@ -176,6 +176,13 @@ _LINES = {
     "gram": _gram,
 }
 
+# form -> the releases of jaxlib that compile it wrong on CPUs, and where that was reported
+FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "matvec": (("0.10.2",), "jax#39103"),
+    "constant": (("0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0", "0.12.0.1"), ""),
+}
+RIGHT = "0.10.1"  # the newest release in which nothing was found wrong
+
 # the programs that show the faults of releases of jaxlib, each first in float64, then in float32
 KNOWN = (
     Program("matvec", 20_000, (3,)),

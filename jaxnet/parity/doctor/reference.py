@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,30 +59,36 @@ def limit(program: Program, args: Any, coarse: str | None) -> Leaves:
 
     coarse: what the device rounds the operands of products to, in `BITS`, if it does.
     """
-    args = cast(args, "float64")
-    unit = UNIT[program.dtype]
+    args, unit = cast(args, "float64"), UNIT[program.dtype]
     if program.form in _SUMS:  # of n terms: n roundings of the sum of their sizes, at the worst
         sizes = _SUMS[program.form](*(np.abs(arg) for arg in args))
         terms = program.sizes[0] * (program.rows if program.form == "constant" else 1)
-        unit = max(unit, 2.0 ** -BITS[coarse]) if coarse else unit
+        unit = 2.0 ** -BITS[coarse] if coarse else unit
         return {"result": (2 * terms + 8) * unit * sizes}
     found = []
     for spec, params, batch in _networks(program, args):
         bar = bars.network_bars(spec, params, batch)
+        off = {key: bars.LIMIT * unit / bars.U * value for key, value in bar.items()}
+        for key, error in _coarse(spec, params, batch, coarse).items():
+            off[key] = off[key] + error
         if program.form == "rows":
-            y_pred = numpy_net.forward(params, batch.x, activation=spec.activation)
-            off = bar["forward", "y_pred"]
-            off = off + _coarse(spec, params, batch, coarse).get(("forward", "y_pred"), 0)
-            losses, grad = _row_losses(spec.loss, y_pred, batch.y)
-            scale = np.abs(losses) + np.abs(y_pred).max(axis=1)
-            own = (4 * bars.U * scale) ** 2
-            bar = np.sqrt(((grad * off) ** 2).sum(axis=1) + own) + (off**2).sum(axis=1)
-            return {"result": bars.LIMIT * unit / bars.U * bar}
-        more = _coarse(spec, params, batch, coarse)
-        found.append(
-            {key: bars.LIMIT * unit / bars.U * b + more.get(key, 0) for key, b in bar.items()}
-        )
+            return {"result": _row_limit(spec, params, batch, off["forward", "y_pred"], unit)}
+        value, grads = _value_and_grad(spec, params, batch)
+        totals = {("loss", "loss"): value} | {("gradient", k): g for k, g in grads.items()}
+        # partial sums that grow row by row to the total, each rounded, beside bars of random terms
+        grown = bars.LIMIT * unit * math.sqrt(program.rows / 3)
+        found.append({key: off[key] + grown * np.abs(total) for key, total in totals.items()})
     return _as_given(program, found)
+
+
+def _row_limit(
+    spec: Spec, params: Leaves, batch: Batch, off: np.ndarray, unit: float
+) -> np.ndarray:
+    """How far each row's loss may be, where y_pred (N, D_out) is within `off`."""
+    y_pred = numpy_net.forward(params, batch.x, activation=spec.activation)
+    losses, grad = _row_losses(spec.loss, y_pred, batch.y)
+    own = 4 * bars.LIMIT * unit * (np.abs(losses) + np.abs(y_pred).max(axis=1))
+    return np.abs(grad * off).sum(axis=1) + (off**2).sum(axis=1) + own
 
 
 _SUMS: dict[str, Callable] = {
@@ -111,13 +118,12 @@ def _as_given(program: Program, found: list[dict[tuple[str, str], Any]]) -> Leav
     """Return leaves of each network as the program gives them."""
     leaves: Leaves = {}
     for stage, name in found[0]:
-        if stage != "forward":
-            parts = [np.asarray(one[stage, name]) for one in found]
-            if program.form == "gram" and name == "w1":
-                parts = [part[: program.sizes[0]] for part in parts]
-            parts = [part.T for part in parts] if program.transposed else parts
-            whole = np.stack(parts) if program.form == "mapped" else parts[0]
-            leaves["loss" if stage == "loss" else f"gradient of {name}"] = whole
+        parts = [np.asarray(one[stage, name]) for one in found]
+        if program.form == "gram" and name == "w1":
+            parts = [part[: program.sizes[0]] for part in parts]
+        parts = [part.T for part in parts] if program.transposed else parts
+        whole = np.stack(parts) if program.form == "mapped" else parts[0]
+        leaves["loss" if stage == "loss" else f"gradient of {name}"] = whole
     return leaves
 
 
