@@ -120,11 +120,11 @@ def forward(
     params: Params,
     x,
     *,
-    activation: str = "relu",
+    activation="relu",
     repeats=None,
     masks=None,
-    compute_dtype: str | None = None,
-    remat: bool = False,
+    compute_dtype=None,
+    remat=False,
 ) -> jax.Array:
     """Return y_pred (N, D_out) for rows x (N, D_in) of the parameters' dtype.
 

@@ -79,16 +79,7 @@ def prepare(
     Raises: FileNotFoundError; ValueError for bad input, or a file that changes while it is read.
     """
     target = "digit" if config.target is None else config.target
-    if table is not None:
-        table, source = _of_frame(table, config)
-    else:
-        if config.data is None and config.target is not None:
-            raise ValueError(
-                "`data` and `target` must be given together, or in Python `table` and `target`; "
-                f"got the target {config.target!r} alone"
-            )
-        path = data.digits_path() if config.data is None else Path(config.data)
-        table, source = _table(path, config, on_convert)
+    table, source = _table(config, on_convert) if table is None else _of_frame(table, config)
     task, reason = infer_task(table, target)
     if config.task != "auto":
         task, reason = config.task, "you said so"
@@ -106,11 +97,8 @@ def prepare(
         rows_of(table, encoding, config.param_dtype, some, weighting, values)
         for some in (rows, held_out)
     )
-    columns = table.columns
-    if not keep_table:
-        columns = {name: column[:0].copy() for name, column in columns.items()}
     return Dataset(
-        table=Table(table.path, columns),
+        table=_kept(table, keep_table),
         source=source,
         task=task,
         reason=reason,
@@ -123,6 +111,12 @@ def prepare(
         weighting=weighting,
         values=values,
     )
+
+
+def _kept(table: Table | Store, keep: bool) -> Table:
+    """Return the columns, without rows unless they are to be kept."""
+    columns = {name: c if keep else c[:0].copy() for name, c in table.columns.items()}
+    return Table(table.path, columns)
 
 
 def check_task(config: Config, task: str) -> None:
@@ -172,9 +166,15 @@ def _of_frame(frame: Any, config: Config) -> tuple[Table, dict[str, Any]]:
 
 
 def _table(
-    path: Path, config: Config, on_convert: Callable[[Conversion], None]
+    config: Config, on_convert: Callable[[Conversion], None]
 ) -> tuple[Table | Store, dict[str, Any]]:
     """Return the table, and name, path, bytes and sha256 of its file."""
+    if config.data is None and config.target is not None:
+        raise ValueError(
+            "`data` and `target` must be given together, or in Python `table` and `target`; got "
+            f"the target {config.target!r} alone"
+        )
+    path = data.digits_path() if config.data is None else Path(config.data)
     if use_disk(config, path):
         from jaxnet.tables.convert import convert  # only tables on disk need it
 
