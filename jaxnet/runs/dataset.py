@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,30 +74,22 @@ def prepare(
 
     encoding: that of the run to resume; by default it is fitted. on_convert: called with how far
     the conversion of a table is whose rows stay on disk. table: a data frame, or a mapping of names
-    to columns, in place of a file. keep_table: keep the columns of a table in memory, which a sweep
-    needs to split it anew.
+    to columns, in place of a file. keep_table: keep the columns, which a sweep needs to split anew.
 
     Raises: FileNotFoundError; ValueError for bad input, or a file that changes while it is read.
     """
     target = "digit" if config.target is None else config.target
     table, source = _table(config, on_convert) if table is None else _of_frame(table, config)
-    task, reason = infer_task(table, target)
-    if config.task != "auto":
-        task, reason = config.task, "you said so"
-    check_task(config, task)
-    values = None
-    if config.sample_weight is not None:
-        values = read_weights(table, config.sample_weight)
-        table = table.without([config.sample_weight])
+    task, reason = _task(config, table, target)
+    name = config.sample_weight
+    values = None if name is None else read_weights(table, name)
+    table = table if name is None else table.without([name])
     rows, held_out = data.split(table.num_rows, config.validation, config.seed)
     encoding = encoding or fit_encoding(table, target, task, rows, config.categorical)
     weighting = weighting_of(config, table, encoding, rows)
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
-    train, validation = (
-        rows_of(table, encoding, config.param_dtype, some, weighting, values)
-        for some in (rows, held_out)
-    )
+    make_rows = partial(rows_of, table, encoding, config.param_dtype, weighting, values)
     return Dataset(
         table=_kept(table, keep_table),
         source=source,
@@ -104,13 +97,22 @@ def prepare(
         reason=reason,
         encoding=encoding,
         spec=_spec(config, task, encoding),
-        train=train,
-        validation=validation,
+        train=make_rows(rows),
+        validation=make_rows(held_out),
         batch_size=batch_size,
         on_disk=isinstance(table, Store),
         weighting=weighting,
         values=values,
     )
+
+
+def _task(config: Config, table: Table | Store, target: str) -> tuple[str, str]:
+    """Return the task, and the reason for it in words."""
+    task, reason = infer_task(table, target)
+    if config.task != "auto":
+        task, reason = config.task, "you said so"
+    check_task(config, task)
+    return task, reason
 
 
 def _kept(table: Table | Store, keep: bool) -> Table:
