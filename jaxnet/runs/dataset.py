@@ -81,9 +81,7 @@ def prepare(
     target = "digit" if config.target is None else config.target
     table, source = _table(config, on_convert) if table is None else _of_frame(table, config)
     task, reason = _task(config, table, target)
-    name = config.sample_weight
-    values = None if name is None else read_weights(table, name)
-    table = table if name is None else table.without([name])
+    values, table = _take_weights(table, config.sample_weight)
     rows, held_out = data.split(table.num_rows, config.validation, config.seed)
     encoding = encoding or fit_encoding(table, target, task, rows, config.categorical)
     weighting = weighting_of(config, table, encoding, rows)
@@ -113,6 +111,13 @@ def _task(config: Config, table: Table | Store, target: str) -> tuple[str, str]:
         task, reason = config.task, "you said so"
     check_task(config, task)
     return task, reason
+
+
+def _take_weights(
+    table: Table | Store, name: str | None
+) -> tuple[np.ndarray | None, Table | Store]:
+    """Return the column of weights, and the table without it."""
+    return (None, table) if name is None else (read_weights(table, name), table.without([name]))
 
 
 def _kept(table: Table | Store, keep: bool) -> Table:
