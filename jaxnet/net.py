@@ -117,14 +117,7 @@ def init(spec: Spec, key: jax.Array) -> Params:
 
 
 def forward(
-    params: Params,
-    x,
-    *,
-    activation: str = "relu",
-    repeats=None,
-    masks=None,
-    compute_dtype: str | None = None,
-    remat: bool = False,
+    params, x, *, activation="relu", repeats=None, masks=None, compute_dtype=None, remat=False
 ) -> jax.Array:
     """Return y_pred (N, D_out) for rows x (N, D_in) of the parameters' dtype.
 

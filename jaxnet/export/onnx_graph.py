@@ -78,15 +78,8 @@ def build(
     (N, D_out); without them, `probabilities` (N, D_out). All floats have the dtype of the weights.
     """
     graph, inputs, dtype = Graph(), [], members[0][0][0].dtype
-    x, found = _encode(graph, inputs, numbers, codes, dtype), []
-    for layers in members:
-        h = x
-        for k, (w, b) in enumerate(layers):
-            if k:
-                h = ACTIVATIONS[activation](graph, h, dtype)
-            h = graph.add("MatMul", h, w)
-            h = h if b is None else graph.add("Add", h, b)
-        found.append(h)
+    x = _encode(graph, inputs, numbers, codes, dtype)
+    found = [_forward(graph, x, layers, activation) for layers in members]
     last = "probabilities" if output is None else ""
     if output is None:
         named = last if len(members) == 1 else ""
@@ -103,6 +96,16 @@ def build(
     )
     checker.check_model(model, full_check=True)
     return model.SerializeToString()
+
+
+def _forward(graph: Graph, h: str, layers: Sequence, activation: str) -> str:
+    """Add a network on h; return the name of its outputs."""
+    for k, (w, b) in enumerate(layers):
+        if k:
+            h = ACTIVATIONS[activation](graph, h, w.dtype)
+        h = graph.add("MatMul", h, w)
+        h = h if b is None else graph.add("Add", h, b)
+    return h
 
 
 def _encode(

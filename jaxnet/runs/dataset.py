@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,56 +74,56 @@ def prepare(
 
     encoding: that of the run to resume; by default it is fitted. on_convert: called with how far
     the conversion of a table is whose rows stay on disk. table: a data frame, or a mapping of names
-    to columns, in place of a file. keep_table: keep the columns of a table in memory, which a sweep
-    needs to split it anew.
+    to columns, in place of a file. keep_table: keep the columns, which a sweep needs to split anew.
 
     Raises: FileNotFoundError; ValueError for bad input, or a file that changes while it is read.
     """
     target = "digit" if config.target is None else config.target
-    if table is not None:
-        table, source = _of_frame(table, config)
-    else:
-        if config.data is None and config.target is not None:
-            raise ValueError(
-                "`data` and `target` must be given together, or in Python `table` and `target`; "
-                f"got the target {config.target!r} alone"
-            )
-        path = data.digits_path() if config.data is None else Path(config.data)
-        table, source = _table(path, config, on_convert)
-    task, reason = infer_task(table, target)
-    if config.task != "auto":
-        task, reason = config.task, "you said so"
-    check_task(config, task)
-    values = None
-    if config.sample_weight is not None:
-        values = read_weights(table, config.sample_weight)
-        table = table.without([config.sample_weight])
+    table, source = _table(config, on_convert) if table is None else _of_frame(table, config)
+    task, reason = _task(config, table, target)
+    values, table = _take_weights(table, config.sample_weight)
     rows, held_out = data.split(table.num_rows, config.validation, config.seed)
     encoding = encoding or fit_encoding(table, target, task, rows, config.categorical)
     weighting = weighting_of(config, table, encoding, rows)
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
-    train, validation = (
-        rows_of(table, encoding, config.param_dtype, some, weighting, values)
-        for some in (rows, held_out)
-    )
-    columns = table.columns
-    if not keep_table:
-        columns = {name: column[:0].copy() for name, column in columns.items()}
+    make_rows = partial(rows_of, table, encoding, config.param_dtype, weighting, values)
     return Dataset(
-        table=Table(table.path, columns),
+        table=_kept(table, keep_table),
         source=source,
         task=task,
         reason=reason,
         encoding=encoding,
         spec=_spec(config, task, encoding),
-        train=train,
-        validation=validation,
+        train=make_rows(rows),
+        validation=make_rows(held_out),
         batch_size=batch_size,
         on_disk=isinstance(table, Store),
         weighting=weighting,
         values=values,
     )
+
+
+def _task(config: Config, table: Table | Store, target: str) -> tuple[str, str]:
+    """Return the task, and the reason for it in words."""
+    task, reason = infer_task(table, target)
+    if config.task != "auto":
+        task, reason = config.task, "you said so"
+    check_task(config, task)
+    return task, reason
+
+
+def _take_weights(
+    table: Table | Store, name: str | None
+) -> tuple[np.ndarray | None, Table | Store]:
+    """Return the column of weights, and the table without it."""
+    return (None, table) if name is None else (read_weights(table, name), table.without([name]))
+
+
+def _kept(table: Table | Store, keep: bool) -> Table:
+    """Return the columns, without rows unless they are to be kept."""
+    columns = {name: c if keep else c[:0].copy() for name, c in table.columns.items()}
+    return Table(table.path, columns)
 
 
 def check_task(config: Config, task: str) -> None:
@@ -172,9 +173,15 @@ def _of_frame(frame: Any, config: Config) -> tuple[Table, dict[str, Any]]:
 
 
 def _table(
-    path: Path, config: Config, on_convert: Callable[[Conversion], None]
+    config: Config, on_convert: Callable[[Conversion], None]
 ) -> tuple[Table | Store, dict[str, Any]]:
     """Return the table, and name, path, bytes and sha256 of its file."""
+    if config.data is None and config.target is not None:
+        raise ValueError(
+            "`data` and `target` must be given together, or in Python `table` and `target`; got "
+            f"the target {config.target!r} alone"
+        )
+    path = data.digits_path() if config.data is None else Path(config.data)
     if use_disk(config, path):
         from jaxnet.tables.convert import convert  # only tables on disk need it
 

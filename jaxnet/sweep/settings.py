@@ -94,7 +94,7 @@ class Plan:
         encoding = fit_encoding(table, target, dataset.task, several[0], config.categorical)
         weighting = weighting_of(config, table, encoding, several[0])
         train, validation = (
-            rows_of(table, encoding, config.dtype, rows, weighting, dataset.values)
+            rows_of(table, encoding, config.dtype, weighting, dataset.values, rows)
             for rows in several
         )
         return dataset._replace(

@@ -78,9 +78,9 @@ def rows_of(
     table: Table | Store,
     encoding: Encoding,
     dtype: str,
+    weighting: Weighting,
+    values: np.ndarray | None,
     rows: np.ndarray,
-    weighting: Weighting = EQUAL,
-    values: np.ndarray | None = None,
 ) -> Rows:
     """Return some rows of a table, where the table has them: in memory or on disk.
 
