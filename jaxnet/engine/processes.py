@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from jaxnet.engine import rendezvous
 from jaxnet.engine.signals import ProcessLost, RemoteError
-from jaxnet.engine.watchdog import Watchdog
+from jaxnet.engine.watchdog import Watchdog, delay_abort
 
 START_TIMEOUT, SHUTDOWN_TIMEOUT = 50, 30  # seconds
 HEARTBEAT_TIMEOUT = 100  # seconds until JAX ends the others in C++, should the watchdog not have
@@ -62,6 +62,7 @@ def start(
         members = rendezvous.gather(address, count, timeout, all_addresses=not by_hand)
     else:
         members = rendezvous.reach(address, own, count, timeout)
+    delay_abort()
     _watchdog = Watchdog(members)
     atexit.register(_leave)
     if own:
@@ -86,7 +87,8 @@ def _by_hand(given: dict[str, Any]) -> dict[str, Any]:
         names = ", ".join(f"`{name}`" for name in missing)
         raise ValueError(f"{names} must be given with `{other}`, or none of the three")
     coordinator, process_id, num_processes = given.values()
-    if not re.fullmatch(r"(\[[^\]]+\]|[^:\s]+):\d+", str(coordinator)):
+    match = re.fullmatch(r"(?:\[[^\]]+\]|[^:\s]+):(\d{1,5})", str(coordinator))
+    if match is None or not 0 < int(match[1]) < 2**16:
         raise ValueError(f"`coordinator` must be HOST:PORT, got {coordinator!r}")
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise ValueError(

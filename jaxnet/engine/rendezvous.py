@@ -64,6 +64,7 @@ def gather(
         except (ValueError, TimeoutError) as error:
             for connection in came:
                 _tell(connection, {"error": type(error).__name__, "text": str(error)})
+                connection.close()
             raise
     for connection, _ in members.values():
         _tell(connection, {"name": own_name(0, num_processes)})
@@ -99,6 +100,7 @@ def reach(
                 ) from None
         time.sleep(RETRY_SECONDS)
     if "error" in said:
+        connection.close()
         raise (TimeoutError if said["error"] == "TimeoutError" else ValueError)(said["text"])
     return {0: Member(connection, said["name"])}
 
@@ -120,14 +122,19 @@ class _Stranger(Exception):
 
 
 def _split(coordinator: str) -> tuple[str, int]:
+    """Raises: OSError for a host that can be none."""
     host, _, port = coordinator.rpartition(":")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise socket.gaierror(socket.EAI_NONAME, "no name of a host") from None
     return host.strip("[]"), int(port)
 
 
 @contextlib.contextmanager
 def _listen(coordinator: str, num_processes: int, all_addresses: bool) -> Iterator[socket.socket]:
-    host, port = _split(coordinator)
     try:
+        host, port = _split(coordinator)
         if all_addresses:
             dual = socket.has_dualstack_ipv6()
             family = socket.AF_INET6 if dual else socket.AF_INET
@@ -153,16 +160,21 @@ def _connections(
 ) -> Iterator[socket.socket]:
     """Yield connections until there are as many members as wanted, or the time is up."""
     deadline = time.monotonic() + timeout
+    connection = None
     while True:
         for number, member in list(members.items()):
             if _has_ended(member.connection):  # and may be started again
                 member.connection.close()
                 del members[number]
+        if connection is not None:
+            yield connection
         if len(members) == wanted or time.monotonic() >= deadline:
             return
         listener.settimeout(min(1.0, max(0.01, deadline - time.monotonic())))
-        with contextlib.suppress(TimeoutError):
-            yield listener.accept()[0]
+        try:
+            connection = listener.accept()[0]
+        except TimeoutError:
+            connection = None
 
 
 def _has_ended(connection: socket.socket) -> bool:
@@ -230,11 +242,13 @@ def _introduce(
 ) -> dict[str, Any]:
     """Say who this is, and return the answer. Raises: OSError if process 0 ends meanwhile."""
     name = own_name(process_id, num_processes)
-    _tell(connection, {"process": process_id, "of": num_processes, "name": name})
     try:
+        _tell(connection, {"process": process_id, "of": num_processes, "name": name})
         return _message(connection, timeout + ANSWER_TIMEOUT)
-    except ValueError:
+    except (OSError, ValueError) as error:
         connection.close()
+        if isinstance(error, OSError):
+            raise
         raise ConnectionResetError("it ended while it waited for the others") from None
 
 

@@ -41,7 +41,6 @@ class Watchdog:
         self._begun = dict.fromkeys(members, b"")  # of a message
         self._news, self._has_news, self._leaves = "", threading.Event(), False
         self._speaker, self._lock = "", threading.Lock()
-        _delay_abort()
         self._thread = threading.Thread(target=self._run, name="jaxnet watchdog", daemon=True)
         self._thread.start()
 
@@ -61,9 +60,7 @@ class Watchdog:
         for member in list(self._members.values()):
             if orderly:
                 _send(member.connection, LEFT)
-            else:
-                with contextlib.suppress(OSError):
-                    member.connection.shutdown(socket.SHUT_RDWR)
+            member.connection.close()
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -131,8 +128,8 @@ def _receive(connection: socket.socket) -> bytes:
         return b""
 
 
-def _delay_abort() -> None:
-    """Let a thread of C++ that aborts the process sleep before it does.
+def delay_abort() -> None:
+    """Let from here on a thread of C++ that aborts the process sleep before it does.
 
     JAX aborts the moment that process 0 is lost, before any thread of Python can say so. The
     handler is called with the number of the signal, 6, which it takes for seconds.
