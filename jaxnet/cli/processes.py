@@ -44,7 +44,7 @@ def join(options: ProcessOptions) -> None:
 
     global _release
     processes.start(**by_hand)
-    _release = _delay_native_errors()
+    _release = delay_native_errors()
     # gloo and XLA print to file descriptor 1: it leads nowhere now, process 0 prints to a copy
     sys.stdout.flush()
     own = os.dup(1) if processes.is_main() else os.open(os.devnull, os.O_WRONLY)
@@ -52,7 +52,7 @@ def join(options: ProcessOptions) -> None:
     sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, closefd=False)
 
 
-def _delay_native_errors() -> Callable[[], None]:
+def delay_native_errors() -> Callable[[], None]:
     """Show what is not Python's on the standard error some seconds later, so that nothing of it
     comes if the process ends meanwhile, by `os._exit`. Returns what ends this, and shows the rest.
     """

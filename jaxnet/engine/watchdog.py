@@ -90,6 +90,7 @@ class Watchdog:
                         return message.removeprefix(LOST).decode(errors="replace")
                 if LEFT in messages:
                     selector.unregister(connection)
+                    connection.close()
                     del self._members[number]
                 elif not content:
                     return f"{name} has ended, and its own output may say why"
