@@ -1,7 +1,7 @@
 """Runs that `test_distributed` makes in processes of their own: `distributed_runs.py NAME [...]`.
 
-Further arguments: the process, how many there are, and the coordinator. What each process has to
-say is written to NAME-PROCESS.json.
+Further arguments: the process, how many there are, the coordinator, and epochs. What each process
+has to say is written to NAME-PROCESS.json.
 """
 
 import json
@@ -69,11 +69,20 @@ def one():
     return {}
 
 
+def again():
+    """Two processes: runs that were disturbed, and one that is not."""
+    epochs = int(sys.argv[-1])
+    for out in ("lost-0", "lost-1"):
+        runs.resume(out, epochs=epochs)
+    runs.train(config(epochs=epochs, out="undisturbed"))
+    return {}
+
+
 def main():
     name, *others = sys.argv[1:]
     if others:
         processes.start(others[2], int(others[0]), int(others[1]))
-    said = {"several": several, "one": one}[name]()
+    said = {"several": several, "one": one, "again": again}[name]()
     Path(f"{name}-{jax.process_index()}.json").write_text(json.dumps(said))
 
 

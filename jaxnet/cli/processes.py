@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxnet.cli import output
 from jaxnet.engine.signals import RemoteError
+
+DELAY = 3.0  # seconds; JAX's C++ writes pages about a lost process, about which we say one line
+
+_release: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +43,42 @@ def join(options: ProcessOptions) -> None:
         return
     from jaxnet.engine import processes
 
+    global _release
     processes.start(**by_hand)
+    _release = delay_native_errors()
     # gloo and XLA print to file descriptor 1: it leads nowhere now, process 0 prints to a copy
     sys.stdout.flush()
     own = os.dup(1) if processes.is_main() else os.open(os.devnull, os.O_WRONLY)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.stdout = output.stream(own, sys.stdout)
+
+
+def delay_native_errors() -> Callable[[], None]:
+    """Show what is not Python's on the standard error some seconds later, so that nothing of it
+    comes if the process ends meanwhile, by `os._exit`. Returns what ends this, and shows the rest.
+    """
+    shown, (reader, writer) = os.dup(2), os.pipe()
+    os.dup2(writer, 2)
+    os.close(writer)
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(shown, "w", 1, sys.stderr.encoding, sys.stderr.errors, closefd=False)
+    ending = threading.Event()
+
+    def forward():
+        while content := os.read(reader, 2**16):
+            ending.wait(DELAY)
+            os.write(shown, content)
+
+    thread = threading.Thread(target=forward, daemon=True)
+    thread.start()
+
+    def release():
+        sys.stderr.flush()
+        ending.set()
+        os.dup2(shown, 2)
+        thread.join(timeout=1)
+
+    return release
 
 
 def is_silent(error: BaseException) -> bool:
@@ -64,6 +100,8 @@ def leave(code: int, lost: bool = False) -> int:
         sys.stderr.flush()
         if lost or not processes.disconnect():
             os._exit(code)
+        if _release:
+            _release()
     return code
 
 

@@ -7,23 +7,29 @@ run of one process they cost nothing.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
+import os
 import re
-import socket
+import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxnet.engine import rendezvous
 from jaxnet.engine.signals import ProcessLost, RemoteError
+from jaxnet.engine.watchdog import Watchdog, delay_abort
 
-HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT, START_TIMEOUT = 30, 30, 60  # seconds
+START_TIMEOUT, SHUTDOWN_TIMEOUT = 50, 30  # seconds
+HEARTBEAT_TIMEOUT = 100  # seconds until JAX ends the others in C++, should the watchdog not have
 DISCONNECT_TIMEOUT = 2.0  # seconds, for processes that all end at the same point of the program
+
+_watchdog: Watchdog | None = None
 
 
 def start(
@@ -36,68 +42,93 @@ def start(
     """Join the processes of this run, before anything is computed.
 
     coordinator: HOST:PORT of process 0, which listens on that host's address only. Without any
-    argument JAX asks SLURM, Open MPI or Kubernetes. timeout: seconds to wait for the others; JAX
-    ends process 0 if one of them never comes. A process that is silent for 30 seconds counts as
-    lost. Python keeps its signal handlers.
+    argument JAX asks SLURM, Open MPI or Kubernetes. timeout: seconds to wait for the others. From
+    then on, once another process has ended or been silent for 40 seconds, a thread ends this one
+    with one line and exit code 2, unless `detect_loss` raises before. Python keeps its signal
+    handlers.
 
-    Raises: ValueError for some of the arguments without the others, or outside a cluster;
-    TimeoutError if the coordinator does not answer; RuntimeError if JAX has computed before.
+    Raises: ValueError for some of the arguments without the others, outside a cluster, for a port
+    in use, for two processes with one number; TimeoutError if a process does not come;
+    ConnectionError if another program answers; RuntimeError if JAX has computed before.
     """
+    global _watchdog
     given = {"coordinator": coordinator, "process_id": process_id, "num_processes": num_processes}
-    options = _by_hand(given, timeout) if any(v is not None for v in given.values()) else {}
+    by_hand = any(value is not None for value in given.values())
+    options = _by_hand(given) if by_hand else _detected(timeout)
+    address, own, count = (
+        options[name] for name in ("coordinator_address", "process_id", "num_processes")
+    )
+    if own == 0:
+        members = rendezvous.gather(address, count, timeout, all_addresses=not by_hand)
+    else:
+        members = rendezvous.reach(address, own, count, timeout)
+    delay_abort()
+    _watchdog = Watchdog(members)
+    atexit.register(_leave)
+    if own:
+        rendezvous.await_listener(address, timeout)
     # its handler would replace Python's of SIGTERM
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        jax.distributed.initialize(
-            **options,
-            initialization_timeout=timeout,
-            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
-            shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
-        )
-    except ValueError as error:
-        raise ValueError(
-            "`coordinator`, `process_id` and `num_processes` must be given where JAX finds no "
-            f"SLURM, Open MPI or Kubernetes ({error})"
-        ) from None
+    jax.distributed.initialize(
+        **options,
+        cluster_detection_method="deactivate",
+        initialization_timeout=timeout,
+        heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+        shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
+    )
 
 
-def _by_hand(given: dict[str, Any], timeout: int) -> dict[str, Any]:
-    """The options of `jax.distributed.initialize`, once process 0 listens."""
+def _by_hand(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of `jax.distributed.initialize`."""
     missing = [name for name, value in given.items() if value is None]
     if missing:
         other = next(name for name in given if name not in missing)
         names = ", ".join(f"`{name}`" for name in missing)
         raise ValueError(f"{names} must be given with `{other}`, or none of the three")
     coordinator, process_id, num_processes = given.values()
-    if not re.fullmatch(r"(\[[^\]]+\]|[^:\s]+):\d+", str(coordinator)):
+    match = re.fullmatch(r"(?:\[[^\]]+\]|[^:\s]+):(\d{1,5})", str(coordinator))
+    if match is None or not 0 < int(match[1]) < 2**16:
         raise ValueError(f"`coordinator` must be HOST:PORT, got {coordinator!r}")
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise ValueError(
             f"`process_id` must be 0..{num_processes - 1}, below `num_processes`; got {process_id}"
         )
-    if process_id:
-        _await(coordinator, timeout)
     return {
         "coordinator_address": coordinator,
         "process_id": process_id,
         "num_processes": num_processes,
         "coordinator_bind_address": coordinator,
-        "cluster_detection_method": "deactivate",
     }
 
 
-def _await(coordinator: str, timeout: int) -> None:
-    """Wait until process 0 listens: JAX ends a process that meets nobody there."""
-    host, _, port = coordinator.rpartition(":")
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-        except OSError:
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"{coordinator} did not answer within {timeout} s") from None
-            time.sleep(0.1)
+def _detected(timeout: int) -> dict[str, Any]:
+    """The same as `jax.distributed.initialize` finds them in a cluster."""
+    from jax._src.clusters import ClusterEnv  # no public name tells them without connecting
+
+    devices = [int(i) for i in os.environ.get("JAX_LOCAL_DEVICE_IDS", "").split(",") if i]
+    address, num_processes, process_id, local = ClusterEnv.auto_detect_unset_distributed_params(
+        os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, devices or None, None, timeout
+    )
+    if address is None or num_processes is None or process_id is None:
+        raise ValueError(
+            "`coordinator`, `process_id` and `num_processes` must be given where JAX finds no "
+            "SLURM, Open MPI or Kubernetes"
+        )
+    return {
+        "coordinator_address": address,
+        "process_id": process_id,
+        "num_processes": num_processes,
+        "local_device_ids": local,
+    }
+
+
+def _leave() -> None:
+    """Tell the others at the end of the program that this process leaves, unless it has failed."""
+    global _watchdog
+    if _watchdog is not None:
+        _watchdog.leave(orderly=not hasattr(sys, "last_value"))
+        _watchdog = None
 
 
 def disconnect(timeout: float = DISCONNECT_TIMEOUT) -> bool:
@@ -106,6 +137,7 @@ def disconnect(timeout: float = DISCONNECT_TIMEOUT) -> bool:
     Nothing may be computed on a mesh after it. If it returns False, end by `os._exit`: an ordinary
     exit would wait for the others, and then abort.
     """
+    _leave()
     thread = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     thread.start()
     thread.join(timeout)
@@ -118,20 +150,29 @@ def is_main() -> bool:
 
 
 @contextlib.contextmanager
-def detect_loss() -> Iterator[None]:
-    """Raise ProcessLost for what JAX raises when another process has ended."""
+def detect_loss(advice: Callable[[], str] | None = None) -> Iterator[None]:
+    """Raise ProcessLost for what JAX raises when another process has ended.
+
+    advice: returns what to do then, to be added to what is said; also if nothing is raised, since
+    this process waits for one that is silent. Otherwise that of the block around this one.
+    """
+    watchdog = _watchdog
+    if watchdog is None:  # the only process
+        yield
+        return
+    before = watchdog.advice
+    watchdog.advice = advice or before
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         # the exchange of NumPy arrays makes a ValueError of it
-        own = isinstance(error, ValueError) and "gloo" not in str(error).lower()
-        if jax.process_count() == 1 or own:
+        if isinstance(error, ValueError) and "gloo" not in str(error).lower():
             raise
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ProcessLost(
-            f"another process of this run was lost, as process {jax.process_index()} of "
-            f"{jax.process_count()} noticed ({first_line})"
-        ) from None
+        which = watchdog.explain() or f"another process of this run was lost ({first_line})"
+        raise ProcessLost(which + watchdog.advice()) from None
+    finally:
+        watchdog.advice = before
 
 
 def gather_ints(values: Any) -> np.ndarray:

@@ -100,10 +100,19 @@ def _evaluation(spec: Spec, forward: Callable, num_rows: int, placement: Placeme
 def outputs(spec: Spec, params: Any, x: np.ndarray) -> np.ndarray:
     """The outputs (N, D_out) of a network on x (N, D_in), in their dtype, some rows at a time."""
     forward = _forward(replace(spec, label_smoothing=0.0))  # which no output depends on
+    parts = [np.zeros((0, spec.sizes[-1]), x.dtype)]
     with jax.enable_x64(x.dtype == np.float64):
-        # each fetched before the next is sent, or all would be on their way at once
-        parts = [np.asarray(forward(params, x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
-    return np.concatenate(parts) if parts else np.zeros((0, spec.sizes[-1]), x.dtype)
+        for i in range(0, len(x), ROWS):
+            block = x[i : i + ROWS]
+            # fetched before the next is sent, or all would be on their way at once
+            parts.append(np.asarray(forward(params, _filled_up(block)))[: len(block)])
+    return np.concatenate(parts)
+
+
+def _filled_up(x: np.ndarray) -> np.ndarray:
+    """Rows, and zeros up to a power of two of them: a few programs serve any number of rows."""
+    size = 1 << (len(x) - 1).bit_length()
+    return np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
 
 
 def measure(spec: Spec, target: Column, params: Any, batches: Iterable[Batch]) -> Metrics:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from jaxnet.engine import checkpoint, processes
 from jaxnet.engine.mesh import Placement
-from jaxnet.engine.signals import ProcessLost, Stopped, catch_signals
+from jaxnet.engine.signals import Stopped, catch_signals
 from jaxnet.runs import loop, state, tensorboard
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
@@ -63,7 +63,7 @@ def train(
     main = processes.is_main()
     writer: checkpoint.Writer | None = None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_hint_at_resume(folder))
+        stack.enter_context(processes.detect_loss(partial(_how_to_resume, folder)))
         stack.enter_context(on_device(config))
         received = stack.enter_context(catch_signals())
         params = initial_params(config, dataset.spec)
@@ -90,16 +90,11 @@ def train(
         return _finish(folder, dataset, trainer, state.on_host(now), reason)
 
 
-@contextlib.contextmanager
-def _hint_at_resume(folder: Path) -> Iterator[None]:
-    """Add to the error for a lost process from which step the run can be resumed."""
-    try:
-        with processes.detect_loss():
-            yield
-    except ProcessLost as error:
-        saved = checkpoint.steps(folder / CHECKPOINTS)[-1:]
-        hint = "".join(f"; --resume {folder} continues from step {step}" for step in saved)
-        raise ProcessLost(str(error) + hint) from None
+def _how_to_resume(folder: Path) -> str:
+    """What to add to the error for a lost process."""
+    saved = checkpoint.steps(folder / CHECKPOINTS)[-1:]
+    hint = "".join(f"; --resume {folder} continues from step {step}" for step in saved)
+    return hint or "; nothing is saved yet: start all processes again"
 
 
 def _restore(

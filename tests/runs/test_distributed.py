@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import signal
+import socket
 
 import distributed_runs
 import numpy as np
@@ -133,11 +134,15 @@ def test_a_process_that_fails_alone_says_why_and_the_others_that_it_did(said):
 # -- the command, in processes that are disturbed
 
 
+# `python -m jaxnet`, with fewer seconds until a silent process is lost
+COMMAND = "from jaxnet.engine import watchdog; watchdog.SILENCE = {}; import jaxnet.__main__"
+
+
 @contextlib.contextmanager
-def two(folder, *options):
+def two(folder, *options, silence=40):
     """`jaxnet train` in two processes."""
     shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id"]
-    command = ["-m", "jaxnet", "train", *options, *shared]
+    command = ["-c", COMMAND.format(silence), "train", *options, *shared]
     started = [start(1, *command, i, cwd=folder) for i in range(2)]
     try:
         yield started
@@ -159,25 +164,46 @@ def ends_of(started):
     return codes, [out for out, _ in texts], [err for _, err in texts]
 
 
-@pytest.mark.parametrize("which", [1, 0], ids=["worker", "coordinator"])
-def test_a_killed_process_ends_the_others_and_the_run_can_be_resumed(folder, which, monkeypatch):
-    """A resume in one process has the losses of the undisturbed run, to rounding."""
-    out = f"killed-{which}"
-    with two(folder, *LONG, "--out", out) as started:
-        await_checkpoint(folder, out, started)
-        started[which].send_signal(signal.SIGKILL)
-        codes, _, errors = ends_of(started)
-    assert codes[which] == -signal.SIGKILL
-    assert codes[1 - which] != 0
-    if which == 1:  # the worker is ended by JAX, or notices itself, as it comes
-        assert codes[0] == 2
-        assert "was lost, as process 0 of 2 noticed (" in errors[0]
-        assert f"--resume {out}" in errors[0]
-    monkeypatch.chdir(folder)
-    epochs = checkpoint.steps(folder / out / CHECKPOINTS)[-1] // STEPS + 3
-    runs.resume(out, epochs=epochs)
-    runs.train(config(epochs=epochs, out=f"{out}-not"))
-    assert_same(ends(folder, out), ends(folder, f"{out}-not"))
+LOST = {
+    "a worker that is stopped": (1, signal.SIGSTOP, r"has not answered for \d s: end it, if it .*"),
+    "a coordinator that is killed": (0, signal.SIGKILL, "has ended, and its own output may .*"),
+}
+
+
+@pytest.fixture(scope="module")
+def lost(folder):
+    """Of each case the lost process, the exit code and error of the other, and the last step."""
+    found = {}
+    for case, (which, number, _) in LOST.items():
+        out = f"lost-{which}"
+        with two(folder, *LONG, "--out", out, silence=6) as started:
+            await_checkpoint(folder, out, started)
+            started[which].send_signal(number)
+            (code,), _, (error,) = ends_of([started[1 - which]])
+        step = checkpoint.steps(folder / out / CHECKPOINTS)[-1]
+        found[case] = started[which].pid, code, error, step
+    return found
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_a_lost_process_is_named_in_one_line(lost, case):
+    (which, _, how), (pid, code, error, step) = LOST[case], lost[case]
+    assert code == 2
+    name = rf"process {which} of 2 \(pid {pid} on \S+\)"
+    hint = f"--resume lost-{which} continues from step {step}"
+    assert re.fullmatch(f"jaxnet: {name} {how}; {hint}\n", error), error
+
+
+def test_runs_that_have_lost_a_process_are_resumed_to_the_bits_of_an_undisturbed_one(folder, lost):
+    epochs = max(step for *_, step in lost.values()) // STEPS + 3
+    address = f"127.0.0.1:{free_port()}"
+    again = [start(1, SCRIPT, "again", i, 2, address, epochs, cwd=folder) for i in range(2)]
+    finish(again)
+    lines, arrays = ends(folder, "undisturbed")
+    for which in (0, 1):
+        assert read_metrics(folder / f"lost-{which}") == lines
+        for name, leaf in ends(folder, f"lost-{which}")[1].items():
+            assert arrays[name].tobytes() == leaf.tobytes()
 
 
 @pytest.mark.parametrize(("which", "number"), [(1, signal.SIGTERM), (0, signal.SIGINT)])
@@ -202,6 +228,39 @@ def test_bad_input_to_the_command_is_one_line_of_one_process(folder):
     assert (codes, outputs) == ([2, 2], ["", ""])
     assert errors[0].startswith("jaxnet: --data names no file: none.csv")
     assert (errors[0].count("\n"), errors[1]) == (1, "")
+
+
+def test_a_start_that_fails_is_one_line(capsys):
+    """The kinds of failures are in `test_rendezvous`."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        options = ["--coordinator", address, "--num-processes", "2", "--process-id", "0"]
+        assert main(["train", *TABLE, *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        f"jaxnet: --coordinator must be a free port of process 0's machine, got {address} (Address "
+        "already in use): give all processes another one\n"
+    )
+
+
+NATIVE = """
+import os, sys
+from jaxnet.cli import processes
+os.write(2, b"1 ")
+end = processes.delay_native_errors()
+os.write(2, b"2 ")
+print("3", file=sys.stderr)
+if sys.argv[1] == "lost":
+    os._exit(2)
+end()
+os.write(2, b"4")
+"""
+
+
+@pytest.mark.parametrize(("how", "shown"), [("whole", "1 3\n2 4"), ("lost", "1 3\n")])
+def test_what_is_not_pythons_is_shown_unless_a_process_is_lost(how, shown):
+    assert start(1, "-c", NATIVE, how).communicate(timeout=60)[1] == shown
 
 
 EXCLUDED = [
