@@ -8,8 +8,9 @@ from jaxnet.runs.folder import PARAMS, append_metrics
 from jaxnet.runs.model import Model, save_params
 from jaxnet.runs.record import Record
 from jaxnet.spec import Spec
-from jaxnet.tables.fitting import fit_encoding, infer_task
+from jaxnet.tables.fitting import fit_encoding
 from jaxnet.tables.reader import read
+from jaxnet.tables.targets import infer_task
 
 
 def write_table(path):

@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxnet
 from jaxnet.runs.model import Model
-from jaxnet.tables.encoding import Column, Encoding, classes
+from jaxnet.tables.column import Column, Encoding, classes
 
 FAR = 1e4  # |mean| / std from which a note is made: float32 has 7 digits, and loses 4 of them
 
@@ -51,7 +51,7 @@ def _widths(columns: Sequence[Column]) -> np.ndarray:
 
 def describe(model: Model) -> dict[str, Any]:
     """The content of model.json: what the files take and return, and all that encodes a row."""
-    features, target = model.encoding
+    features, target = model.encoding.features, model.encoding.target
     columns = [_describe(c) for c in features]
     if target.categories:
         output: dict[str, Any] = {"name": "probabilities", "classes": target.categories}

@@ -178,7 +178,7 @@ HOSTILE = (
 
 def hostile(made):
     """The model with names, categories and classes that would be code if they were pasted."""
-    features, target = made.encoding
+    features, target = made.encoding.features, made.encoding.target
     odd = tuple(f"{category}{HOSTILE[2]}" for category in features[0].categories)
     features = [c._replace(name=name) for c, name in zip(features, HOSTILE, strict=True)]
     features[0] = features[0]._replace(categories=odd)
