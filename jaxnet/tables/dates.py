@@ -38,3 +38,10 @@ def varying(numbers: np.ndarray) -> tuple[tuple[int, float], ...]:
     turned = angles(numbers, cycles)
     spread = np.maximum(np.ptp(np.sin(turned), axis=0), np.ptp(np.cos(turned), axis=0))
     return tuple(cycle for cycle, wide in zip(cycles, spread > CONSTANT, strict=True) if wide)
+
+
+def text(numbers: tuple[float, ...]) -> str:
+    """Return days since 1970, and seconds if there are, in ISO form."""
+    days, seconds = (*numbers, 0.0)[:2]
+    date = str(np.datetime64(round(days * 86400 + seconds), "s"))
+    return date if len(numbers) > 1 else date[:10]

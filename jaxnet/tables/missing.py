@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from jaxnet.tables import dates
 from jaxnet.tables.column import Column, Encoding
 from jaxnet.tables.table import Table, is_missing
 
@@ -69,7 +70,5 @@ def _became(column: Column) -> str:
 
 def _median(column: Column) -> str:
     if column.base == "date":
-        days, seconds = (*column.fill, 0.0)[:2]
-        date = str(np.datetime64(round(days * 86400 + seconds), "s"))
-        return date if len(column.fill) > 1 else date[:10]
+        return dates.text(column.fill)
     return f"{column.fill[0]:.6g}" if len(column.fill) == 1 else "of its place"

@@ -216,9 +216,10 @@ def test_model_json_describes_the_inputs_and_the_output(tmp_path):
             {"name": "grade", "categories": ["1", "10", "2"]},
         ],
     }
-    assert [c["name"] for c in about["x"]["columns"]] == ["color", "size", "grade", "weight"]
-    assert about["x"]["mean"] == [0, 0, 0, *size.mean, 0, 0, 0, *weight.mean]
-    assert about["x"]["std"] == [1, 1, 1, *size.std, 1, 1, 1, *weight.std]
+    assert [c["name"] for c in about["x"]] == ["color", "size", "grade", "weight"]
+    for c, column in zip(about["x"][1::2], (size, weight), strict=True):
+        found = tuple(c["mean"]), tuple(c["std"]), tuple(c["fill"])
+        assert found == (column.mean, column.std, column.fill)
     assert about["output"] == {"name": "probabilities", "classes": ["a", "b"]}
     assert about["example"]["grade"] == 1
     assert about["sizes"] == [8, 5, 2]
