@@ -13,6 +13,7 @@ import pytest
 from export_helpers import (
     TOLERANCE,
     assert_equals_the_oracle,
+    example_of,
     make_run,
     oracle,
     raw_inputs,
@@ -33,6 +34,7 @@ from jaxnet.tables.table import Table
 CASES = [("flowers", "float32", activation) for activation in ACTIVATIONS]
 CASES += [("flowers", "float64", "gelu"), ("signals", "float64", "silu")]
 CASES += [("signals", "float32", "tanh"), ("words", "float32", "relu")]
+CASES += [("visits", "float32", "relu"), ("visits", "float64", "tanh")]
 every_case = pytest.mark.parametrize(("table", "dtype", "activation"), CASES)
 
 
@@ -145,7 +147,8 @@ for program in sys.argv[2:]:
 
 
 @pytest.mark.parametrize(
-    ("table", "dtype"), [("flowers", "float32"), ("signals", "float64"), ("words", "float32")]
+    ("table", "dtype"),
+    [("flowers", "float32"), ("signals", "float64"), ("words", "float32"), ("visits", "float64")],
 )
 def test_the_example_programs_run_as_they_are(tmp_path, table, dtype):
     run, made, columns = make_run(tmp_path, table, dtype)
@@ -154,15 +157,14 @@ def test_the_example_programs_run_as_they_are(tmp_path, table, dtype):
     programs = [run / "model" / f"load_{name}.py" for name in ("jax", "onnx")]
     lines = without_jaxnet(PROGRAMS, json.dumps(rows), *programs).splitlines()
     x = encode_features(columns, made.encoding, "float64")
-    features = made.encoding.features
-    first = [float(c.categories != () and i == 0) for c in features for i in range(c.width)]
-    want = oracle(made, np.array([first]))[0]  # the training means, the first categories
+    want = oracle(made, encode_features(example_of(made), made.encoding, "float64"))[0]
+    name = made.encoding.target.name
     for printed in (lines[: len(lines) // 2], lines[len(lines) // 2 :]):
         if made.task == "classification":
             assert printed[0] == f"name {'ab'[want.argmax()]}"
             example = list(ast.literal_eval(printed[1]).values())
         else:
-            example = ast.literal_eval(printed[0].removeprefix("y "))
+            example = ast.literal_eval(printed[0].removeprefix(f"{name} "))
         np.testing.assert_allclose(example, want, rtol=30 * TOLERANCE[dtype])
         got = np.array(ast.literal_eval(printed[-1]), dtype)
         assert_equals_the_oracle(got, made, x, TOLERANCE[dtype])
