@@ -18,6 +18,7 @@ from jaxnet.spec import Spec
 from jaxnet.tables import reader
 from jaxnet.tables.column import Encoding
 from jaxnet.tables.fitting import fit_encoding
+from jaxnet.tables.options import ReadOptions
 from jaxnet.tables.rows import ArrayRows, Rows, StoredRows, encode
 from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table, find
@@ -131,15 +132,16 @@ def _table(
     path: Path, config: Config, on_convert: Callable[[Conversion], None]
 ) -> tuple[Table | Store, dict[str, Any]]:
     """Return the table, and name, path, bytes and sha256 of its file."""
+    options = ReadOptions(missing=config.missing, categorical=config.categorical)
     if use_disk(config, path):
         from jaxnet.tables.convert import convert  # only tables on disk need it
 
-        store = convert(path, config.drop, on_convert, config.missing)
+        store = convert(path, config.drop, on_convert, options)
         return store, store.source
     find(path)
     source: dict[str, Any] = {"name": path.name, "path": str(path.absolute())}
     with unchanged(path):
-        table = reader.read(path, config.drop, config.missing)
+        table = reader.read(path, config.drop, options)
         return table, source | {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
