@@ -66,7 +66,8 @@ def split(
     held_out = min(max(round(validation * num_rows), 1), num_rows - 1)
     chosen = np.arange(num_rows) < held_out
     if classes is not None and (counts := np.bincount(classes)).max() > 1:
-        chosen = _rank(classes[rows]) < _shares(counts, held_out, rng)[classes[rows]]
+        classes = classes.astype(np.min_scalar_type(len(counts)))[rows]  # which sorts faster
+        chosen = _rank(classes) < _shares(counts, held_out, rng)[classes]
     train, validate = rows[~chosen], rows[chosen]
     return (train, validate) if num_rows <= LARGE else (np.sort(train), np.sort(validate))
 
@@ -98,10 +99,9 @@ def _shares(counts: np.ndarray, held_out: int, rng: np.random.Generator) -> np.n
 
 def _rank(classes: np.ndarray) -> np.ndarray:
     """Return the place (N,) of each row among those of its class."""
-    order = np.argsort(classes, kind="stable")
-    starts = np.cumsum(np.bincount(classes)) - np.bincount(classes)
-    ranks = np.empty(len(classes), int)
-    ranks[order] = np.arange(len(classes)) - starts[classes[order]]
+    order, counts = np.argsort(classes, kind="stable"), np.bincount(classes)
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     return ranks
 
 
