@@ -11,8 +11,9 @@ from jaxnet.runs.model import Model, save_params
 from jaxnet.runs.record import Record
 from jaxnet.runs.steps import initial_params
 from jaxnet.spec import Spec
-from jaxnet.tables.fitting import fit_encoding, infer_task
+from jaxnet.tables.fitting import fit_encoding
 from jaxnet.tables.reader import read
+from jaxnet.tables.targets import infer_task
 
 
 def write_table(path):
@@ -33,12 +34,13 @@ def write_run(
     categorical=(),
     seed=3,
     ensemble=1,
+    numbers="standard",
 ):
     """Write config.json, metrics.jsonl and weights for a table file; return the model."""
     table = read(data)
     task = infer_task(table, target)[0]
     rows = np.arange(len(table.columns[target]))
-    encoding = fit_encoding(table, target, task, rows, categorical)
+    encoding = fit_encoding(table, target, task, rows, categorical, numbers=numbers)
     sizes = (sum(c.width for c in encoding.features), *hidden, encoding.target.width)
     loss = "cross_entropy" if task == "classification" else "mean_squares"
     spec = Spec(sizes, True, activation, loss)

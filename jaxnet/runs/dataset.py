@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -18,15 +19,19 @@ from jaxnet.files import sha256, unchanged
 from jaxnet.runs.config import Config, default_epochs
 from jaxnet.spec import Spec
 from jaxnet.tables import reader
-from jaxnet.tables.encoding import Encoding
-from jaxnet.tables.fitting import fit_encoding, infer_task
+from jaxnet.tables.column import Encoding
+from jaxnet.tables.fitting import fit_encoding
+from jaxnet.tables.options import ReadOptions
 from jaxnet.tables.rows import Rows, rows_of
 from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table, check_wanted, find
+from jaxnet.tables.targets import find_labels, infer_task
 from jaxnet.tables.weights import EQUAL, Weighting, balanced, read_weights
 
 if TYPE_CHECKING:
     from jaxnet.tables.convert import Conversion
+
+log = logging.getLogger("jaxnet")
 
 SHARE = 0.25  # of the memory: the rows of a table estimated to take more stay on disk
 
@@ -70,7 +75,7 @@ def prepare(
     table: Any = None,
     keep_table: bool = False,
 ) -> Dataset:
-    """Read the table and make it ready; every fault of the input is raised here.
+    """Read the table and make it ready; log what is guessed, raise every fault of the input.
 
     encoding: that of the run to resume; by default it is fitted. on_convert: called with how far
     the conversion of a table is whose rows stay on disk. table: a data frame, or a mapping of names
@@ -82,8 +87,11 @@ def prepare(
     table, source = _table(config, on_convert) if table is None else _of_frame(table, config)
     task, reason = _task(config, table, target)
     values, table = _take_weights(table, config.sample_weight)
-    rows, held_out = data.split(table.num_rows, config.validation, config.seed)
-    encoding = encoding or fit_encoding(table, target, task, rows, config.categorical)
+    labels = find_labels(table, target, task)
+    rows, held_out = labels.split(config.validation, config.seed)
+    if encoding is None:
+        labels.log(table.num_rows, rows, held_out)
+        encoding = fit(table, target, task, rows, config, log.warning)
     weighting = weighting_of(config, table, encoding, rows)
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
@@ -121,9 +129,11 @@ def _take_weights(
 
 
 def _kept(table: Table | Store, keep: bool) -> Table:
-    """Return the columns, without rows unless they are to be kept."""
-    columns = {name: c if keep else c[:0].copy() for name, c in table.columns.items()}
-    return Table(table.path, columns)
+    """Return a table, or its columns without their rows."""
+    if keep and isinstance(table, Table):
+        return table
+    columns = {name: column[:0].copy() for name, column in table.columns.items()}
+    return Table(table.path, columns, kinds=table.kinds)
 
 
 def check_task(config: Config, task: str) -> None:
@@ -139,6 +149,19 @@ def weighting_of(
     """Return what makes the weights of rows; those of classes are counted in the training rows."""
     classes = balanced(table, encoding, rows) if config.class_weight else ()
     return Weighting(config.sample_weight, classes)
+
+
+def fit(
+    table: Table | Store,
+    target: str,
+    task: str,
+    rows: np.ndarray,
+    config: Config,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Encoding:
+    """Return `fit_encoding` with the options of a run."""
+    options = {"numbers": config.numbers, "missing": config.missing, "say": say}
+    return fit_encoding(table, target, task, rows, config.categorical, **options)
 
 
 def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
@@ -182,15 +205,16 @@ def _table(
             f"the target {config.target!r} alone"
         )
     path = data.digits_path() if config.data is None else Path(config.data)
+    options = ReadOptions(missing=config.missing, categorical=config.categorical)
     if use_disk(config, path):
         from jaxnet.tables.convert import convert  # only tables on disk need it
 
-        store = convert(path, config.drop, on_convert)
+        store = convert(path, config.drop, on_convert, options)
         return store, store.source
     find(path)
     source: dict[str, Any] = {"name": path.name, "path": str(path.absolute())}
     with unchanged(path):
-        table = reader.read(path, config.drop)
+        table = reader.read(path, config.drop, options)
         return table, source | {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 

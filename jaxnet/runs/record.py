@@ -19,7 +19,7 @@ from jaxnet import files
 from jaxnet.runs.config import RESUMABLE, Config, default_epochs
 from jaxnet.runs.folder import CONFIG
 from jaxnet.spec import Spec
-from jaxnet.tables.encoding import Encoding, encoding_from_json, encoding_to_json
+from jaxnet.tables.column import Encoding, encoding_from_json, encoding_to_json
 from jaxnet.tables.weights import EQUAL, Weighting, weighting_from_json
 
 if TYPE_CHECKING:

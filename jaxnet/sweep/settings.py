@@ -18,9 +18,10 @@ import numpy as np
 from jaxnet import data
 from jaxnet.engine.mesh import own_device
 from jaxnet.runs.config import Config, ScaleOptions, default_epochs
-from jaxnet.runs.dataset import Dataset, check_task, prepare, weighting_of
-from jaxnet.tables.fitting import fit_encoding
+from jaxnet.runs.dataset import Dataset, check_task, fit, prepare, weighting_of
+from jaxnet.tables.column import Encoding
 from jaxnet.tables.rows import rows_of
+from jaxnet.tables.targets import Labels, find_labels
 
 # Measured by scripts/tools/sweep_mappings.py, on a CPU:
 # multiplications in a forward pass of a batch -> members of a stack of networks below that
@@ -59,6 +60,8 @@ class Plan:
     """All that a sweep has to do.
 
     config: the options that all members share. dataset: that of the first seed without folds.
+    labels: the rows with a target. encodings: by key, each fitted on the rows to train on, so that
+    their widths may differ.
     """
 
     config: Config
@@ -66,11 +69,18 @@ class Plan:
     settings: tuple[Setting, ...]
     keys: tuple[Key, ...]
     folds: int | None
+    labels: Labels
+    encodings: dict[Key, Encoding]
 
     @property
     def architectures(self) -> list[tuple[int, ...]]:
         """The hidden sizes, each of which takes one program."""
         return list(dict.fromkeys(setting.hidden for setting in self.settings))
+
+    @property
+    def width(self) -> int:
+        """The most network inputs of a split; the others are filled up with zeros."""
+        return max(encoding.width for encoding in self.encodings.values())
 
     @property
     def num_members(self) -> int:
@@ -88,10 +98,8 @@ class Plan:
         """
         dataset, config = self.dataset, self.config_of(setting, key)
         spec = dataset.spec
-        num_rows = len(dataset.train) + len(dataset.validation)
-        several = _rows(num_rows, config, key, self.folds)
-        target, table = dataset.encoding.target.name, dataset.table
-        encoding = fit_encoding(table, target, dataset.task, several[0], config.categorical)
+        several = _rows(self.labels, config, key, self.folds)
+        table, encoding = dataset.table, self.encodings[key]
         weighting = weighting_of(config, table, encoding, several[0])
         train, validation = (
             rows_of(table, encoding, config.dtype, weighting, dataset.values, rows)
@@ -102,7 +110,7 @@ class Plan:
             weighting=weighting,
             spec=replace(
                 spec,
-                sizes=(spec.sizes[0], *setting.hidden, spec.sizes[-1]),
+                sizes=(encoding.width, *setting.hidden, spec.sizes[-1]),
                 label_smoothing=setting.label_smoothing,
             ),
             train=train,
@@ -112,13 +120,12 @@ class Plan:
 
 
 def _rows(
-    num_rows: int, config: Config, key: Key, folds: int | None
+    labels: Labels, config: Config, key: Key, folds: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     if folds is None:
-        rows, held_out = data.split(num_rows, config.validation, key.seed)
-        return np.asarray(rows), np.asarray(held_out)
-    several = np.array_split(np.random.default_rng(key.seed).permutation(num_rows), folds)
-    held_out = several.pop(key.fold or 0)
+        return labels.split(config.validation, key.seed)
+    several = labels.folds(folds, key.seed)
+    held_out, num_rows = several.pop(key.fold or 0), len(labels.rows)
     return np.concatenate(several)[: num_rows - -(-num_rows // folds)], held_out
 
 
@@ -156,10 +163,15 @@ def plan(
     config = replace(config, epochs=config.epochs or default_epochs(len(dataset.train)))
     held_out = range(folds) if folds else (None,)
     keys = itertools.product(range(config.seed, config.seed + seeds), held_out)
-    made = Plan(config, dataset, settings, tuple(itertools.starmap(Key, keys)), folds)
-    least = len(made.dataset_of(settings[0], made.keys[0]).train)
-    data.row_batches(least, config.batch_size or 1)  # refuses a batch larger than these
-    return made
+    keys = tuple(itertools.starmap(Key, keys))
+    table, target = dataset.table, dataset.encoding.target.name
+    labels = find_labels(table, target, dataset.task)
+    trained = {key: _rows(labels, config, key, folds)[0] for key in keys}
+    data.row_batches(len(trained[keys[0]]), config.batch_size or 1)  # refuses a batch too large
+    encodings = {
+        key: fit(table, target, dataset.task, rows, config) for key, rows in trained.items()
+    }
+    return Plan(config, dataset, settings, keys, folds, labels, encodings)
 
 
 def _check(config: Config, seeds: int, folds: int | None) -> None:
@@ -254,7 +266,7 @@ def _even(number: int, most: int) -> int:
 def _sizes(plan: Plan, hidden: tuple[int, ...]) -> tuple[int, int, int]:
     """Multiplications in a batch's forward pass; bytes that a member and a split take."""
     dataset = plan.dataset
-    sizes = (dataset.spec.sizes[0], *hidden, dataset.spec.sizes[-1])
+    sizes = (plan.width, *hidden, dataset.spec.sizes[-1])
     weights = sum(a * b for a, b in itertools.pairwise(sizes))
     itemsize = np.dtype(plan.config.param_dtype).itemsize
     rows = len(dataset.train) + len(dataset.validation)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxnet.tables.encoding import Column, from_columns
+from jaxnet.tables.column import Column
+from jaxnet.tables.encoding import from_columns
 from jaxnet.tables.table import Table
 
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.tables.encoding import Encoding, encode_target
+from jaxnet.tables.column import Encoding
+from jaxnet.tables.encoding import encode_target
 from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table, check_wanted, fault
 

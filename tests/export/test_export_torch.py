@@ -10,6 +10,7 @@ import torch
 from export_helpers import (
     TOLERANCE,
     assert_equals_the_oracle,
+    example_of,
     make_run,
     oracle,
     rows_of,
@@ -61,6 +62,7 @@ print(runpy.run_path(sys.argv[2])["predict"](json.loads(sys.argv[1])).tolist())
     [
         ("flowers", "float32", "gelu"),
         ("signals", "float64", "silu"),
+        ("visits", "float64", "relu"),
         ("flowers x3", "float32", "relu"),
         ("signals x2", "float64", "tanh"),
     ],
@@ -75,8 +77,8 @@ def test_the_example_program_runs_as_it_is(tmp_path, table, dtype, activation):
     assert_equals_the_oracle(got, made, x, TOLERANCE[dtype])
     assert lines[0].split()[0] == made.encoding.target.name
     if made.task == "regression":  # the example is the mean of each column
-        example = ast.literal_eval(lines[0].removeprefix("y "))
-        want = oracle(made, np.zeros((1, made.spec.sizes[0])))[0]
+        example = ast.literal_eval(lines[0].split(" ", 1)[1])
+        want = oracle(made, encode_features(example_of(made), made.encoding, "float64"))[0]
         np.testing.assert_allclose(example, want, rtol=TOLERANCE[dtype])
 
 

@@ -75,7 +75,11 @@ def test_a_cause_is_named_only_if_the_runner_up_is_ten_times_further(distances, 
         (make(), [], ""),
         (make(doubled), [parity.Cause("nearest", "halve it", 0.0)], "halve it"),
         (make(doubled), [parity.Cause(name, name, 0.0) for name in "ab"], "tell the causes apart"),
-        (make(doubled), [], "give the layers names: `parity.tap`, or modules in place of functions"),
+        (
+            make(doubled),
+            [],
+            "give the layers names: `parity.tap`, or modules in place of functions",
+        ),
     ],
     ids=["equal", "named", "ambiguous", "unknown"],
 )

@@ -5,7 +5,7 @@ from matplotlib.image import imread
 
 from jaxnet import numpy_net
 from jaxnet.runs.plots import confusion_matrix
-from jaxnet.tables.encoding import Column
+from jaxnet.tables.column import Column
 from jaxnet.tables.metrics import Metrics
 
 RNG = np.random.default_rng(0)
