@@ -23,6 +23,7 @@ from jax import lax
 
 from jaxnet.spec import (
     MAX_REPEATS,
+    QUANTILES,
     Batch,
     Spec,
     check_forward,
@@ -53,10 +54,17 @@ def _cross_entropy(y_pred, y):
     return jnp.where(in_range, losses, jnp.nan).mean()
 
 
+def _quantile(y_pred, y):
+    residual = (y - y_pred).T
+    level = jnp.resize(jnp.array(QUANTILES, y.dtype), len(residual))[:, None]
+    return jnp.where(residual < 0, (level - 1) * residual, level * residual).mean()
+
+
 LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "sum_squares": lambda y_pred, y: optax.squared_error(y_pred, y).sum(),
     "mean_squares": lambda y_pred, y: optax.squared_error(y_pred, y).mean(),
     "cross_entropy": _cross_entropy,
+    "quantile": _quantile,
 }
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet.spec import MAX_REPEATS, Batch, Spec, check_forward, check_loss
+from jaxnet.spec import MAX_REPEATS, QUANTILES, Batch, Spec, check_forward, check_loss
 
 Params = dict[str, jax.Array]
 
@@ -68,10 +68,17 @@ def _cross_entropy(y_pred, y):
     return -jnp.where((y >= 0) & (y < num_classes), of_class, jnp.nan).mean()
 
 
+def _quantile(y_pred, y):
+    level = jnp.resize(jnp.array(QUANTILES, y_pred.dtype), y_pred.shape[1])
+    residual = y - y_pred
+    return (jnp.where(residual < 0, level - 1, level) * residual).mean()
+
+
 LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "sum_squares": _sum_squares,
     "mean_squares": _mean_squares,
     "cross_entropy": _cross_entropy,
+    "quantile": _quantile,
 }
 
 

@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.spec import Batch, check_choice, check_forward, check_loss, check_values, layer_order
+from jaxnet.spec import (
+    QUANTILES,
+    Batch,
+    check_choice,
+    check_forward,
+    check_loss,
+    check_values,
+    layer_order,
+)
 
 Params = dict[str, np.ndarray]
 
@@ -89,11 +97,18 @@ def _cross_entropy(y_pred, y):
     return -log_p[rows, y].mean(), grad / len(y)
 
 
+def _quantile(y_pred, y):  # the pinball loss (Koenker and Bassett, 1978)
+    level, residual = np.resize(QUANTILES, y.shape[1]).astype(y_pred.dtype), y - y_pred
+    slope = np.where(residual < 0, level - 1, level)
+    return (slope * residual).mean(), -slope / y.size
+
+
 # name -> function of (y_pred, y) returning the loss and its gradient at y_pred
 LOSSES: dict[str, Callable] = {
     "sum_squares": _sum_squares,
     "mean_squares": _mean_squares,
     "cross_entropy": _cross_entropy,
+    "quantile": _quantile,
 }
 
 

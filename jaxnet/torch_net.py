@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from jaxnet.spec import (
+    QUANTILES,
     Batch,
     Spec,
     check_choice,
@@ -51,10 +52,19 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
 }
 
+def _quantile(y_pred: Tensor, y: Tensor) -> Tensor:
+    losses = []
+    for i, residual in enumerate((y - y_pred).unbind(dim=1)):
+        level = QUANTILES[i % len(QUANTILES)]
+        losses.append(torch.where(residual < 0, (level - 1) * residual, level * residual))
+    return torch.stack(losses).mean()
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sum_squares": nn.MSELoss(reduction="sum"),
     "mean_squares": nn.MSELoss(),
     "cross_entropy": lambda y_pred, y: nn.functional.cross_entropy(y_pred, y.long()),
+    "quantile": _quantile,
 }
 
 # name -> torch.optim's class, with the hyperparameters of that name in optimizers and numpy_net

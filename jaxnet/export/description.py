@@ -11,6 +11,7 @@ import numpy as np
 
 import jaxnet
 from jaxnet.runs.model import Model
+from jaxnet.spec import QUANTILES
 from jaxnet.tables.encoding import Column, Encoding, classes
 
 FAR = 1e4  # |mean| / std from which a note is made: float32 has 7 digits, and loses 4 of them
@@ -56,7 +57,10 @@ def describe(model: Model) -> dict[str, Any]:
     if target.categories:
         output: dict[str, Any] = {"name": "probabilities", "classes": target.categories}
     else:
-        output = {"name": "prediction", "mean": target.mean, "std": target.std}
+        std, mean = (tuple(part.tolist()) for part in model.scale)
+        output = {"name": "prediction", "mean": mean, "std": std}
+        if model.spec.loss == "quantile":  # one after the other, for each column of the target
+            output["quantiles"] = QUANTILES
     return {
         "task": model.task,
         "target": target.name,

@@ -195,7 +195,19 @@ def _loss(loss: str, y_pred: Barred, y: np.ndarray) -> tuple[Barred, Barred]:
     scale = 1.0 if loss == "sum_squares" else 1 / y.size
     residual = y_pred.value - y
     square = y_pred.square + U**2 * residual**2
+    if loss == "quantile":
+        return _kinked(Barred(residual, square), value, grad)
     terms = (2 * residual) ** 2 * square + 2 * U**2 * residual**4
     own = U**2 * residual.size / 3 * (residual**2).sum() ** 2  # partial sums grow, all positive
     grad_square = 4 * scale**2 * square + U**2 * grad**2
     return Barred(value, scale**2 * (terms.sum() + own)), Barred(grad, grad_square)
+
+
+def _kinked(residual: Barred, value: np.ndarray, grad: np.ndarray) -> tuple[Barred, Barred]:
+    """The loss and its gradient with bars, for the mean of |residual| times a slope for each side:
+    a residual near 0 may be on either.
+    """
+    terms = grad**2 * residual.square + U**2 * (grad * residual.value) ** 2
+    own = U**2 * grad.size / 3 * value**2  # partial sums grow, all positive
+    joined = np.where(_ambiguous(residual), 1 / grad.size**2, 0)  # the slopes differ by 1
+    return Barred(value, terms.sum() + own), Barred(grad, U**2 * grad**2 + joined)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxnet import data
 from jaxnet.files import sha256, unchanged
 from jaxnet.runs.config import Config
-from jaxnet.spec import Spec
+from jaxnet.spec import QUANTILES, Spec
 from jaxnet.tables import reader
 from jaxnet.tables.encoding import Encoding
 from jaxnet.tables.fitting import fit_encoding, infer_task
@@ -94,11 +94,16 @@ def prepare(
 
 
 def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
+    loss, outputs = "cross_entropy" if task == "classification" else "mean_squares", 1
+    if config.loss == "quantile":
+        if task == "classification":
+            raise ValueError("`loss` must be auto for classification, got quantile")
+        loss, outputs = "quantile", len(QUANTILES)
     return Spec(
-        sizes=(encoding.width, *config.hidden, encoding.target.width),
+        sizes=(encoding.width, *config.hidden, outputs * encoding.target.width),
         bias=True,
         activation=config.activation,
-        loss="cross_entropy" if task == "classification" else "mean_squares",
+        loss=loss,
     )
 
 

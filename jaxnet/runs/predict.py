@@ -8,19 +8,16 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from jaxnet.files import replacing
-from jaxnet.runs.evaluation import measure
-from jaxnet.runs.model import Model, softmax
+from jaxnet.runs.model import Model
 from jaxnet.spec import Batch, check_choice
 from jaxnet.tables import reader
 from jaxnet.tables.encoding import (
     UNSEEN,
-    Column,
-    decode,
     encode_features,
     encode_target,
     kinds_to_read,
@@ -35,61 +32,97 @@ MAX_NUMBERS = 2**23  # of a block's inputs, which bounds its memory: 64 MiB as f
 def predict(
     model: Model,
     data: str | Path,
-    out: str | Path,
+    out: str | Path | BinaryIO,
     *,
-    keep: Sequence[str] = (),
+    keep: Sequence[str] | str = (),
     unseen: str = "error",
+    threshold: float | str | None = None,
 ) -> int:
     """Write the prediction for each row of a data file, in its order; return how many there are.
 
-    out: a new file that ends in .csv or .parquet. Classes give the column `target`, with the class,
-    and p_CLASS for the probability of each; numbers give `target` in its units, or target_0, ...
-    for a target of several columns. keep: columns of the data to copy in front; those of a CSV are
-    copied as text. unseen: "error", or "zero" to take a category that training did not have for
-    none of them.
+    out: a new file that ends in .csv or .parquet, or a binary stream, which is written as CSV.
+    Classes give the column `target`, with the class, and p_CLASS for the probability of each;
+    numbers give `target` in its units, of quantiles the median, with target_low and target_high.
+    For a target of several columns these are target_0, ... keep: columns of the data to copy in
+    front, or "all"; those of a CSV are copied as text. If the target is among them, the prediction
+    is called target_predicted. unseen, threshold: as `Model.predict` takes them.
 
     Raises: ValueError for bad input, FileExistsError if `out` exists, OSError if it cannot be
     written; then nothing is left of it.
     """
     check_choice("unseen", unseen, UNSEEN)
-    out, encoding = Path(out), model.encoding
-    suffix = _check_out(out)
-    _check_unique([*keep, *output_names(encoding.target)])
+    encoding, cut = model.encoding, model.threshold(threshold)
+    suffix = ".csv" if hasattr(out, "write") else _check_out(Path(out))
+    keep = kept(data, keep)
+    names = output_names(model, keep)
+    _check_unique([*keep, *names])
     find(data)
     rows, count = _rows(encoding.width), 0
     copies = reader.copies(data, keep, rows) if keep else itertools.repeat({})
     blocks = reader.blocks(data, kinds_to_read(encoding.features), rows)
-    with replacing(out) as part, _writer(part, suffix) as write:
+    with _place(out) as place, _writer(place, suffix) as write:
         for block, copied in zip(blocks, copies, strict=False):
             x = encode_features(block, encoding, model.dtype, unseen)
-            write(_table(copied | _predicted(model.outputs(x), encoding.target)))
+            values = _predicted(model, model.outputs(x), cut)
+            write(_table(copied | dict(zip(names, values, strict=True))))
             count += len(x)
     return count
 
 
-def evaluate(model: Model, data: str | Path, *, unseen: str = "error") -> Metrics:
+def evaluate(
+    model: Model,
+    data: str | Path,
+    *,
+    unseen: str = "error",
+    threshold: float | str | None = None,
+) -> Metrics:
     """Return the metrics of a model on a data file, which has the target too.
 
-    unseen: as in `predict`.
+    unseen, threshold: as `Model.predict` takes them.
 
     Raises: ValueError for bad input, also a class that training did not have.
     """
+    return model.measure(batches(model, data, unseen), threshold)
+
+
+def batches(model: Model, data: str | Path, unseen: str = "error") -> Iterator[Batch]:
+    """Yield the rows of a data file with the target, encoded. Raises: as `evaluate`."""
     encoding = model.encoding
     kinds = kinds_to_read((*encoding.features, encoding.target))
-    batches = (
-        Batch(
-            encode_features(block, encoding, model.dtype, unseen),
-            encode_target(block, encoding, model.dtype),
-        )
-        for block in reader.blocks(data, kinds, _rows(encoding.width))
-    )
-    return measure(model.spec, encoding.target, model.params, batches)
+    for block in reader.blocks(data, kinds, _rows(encoding.width)):
+        x = encode_features(block, encoding, model.dtype, unseen)
+        yield Batch(x, encode_target(block, encoding, model.dtype))
 
 
-def output_names(target: Column) -> list[str]:
+def kept(data: str | Path, keep: Sequence[str] | str) -> list[str]:
+    """Return the names of the columns that `predict` copies. Raises: as `predict`."""
+    if not isinstance(keep, str):
+        return list(keep)
+    check_choice("keep", keep, ("all",))
+    return reader.read_names(find(data)[0])
+
+
+def output_names(model: Model, keep: Sequence[str] = ()) -> list[str]:
+    """Return the names of the predictions' columns beside those that are kept."""
+    target = model.encoding.target
+    name = f"{target.name}_predicted" if target.name in keep else target.name
     if target.categories:
-        return [target.name, *(f"p_{category}" for category in target.categories)]
-    return _numbered(target.name, target.width)
+        return [name, *(f"p_{category}" for category in target.categories)]
+    names = _numbered(name, target.width)
+    if model.spec.loss != "quantile":
+        return names
+    own = _numbered(target.name, target.width)
+    return [*names, *(f"{name}_{side}" for side in ("low", "high") for name in own)]
+
+
+def _predicted(model: Model, y_pred: np.ndarray, threshold: float | None) -> list[np.ndarray]:
+    """Return the columns (N,) that outputs (N, D_out) become."""
+    if model.encoding.target.categories:
+        return [model.decode(y_pred, threshold), *model.softmax(y_pred).T]
+    if model.spec.loss != "quantile":
+        return list(np.atleast_2d(model.decode(y_pred).T))
+    low, middle, high = (np.atleast_2d(level.T) for level in model.quantiles(y_pred))
+    return [*middle, *low, *high]
 
 
 def _numbered(name: str, width: int) -> list[str]:
@@ -100,11 +133,14 @@ def _rows(width: int) -> int:
     return max(1, min(reader.ROWS, MAX_NUMBERS // width))
 
 
-def _predicted(y_pred: np.ndarray, target: Column) -> dict[str, np.ndarray]:
-    values = decode(y_pred, target)
-    if not target.categories:
-        return {target.name: values}
-    return dict(zip(output_names(target), [values, *softmax(y_pred).T], strict=True))
+@contextlib.contextmanager
+def _place(out: Any) -> Iterator[Any]:
+    """Yield where to write: a stream, or a file that takes its name when it is whole."""
+    if hasattr(out, "write"):
+        yield out
+    else:
+        with replacing(Path(out)) as part:
+            yield part
 
 
 def _check_out(out: Path) -> str:
@@ -142,7 +178,7 @@ def _table(block: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _writer(path: Path, suffix: str) -> Iterator[Callable[[Any], None]]:
+def _writer(path: Any, suffix: str) -> Iterator[Callable[[Any], None]]:
     """Yield what writes a table as lines, or as a row group."""
     import pyarrow as pa
     from pyarrow import csv, parquet

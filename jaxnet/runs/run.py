@@ -89,7 +89,7 @@ def create(config: Config, params: dict[str, np.ndarray], *, dataset: Dataset) -
     with _new_folder(config, dataset) as folder, trainer.on_device(config):
         made = trainer.make_trainer(config, dataset, params, placement)
         blocks, target = dataset.validation.blocks(), dataset.encoding.target
-        metrics = measure(dataset.spec, target, params, blocks).result()
+        metrics = measure(dataset.spec, target, params, blocks).short()
         line = {"step": 0, "epoch": 0, **{f"val_{name}": v for name, v in metrics.items()}}
         with checkpoint.Writer(folder / CHECKPOINTS, config.keep) as writer:
             began = state.begin(made.params, made.optimizer)._replace(best_line=line)
@@ -156,12 +156,15 @@ def prepare_again(
     return dataset
 
 
-def evaluate_validation(folder: str | Path) -> Metrics:
-    """Return the metrics of a run's model on its own validation rows."""
+def evaluate_validation(folder: str | Path, threshold: float | str | None = None) -> Metrics:
+    """Return the metrics of a run's model on its own validation rows.
+
+    threshold: as `Model.predict` takes it.
+    """
     record = Record.load(folder)
     model = load(folder, record)
     blocks = prepare_again(folder, record).validation.blocks()
-    return measure(model.spec, model.encoding.target, model.params, blocks)
+    return model.measure(blocks, threshold)
 
 
 def _new_folder(config: Config, dataset: Dataset) -> contextlib.AbstractContextManager[Path]:

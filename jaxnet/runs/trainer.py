@@ -25,7 +25,7 @@ from jaxnet.runs import evaluation
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
 from jaxnet.spec import Spec
-from jaxnet.tables.metrics import Metrics
+from jaxnet.tables.metrics import Metrics, metrics_for
 from jaxnet.train import Step, make_step, on_rows, transpose, transposed
 
 UNUSUAL = ("deterministic", "accumulate", "remat")  # options of which the dual form has none
@@ -133,14 +133,15 @@ def make_trainer(
 
 def loss_of(config: Config, spec: Spec) -> Callable[[Any, Any], jax.Array]:
     """Return the loss over transposed weights (out, in), a mean over rows."""
+    loss = partial(
+        net.loss,
+        activation=spec.activation,
+        loss=spec.loss,
+        compute_dtype="bfloat16" if config.dtype == "bfloat16" else None,
+        remat=config.remat,
+    )
     return transposed(
-        partial(
-            net.loss,
-            activation=spec.activation,
-            loss=spec.loss,
-            compute_dtype="bfloat16" if config.dtype == "bfloat16" else None,
-            remat=config.remat,
-        )
+        lambda params, batch: loss(params, batch._replace(y=evaluation.wide(spec, batch.y)))
     )
 
 
@@ -223,7 +224,7 @@ def _dual(config, dataset, params, optimizer, placement) -> Trainer:
     spec, dual = dataset.spec, gram.prepare(train.x, params["w1"])
     step = gram.make_step(
         placement.replicate(dual.products(train.x)),
-        placement.replicate(train.y),
+        placement.replicate(evaluation.wide(spec, train.y)),
         optimizer,
         activation=spec.activation,
         loss=spec.loss,
@@ -241,9 +242,9 @@ def _to_numpy(params):
 
 def targets_of(dataset: Dataset) -> Metrics:
     """Return the validation targets, ready for `Metrics.of_sums` of any outputs."""
-    metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
+    metrics = metrics_for(dataset.spec.loss, dataset.encoding.target)
     for batch in dataset.validation.blocks():
-        metrics.update(np.zeros((len(batch.y), dataset.spec.sizes[-1])), batch.y)
+        metrics.count(batch.y)
     return metrics
 
 

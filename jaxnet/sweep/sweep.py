@@ -192,7 +192,7 @@ def _described(planned: Plan) -> dict[str, Any]:
 
 def picture(planned: Plan, table: Sequence[Row], path: Path) -> bool:
     """Draw the mean validation metric against the options that vary; False if none does."""
-    from jaxnet.runs import plots  # matplotlib takes a second to import
+    from jaxnet.runs import sweep_plots  # matplotlib takes a second to import
 
     names = ("learning_rate", "weight_decay", "hidden")
     values = {n: list(dict.fromkeys(getattr(s, n) for s in planned.settings)) for n in names}
@@ -206,5 +206,6 @@ def picture(planned: Plan, table: Sequence[Row], path: Path) -> bool:
     }
     dataset = planned.dataset
     title = f"{path.parent.name}: {dataset.task} of {dataset.encoding.target.name!r}"
-    plots.sweep(axes, cells, dataset.spec.loss, title, path)
+    members = table[0].members
+    sweep_plots.sweep(axes, cells, dataset.spec.loss, members, title, path)
     return True
