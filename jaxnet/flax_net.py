@@ -56,7 +56,7 @@ def _cross_entropy(y_pred, y):
 
 def _quantile(y_pred, y):
     residual = (y - y_pred).T
-    level = jnp.resize(jnp.array(QUANTILES, y.dtype), len(residual))[:, None]
+    level = jnp.resize(jnp.array(QUANTILES, y.dtype), (len(residual), 1))
     return jnp.where(residual < 0, (level - 1) * residual, level * residual).mean()
 
 

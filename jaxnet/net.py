@@ -69,7 +69,7 @@ def _cross_entropy(y_pred, y):
 
 
 def _quantile(y_pred, y):
-    level = jnp.resize(jnp.array(QUANTILES, y_pred.dtype), y_pred.shape[1])
+    level = jnp.resize(jnp.array(QUANTILES, y_pred.dtype), y_pred.shape[1:])
     residual = y - y_pred
     return (jnp.where(residual < 0, level - 1, level) * residual).mean()
 

@@ -52,6 +52,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
 }
 
+
 def _quantile(y_pred: Tensor, y: Tensor) -> Tensor:
     losses = []
     for i, residual in enumerate((y - y_pred).unbind(dim=1)):

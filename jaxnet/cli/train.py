@@ -178,6 +178,8 @@ def _print_run(run: Run) -> None:
     rows = [[f"epoch {run.epoch}", *run.metrics["train"]]]
     rows += [[split, *map(text.metric_text, m, m.values())] for split, m in run.metrics.items()]
     print(text.aligned(rows))
+    if run.calibration:
+        print(text.calibration_text(run.calibration))
     text.print_folder(run.folder)
 
 
@@ -187,4 +189,5 @@ def _print_next(run: Run, dataset: Dataset) -> None:
     free = next(name for name in names if not Path(name).exists())
     predict = f"predict {folder} --data {text.quote(data)} --out {free}"
     one_file = not data.is_dir()  # as `predict` takes it
-    text.print_commands(f"show {folder}", *[predict] * one_file, f"export {folder}")
+    evaluate = f"evaluate {folder} --importance"
+    text.print_commands(f"show {folder}", evaluate, *[predict] * one_file, f"export {folder}")

@@ -33,7 +33,7 @@ def forward(params: dict[str, Any], x: Any, *, activation: str) -> jax.Array:
 
 
 def wide(spec: Spec, y: Any) -> Any:
-    """Return the target as the loss of `spec` compares it: numbers (N, D) once for each quantile."""
+    """Return the target as the loss compares it: numbers (N, D) once for each quantile."""
     return jnp.repeat(y, len(QUANTILES), axis=1) if spec.loss == "quantile" else y
 
 

@@ -23,6 +23,7 @@ MODEL = "model"
 PARAMS = "model/params.safetensors"
 CURVES = "loss.png"
 EVENTS = "tensorboard"
+SWEEP, BEST = "sweep.json", "best"  # of the folder of a sweep
 FILES = (CONFIG, METRICS, CHECKPOINTS, MODEL, CURVES)  # by which a folder is known to hold a run
 
 

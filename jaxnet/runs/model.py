@@ -119,9 +119,7 @@ class Model:
         x = encode_features(table, encoding, self.dtype, unseen)
         return Batch(x, encode_target(table, encoding, self.dtype))
 
-    def measure(
-        self, batches: Iterable[Batch], threshold: float | str | None = None
-    ) -> Metrics:
+    def measure(self, batches: Iterable[Batch], threshold: float | str | None = None) -> Metrics:
         """Return the metrics on batches of encoded rows."""
         calibration: dict[str, Any] = {}
         cut = self.threshold(threshold)

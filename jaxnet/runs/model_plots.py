@@ -101,9 +101,7 @@ def predicted(
     _save(figure, path)
 
 
-def importance(
-    found: Sequence[Importance], metric: str, title: str, path: str | Path
-) -> None:
+def importance(found: Sequence[Importance], metric: str, title: str, path: str | Path) -> None:
     """Draw the rise of a metric for each column, the largest on top, and write a PNG."""
     shown = found[:MAX_BARS][::-1]
     figure = _figure(7, 1.3 + 0.26 * max(len(shown), 4), title)

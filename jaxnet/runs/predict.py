@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +32,7 @@ MAX_NUMBERS = 2**23  # of a block's inputs, which bounds its memory: 64 MiB as f
 def predict(
     model: Model,
     data: str | Path,
-    out: str | Path | BinaryIO,
+    out: Any,
     *,
     keep: Sequence[str] | str = (),
     unseen: str = "error",

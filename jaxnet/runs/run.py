@@ -27,6 +27,7 @@ from jaxnet.runs.record import Record, digest
 from jaxnet.runs.session import Run
 from jaxnet.tables.convert import Conversion
 from jaxnet.tables.metrics import Metrics
+from jaxnet.tables.rows import Rows
 
 
 def train(
@@ -156,15 +157,14 @@ def prepare_again(
     return dataset
 
 
-def evaluate_validation(folder: str | Path, threshold: float | str | None = None) -> Metrics:
-    """Return the metrics of a run's model on its own validation rows.
+def evaluate_validation(folder: str | Path) -> Metrics:
+    """Return the metrics of a run's model on its own validation rows."""
+    return load(folder).measure(validation_rows(folder).blocks())
 
-    threshold: as `Model.predict` takes it.
-    """
-    record = Record.load(folder)
-    model = load(folder, record)
-    blocks = prepare_again(folder, record).validation.blocks()
-    return model.measure(blocks, threshold)
+
+def validation_rows(folder: str | Path) -> Rows:
+    """Return a run's validation rows, encoded. Raises: as `prepare_again`."""
+    return prepare_again(folder, Record.load(folder)).validation
 
 
 def _new_folder(config: Config, dataset: Dataset) -> contextlib.AbstractContextManager[Path]:

@@ -160,9 +160,10 @@ def _finish(folder: Path, dataset: Dataset, trainer: Trainer, now: RunState, rea
         encoding=dataset.encoding,
         params=trainer.weights(now.best),
     )
-    fitted, metrics, calibration = {}, {}, {}
+    fitted: dict[str, Any] = {}
+    metrics, calibration = {}, {}
     if processes.is_main():
-        fitted = fit_calibration(model, dataset.validation.blocks())
+        fitted |= fit_calibration(model, dataset.validation.blocks())
         state.write_model(folder, trainer.weights, now, fitted)
         model = replace(model, **fitted)
         for name, rows in (("train", dataset.train), ("validation", dataset.validation)):

@@ -20,7 +20,7 @@ from jaxnet.engine.signals import Stopped, catch_signals
 from jaxnet.files import write, write_json
 from jaxnet.runs import run as runs
 from jaxnet.runs.config import Config
-from jaxnet.runs.folder import new_folder
+from jaxnet.runs.folder import BEST, SWEEP, new_folder
 from jaxnet.runs.record import Record
 from jaxnet.sweep.members import Member, SweepProgress, train_members
 from jaxnet.sweep.settings import Key, Mapping, Plan, Setting, plan
@@ -32,9 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 CSV = "sweep.csv"
-JSON = "sweep.json"
 PICTURE = "sweep.png"
-BEST = "best"
 
 
 class Row(NamedTuple):
@@ -93,7 +91,7 @@ def train(
     Raises: as `run`.
     """
     with _new_folder(planned) as folder:
-        write_json(folder / JSON, _described(planned))
+        write_json(folder / SWEEP, _described(planned))
         members = _train_members(planned, folder, on_progress)
         table = tabulate(members)
         picture(planned, table, folder / PICTURE)
@@ -173,9 +171,9 @@ def write_csv(path: Path, members: Sequence[Member]) -> None:
 
 def _new_folder(planned: Plan) -> contextlib.AbstractContextManager[Path]:
     out, name = planned.config.out, planned.dataset.source["name"].partition(".")[0]
-    if out is not None and any((Path(out) / file).exists() for file in (CSV, JSON, BEST)):
+    if out is not None and any((Path(out) / file).exists() for file in (CSV, SWEEP, BEST)):
         raise FileExistsError(f"`out` must not hold a sweep already: {out}")
-    return new_folder(out, f"{name}-sweep", [JSON], lambda folder: (folder / CSV).exists())
+    return new_folder(out, f"{name}-sweep", [SWEEP], lambda folder: (folder / CSV).exists())
 
 
 def _described(planned: Plan) -> dict[str, Any]:

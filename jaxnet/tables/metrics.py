@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ class Metrics:
     rows: how many there were.
     """
 
-    confusion: np.ndarray | None = None
+    confusion: Any = None
 
     def __init__(self, loss: str, target: Column):
         self.target, self.loss = target, loss
@@ -45,9 +46,8 @@ class Metrics:
     def _add(self, y_pred: np.ndarray, y: np.ndarray) -> None:
         raise NotImplementedError
 
-    def of_sums(self, **sums: Any) -> dict[str, float | None]:
-        """Return the metrics of other outputs on the same rows, of which only sums are known."""
-        raise NotImplementedError
+    # (**sums) -> the metrics of other outputs on the same rows, of which only sums are known
+    of_sums: Callable[..., dict[str, float | None]]
 
     def short(self) -> dict[str, float | None]:
         """Return those metrics of `result` that training has of every epoch (`of_sums`)."""
@@ -73,8 +73,6 @@ class ClassMetrics(Metrics):
     confusion: (classes, classes) int64, the true class by row and the predicted by column.
     uncalibrated, calibrated: of the probabilities without and with the temperature.
     """
-
-    confusion: np.ndarray
 
     def __init__(
         self, loss: str, target: Column, temperature: float = 1.0, threshold: float | None = None
@@ -186,6 +184,12 @@ class NumberMetrics(Metrics):
         self._residual = self._residual + np.square(y_pred - y).sum(axis=0)
         self._absolute = self._absolute + np.abs(y_pred - y).sum(axis=0)
         self._pairs.update(y_pred, y)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the target's columns."""
+        name, width = self.target.name, self.target.width
+        return [f"{name}_{i}" for i in range(width)] if width > 1 else [name]
 
     @property
     def pairs(self) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ from run_helpers import write_run
 
 from jaxnet.runs.predict import _rows, evaluate, predict
 from jaxnet.tables import reader
-from jaxnet.tables.metrics import Metrics
+from jaxnet.tables.metrics import metrics_for
 from jaxnet.tables.rows import encode
 
 N = 37
@@ -245,7 +245,7 @@ def test_evaluation_is_the_metrics_of_the_whole_table(tmp_path, monkeypatch, kin
     monkeypatch.setattr(reader, "ROWS", 8)
     write_table(tmp_path / data, COLUMNS | {"y": TARGETS[kind]})
     found = evaluate(model, tmp_path / data)
-    expected = Metrics(model.spec.loss, model.encoding.target)
+    expected = metrics_for(model.spec.loss, model.encoding.target)
     x, y = encode(reader.read(tmp_path / data), model.encoding)
     expected.update(model.outputs(x), y)
     assert found.rows == N

@@ -15,7 +15,7 @@ from jaxnet.runs import session
 from jaxnet.runs.config import Config
 from jaxnet.runs.folder import FILES
 from jaxnet.spec import Batch
-from jaxnet.tables.metrics import Metrics
+from jaxnet.tables.metrics import metrics_for
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((47, 3))
@@ -154,7 +154,7 @@ def test_r2_is_the_mean_over_the_columns_of_the_target():
 def test_r2_is_none_where_the_validation_rows_are_all_alike():
     batch = Batch(np.zeros((7, 1), np.float32), np.full((7, 1), 0.1, np.float32))
     dataset = runs.prepare(config("price"))
-    metrics = Metrics("mean_squares", dataset.encoding.target)
+    metrics = metrics_for("mean_squares", dataset.encoding.target)
     metrics.update(batch.x, batch.y)
     metrics = metrics.result()
     assert (metrics["r2"], json.dumps(metrics["r2"])) == (None, "null")
