@@ -93,7 +93,7 @@ class Evaluate(ModelCommand):
         target, stem, png = trained.encoding.target, name.partition(".")[0], self.png
         result = metrics.result()
         which = "accuracy" if target.categories else "rmse"
-        title = f"{target.name}: {name}, {text.metric_text(which, result[which])} {which}"
+        title = f"{target.name}: {name}, {which} {text.metric_text(which, result[which])}"
         draw = partial(text.draw_picture, given=None)
         if isinstance(metrics, ClassMetrics):
             path = png or folder / f"confusion-{stem}.png"

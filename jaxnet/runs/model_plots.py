@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from jaxnet.runs.importance import Importance
 from jaxnet.runs.plots import ABOVE, TRAIN, VALIDATION, _figure, _save, _shorten
@@ -96,9 +97,18 @@ def predicted(
         axes.plot([low, high], [low, high], color=VALIDATION, label="predicted = true")
         axes.set_xlabel(f"true {_shorten(names[k])}", parse_math=False)
         axes.set_ylabel(f"predicted {_shorten(names[k])}", parse_math=False)
+        axes.set_aspect("equal", adjustable="datalim")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_major_formatter(_readable)
         axes.grid(alpha=0.3)
         axes.legend(**ABOVE, fontsize="small")
     _save(figure, path)
+
+
+def _readable(value: float, place: int) -> str:
+    """Return the number of a tick: 120,000 or 0.05."""
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:g}"
 
 
 def importance(found: Sequence[Importance], metric: str, title: str, path: str | Path) -> None:
@@ -114,5 +124,6 @@ def importance(found: Sequence[Importance], metric: str, title: str, path: str |
     axes.axvline(0, color="#333333", linewidth=0.8)
     note = "mean, and standard deviation over the shuffles"
     axes.set_xlabel(f"rise of the {metric} when the column is shuffled\n({note})")
+    axes.xaxis.set_major_formatter(_readable)
     axes.grid(alpha=0.3, axis="x")
     _save(figure, path)
