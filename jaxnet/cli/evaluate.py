@@ -27,9 +27,9 @@ SHORT = ("log_loss", "accuracy", "balanced_accuracy", "roc_auc", "rmse", "mae", 
 class Evaluate(ModelCommand):
     """Measure a model on data with the target, or on its validation rows.
 
-    Classes: log loss, accuracy, ROC AUC, the confusion matrix, precision and recall of each class,
-    calibration. Numbers: root mean squared and mean absolute error, r2. Pictures of these are
-    drawn.
+    Classes: log loss, accuracy, ROC AUC, calibration, the confusion matrix.
+
+    Numbers: root mean squared and mean absolute error, r2; of quantiles, coverage.
 
     Examples:
       jaxnet evaluate runs/wine-1

@@ -14,13 +14,14 @@ from jaxnet.cli.options import ModelCommand, parse_threshold
 class Predict(ModelCommand):
     """Predict each row of a data file with the model of a run.
 
-    For classes it writes the class and the probability of each class; for numbers the number, and
-    for a run with the quantile loss its interval.
+    Classes: the class, and the probability of each class.
+
+    Numbers: the number; of a run with the quantile loss, its interval.
 
     Examples:
       jaxnet predict runs/wine-1 --data new.csv --out predictions.csv
       jaxnet predict runs/houses-1 --data all.parquet --out prices.parquet --keep id
-      jaxnet predict runs/churn-1 --data new.csv --out - --keep all --threshold balance
+      jaxnet predict runs/churn-1 --data new.csv --out - --threshold balance
     """
 
     data: Path

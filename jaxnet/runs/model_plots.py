@@ -106,7 +106,7 @@ def predicted(
     _save(figure, path)
 
 
-def _readable(value: float, place: int) -> str:
+def _readable(value: float, place: float) -> str:
     """Return the number of a tick: 120,000 or 0.05."""
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:g}"
 

@@ -172,7 +172,8 @@ BAD: dict = {
     "unseen": ({"unseen": "skip"}, "`unseen` must be one of error, zero; got 'skip'"),
     "no column": ({"keep": ["ID"]}, r"data\.csv: no column 'ID'; the columns are id, length, col"),
     "twice": ({"keep": ["id", "id"]}, "`keep` must not hold a column twice, .* got 'id'"),
-    "collision": ({"keep": ["y"]}, "one of the predictions' columns; got 'y'"),
+    "all of it": ({"keep": "every"}, "`keep` must be one of all; got 'every'"),
+    "threshold": ({"threshold": 0.5}, "`threshold` must be given for two classes only, got num"),
     "no data": ({"data": "none.csv"}, r"`data` names no file: .*none\.csv"),
 }
 

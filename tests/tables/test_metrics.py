@@ -49,6 +49,7 @@ def test_the_metrics_of_numbers_do_not_depend_on_the_blocks(sizes):
     expected = {
         "loss": squares.mean(),
         "rmse": np.sqrt((squares * np.square(column.std)).mean()),
+        "mae": (np.sqrt(squares) * column.std).mean(),
         "r2": (1 - squares.sum(axis=0) / np.square(y - y.mean(axis=0)).sum(axis=0)).mean(),
     }
     result = metrics.result()
