@@ -95,7 +95,7 @@ class ClassMetrics(Metrics):
         scaled, binary = y_pred / self.temperature, y_pred.shape[1] == 2
         p = softmax(scaled)
         self._log_loss += log_loss(scaled, y) * len(y)
-        self._auc.update(np.diff(y_pred) if binary else p, 1 - y if binary else y)
+        self._auc.update(p[:, 1:] if binary else p, y - 1 if binary else y)
         self.calibrated.update(p, y)
         if self.temperature != 1:
             self.uncalibrated.update(softmax(y_pred), y)
