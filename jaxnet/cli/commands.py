@@ -30,7 +30,7 @@ from jaxnet.cli.processes import is_silent, leave
 from jaxnet.cli.show import Show
 from jaxnet.cli.sweep import Sweep
 from jaxnet.cli.train import Train
-from jaxnet.cli.usage import one_line, suggest
+from jaxnet.cli.usage import explain, suggest
 from jaxnet.engine.signals import ProcessLost, RemoteError
 
 # name -> the dataclass of its options, whose call runs it and returns the exit code
@@ -132,7 +132,7 @@ def _parse(command: type, argv: list[str], options: dict[str, str]) -> Any:
                 )
         except SystemExit as stop:
             if stop.code:
-                raise ValueError(one_line(printed.getvalue(), argv[0])) from None
+                raise ValueError(explain(printed.getvalue(), argv, options)) from None
             raise
         if rest:
             raise ValueError(suggest(rest[0], argv, options))

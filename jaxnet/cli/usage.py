@@ -6,6 +6,12 @@ import difflib
 import re
 from collections.abc import Collection, Sequence
 
+KINDS = {  # of values, as the parser writes them
+    "INT": "an integer",
+    "FLOAT": "a number",
+    "[INT [INT ...]]": "integers",
+}
+
 
 def suggest(word: str, argv: Sequence[str], options: dict[str, str]) -> str:
     """Return what to say of a word that the command of `argv` does not take.
@@ -25,7 +31,7 @@ def suggest(word: str, argv: Sequence[str], options: dict[str, str]) -> str:
 
 
 def _near(name: str, known: Collection[str]) -> str:
-    found = difflib.get_close_matches(name.replace("_", "-"), known, 1)
+    found = difflib.get_close_matches(name.replace("_", "-"), known, 1, cutoff=0.7)
     return f"did you mean {found[0]}?" if found else ""
 
 
@@ -33,16 +39,31 @@ def _help(command: str) -> str:
     return f"jaxnet {command} --help shows its options"
 
 
-def one_line(box: str, command: str) -> str:
-    """Return what the parser has printed in a box, in one line and without the general advice."""
-    lines = [line.strip("│╭╮╰╯").rstrip() for line in box.splitlines()]
-    inside = [line for line in lines if line.strip("─ ") and "─ " not in line]
-    missing = [found[1] for line in inside if (found := re.match(r" {5}(\S+)", line))]
-    if missing and "Missing from" in inside[0]:
-        return f"missing: {', '.join(missing)}; {_help(command)}"
-    text = []
-    for line in lines[1:]:
-        if set(line.strip()) == {"─"}:
-            break
-        text.append(line.strip())
-    return f"{' '.join(text)}; {_help(command)}".replace(".;", ";")
+def explain(box: str, argv: Sequence[str], options: dict[str, str]) -> str:
+    """Return in one line what the parser has printed, in a box, of the words of `argv`."""
+    sections = _sections(box)
+    for section in sections:
+        if section[0].startswith("Unrecognized"):
+            return suggest(section[1].split()[0], argv, options)
+    first, *rest = sections
+    text = " ".join(line.strip() for line in first)
+    if first[0].startswith("Missing from"):
+        names = [line.split()[0] for line in first if re.match(r" {4}\S", line)]
+        return f"missing: {', '.join(names)}; {_help(argv[0])}"
+    wrong, got = re.match(r"Error parsing (\S+):", text), re.findall(r"'[^']*'", text)
+    if wrong and got and len(rest) > 1:
+        words = rest[0][1].strip().partition(" ")[2]
+        return f"{wrong[1]} must be {KINDS.get(words, words)}, got {got[-1]}"
+    return f"{text.rstrip('.')}; {_help(argv[0])}"
+
+
+def _sections(box: str) -> list[list[str]]:
+    """The lines inside a box, in parts that are divided by rules, without its title and colours."""
+    sections: list[list[str]] = [[]]
+    for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()[1:]:
+        inside = line.rstrip(" │")[2:]  # the box may be of spaces and - where there is no UTF-8
+        if inside and not inside.strip("─-╯ "):
+            sections.append([])
+        elif inside:
+            sections[-1].append(inside)
+    return [section for section in sections if section]

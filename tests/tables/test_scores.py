@@ -92,7 +92,8 @@ def test_the_threshold_finds_both_classes_equally_often():
     y = RNG.random(301) < 0.1
     p = np.clip(RNG.normal(0.1 + 0.2 * y, 0.08), 0, 1)
     found = balanced_threshold(p, y.astype(int))
-    gaps = {t: abs((p[y] >= t).mean() - (p[~y] < t).mean()) for t in [*p, found]}
+    assert found is not None
+    gaps = {t: abs(np.mean(p[y] >= t) - np.mean(p[~y] < t)) for t in [*p, found]}
     assert gaps[found] == min(gaps.values())
     assert gaps[found] < 0.05 < gaps[min(gaps, key=lambda t: abs(t - 0.5))]
     assert balanced_threshold(p, np.zeros(301, int)) is None
