@@ -67,9 +67,9 @@ class Evaluate(ModelCommand):
             name = self.data.name
         metrics, found = trained.measure(batches(), threshold), None
         if self.importance:
-            from jaxnet.runs.importance import importance
+            from jaxnet.runs.importance import permutation_importance
 
-            found = importance(trained, batches())
+            found = permutation_importance(trained, batches())
         if self.json:
             print(json.dumps(as_json(metrics, found), indent=1, ensure_ascii=False))
             return 0

@@ -38,7 +38,7 @@ class Importances(NamedTuple):
     value: float
 
 
-def importance(
+def permutation_importance(
     model: Model, batches: Iterable[Batch], *, repeats: int = 5, seed: int = 0
 ) -> Importances:
     """Return how much each column of the features matters to a model, by rows with the target.
