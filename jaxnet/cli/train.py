@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jaxnet.cli import text
 from jaxnet.cli.options import TrainingCommand
 from jaxnet.cli.processes import ProcessOptions, join
+from jaxnet.cli.run_text import model_text
 from jaxnet.runs.config import Config
 
 if TYPE_CHECKING:
@@ -175,11 +176,7 @@ def _print_run(run: Run) -> None:
     """Print why the run ended, the metrics of its best epoch, and where everything is."""
     done = f"done after {text.count(run.epochs, 'epoch')}"
     print(f"{done}: {REASONS[run.reason]}; the model is that of the lowest validation loss:")
-    rows = [[f"epoch {run.epoch}", *run.metrics["train"]]]
-    rows += [[split, *map(text.metric_text, m, m.values())] for split, m in run.metrics.items()]
-    print(text.aligned(rows))
-    if run.calibration:
-        print(text.calibration_text(run.calibration))
+    print(model_text({"epoch": run.epoch, **run.metrics, "calibration": run.calibration}))
     text.print_folder(run.folder)
 
 

@@ -21,6 +21,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 PARAMS = "model/params.safetensors"
+REPORT = "model/metrics.json"  # of the best model, when training has ended
 CURVES = "loss.png"
 EVENTS = "tensorboard"
 SWEEP, BEST = "sweep.json", "best"  # of the folder of a sweep

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from jaxnet.runs.importance import Importance
-from jaxnet.runs.plots import ABOVE, TRAIN, VALIDATION, _figure, _save, _shorten
+from jaxnet.runs.plots import ABOVE, TRAIN, VALIDATION, _figure, _readable, _save, _shorten
 from jaxnet.tables.ranking import Calibration
 
 MAX_COUNTS = 20  # classes up to which the counts are written into a confusion matrix
@@ -104,11 +104,6 @@ def predicted(
         axes.grid(alpha=0.3)
         axes.legend(**ABOVE, fontsize="small")
     _save(figure, path)
-
-
-def _readable(value: float, place: float) -> str:
-    """Return the number of a tick: 120,000 or 0.05."""
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:g}"
 
 
 def importance(found: Sequence[Importance], metric: str, title: str, path: str | Path) -> None:

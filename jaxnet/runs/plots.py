@@ -57,10 +57,11 @@ def learning_curves(
     left.set_ylabel(LABELS[loss])
     name = next(name for name in METRICS if name in metrics[0])
     values = [line[name] for line in metrics]
-    last = f"{values[-1]:.1%}" if name == "val_accuracy" else f"{values[-1]:.4g}"
+    last = f"{values[-1]:.1%}" if name == "val_accuracy" else _readable(values[-1])
     label = f"validation, {last} at the last epoch"
     _draw(right, epochs, values, color=VALIDATION, label=label)
     right.set_ylabel(LABELS[name])
+    right.yaxis.set_major_formatter(_readable)
     for axes in (left, right):  # above the axes, never over a curve
         axes.legend(**ABOVE, ncols=3, handlelength=1.2, columnspacing=1.2, fontsize="small")
     _save(figure, path)
@@ -85,6 +86,7 @@ def comparison(runs: Mapping[str, Sequence[dict[str, Any]]], path: str | Path) -
             x, y = [line["epoch"] for line in here], [line[name] for line in here]
             _draw(axes, x, y, color=color, linestyle=style)
         axes.set_ylabel(LABELS.get(name, "validation loss"))
+        axes.yaxis.set_major_formatter(_readable)
     _scale(all_axes[0], [line["val_loss"] for line in lines])
     numbers = [f"run {i}" for i in range(len(runs))]  # matplotlib leaves out names like _this
     curves = all_axes[0].get_lines()
@@ -126,6 +128,11 @@ class _Plain(LogFormatter):
 
     def _num_to_string(self, x, vmin, vmax):
         return f"{x:g}"
+
+
+def _readable(value: float, place: float | None = None) -> str:
+    """Return a number, as that of a tick: 120,000 or 0.05."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _figure(width: float, height: float, title: str = "") -> Figure:

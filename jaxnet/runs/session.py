@@ -14,13 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jaxnet import files
 from jaxnet.engine import checkpoint, processes
 from jaxnet.engine.mesh import Placement
 from jaxnet.engine.signals import ProcessLost, Stopped, catch_signals
 from jaxnet.runs import loop, state, tensorboard
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
-from jaxnet.runs.folder import CHECKPOINTS, CURVES, append_metrics
+from jaxnet.runs.folder import CHECKPOINTS, CURVES, REPORT, append_metrics
 from jaxnet.runs.loop import Progress
 from jaxnet.runs.model import Model, fit_calibration
 from jaxnet.runs.record import Record, environment
@@ -171,6 +172,8 @@ def _finish(folder: Path, dataset: Dataset, trainer: Trainer, now: RunState, rea
             metrics[name], calibration = measured.result(), measured.calibration
         if now.lines:
             _plot(folder, now.lines, dataset)
+            report = {"epoch": (now.best_line or {})["epoch"], **metrics}
+            files.write_json(folder / REPORT, report | {"calibration": calibration})
     fitted, metrics, calibration = processes.broadcast_json([fitted, metrics, calibration])
     return Run(
         **vars(model) | fitted,

@@ -19,28 +19,29 @@ def sweep(
     options: Mapping[str, Sequence[Any]],
     cells: Mapping[tuple, tuple[float, float | None]],
     loss: str,
-    members: int,
+    over: str,
     title: str,
     path: str | Path,
 ) -> None:
     """Draw the validation loss against one to three options that vary, and write a PNG.
 
     options: their values by name. cells: mean and standard deviation (or None) of the loss by the
-    values in that order; one that diverged is missing. members: how many networks each cell is of.
+    values in that order; one that diverged is missing. over: what the mean is over, as "3 seeds";
+    "" for one network.
     One option makes a line with error bars, two a heatmap, a third one heatmap for each of its
     values.
     """
     label = f"validation {LABELS[loss]}"
-    if members > 1:
-        label += f"\nmean of {members} seeds or folds"
+    if over:
+        label += f"\nmean over {over}"
     if len(options) > 1:
         figure = _draw_grids(options, cells, label, title)
     else:
         figure = _figure(7, 4, title)
         axes = figure.subplots()
         _draw_means(axes, *next(iter(options.items())), cells, label)
-        if members > 1:
-            bars = "bars: one standard deviation to each side"
+        if over:
+            bars = f"bars: one standard deviation over {over}, to each side"
             axes.set_title(bars, fontsize="small", loc="left", color="#555555")
     _save(figure, path)
 
@@ -82,7 +83,8 @@ def _draw_grids(
         axes.set_yticks(range(len(rows)), [_value(v) for v in rows])
         axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
         axes.set_title("".join(f"{panels[0][0]} {_value(v)}" for v in last), fontsize="medium")
-    bar = figure.colorbar(image, ax=list(every), label=label)
+    bar = figure.colorbar(image, ax=list(every))
+    bar.set_label(label, fontsize="small")
     _write_plain(bar.ax.yaxis, few=True)
     return figure
 

@@ -204,6 +204,7 @@ def picture(planned: Plan, table: Sequence[Row], path: Path) -> bool:
     }
     dataset = planned.dataset
     title = f"{path.parent.name}: {dataset.task} of {dataset.encoding.target.name!r}"
-    members = table[0].members
-    sweep_plots.sweep(axes, cells, dataset.spec.loss, members, title, path)
+    counts = {"seeds": len({key.seed for key in planned.keys}), "folds": planned.folds or 1}
+    over = " x ".join(f"{number} {what}" for what, number in counts.items() if number > 1)
+    sweep_plots.sweep(axes, cells, dataset.spec.loss, over, title, path)
     return True
