@@ -109,7 +109,8 @@ def predicted(
 def importance(found: Sequence[Importance], metric: str, title: str, path: str | Path) -> None:
     """Draw the rise of a metric for each column, the largest on top, and write a PNG."""
     shown = found[:MAX_BARS][::-1]
-    figure = _figure(7, 1.3 + 0.26 * max(len(shown), 4), title)
+    longest = max(len(_shorten(one.name)) for one in shown)
+    figure = _figure(6 + 0.09 * longest, 1.3 + 0.26 * max(len(shown), 4), title)  # inches
     axes = figure.subplots()
     places = range(len(shown))
     mean, std = ([getattr(one, name) for one in shown] for name in ("mean", "std"))
