@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxnet import files
-from jaxnet.cli.text import aligned, calibration_text, metric_text
+from jaxnet.cli.text import aligned, metric_text, model_text
 from jaxnet.runs import folder as run_folder
 from jaxnet.runs.config import Config
 from jaxnet.runs.record import Record
@@ -158,15 +158,6 @@ def summary(run: Run, width: int = 80) -> str:
     if run.model.get("epoch") == best(run.lines)["epoch"]:
         tables += ["", model_text(run.model)]
     return "\n".join([str(run.folder), *paragraphs, "", *tables])
-
-
-def model_text(found: dict[str, Any]) -> str:
-    """The metrics of a model by split, and what its temperature changes, as `REPORT` has them."""
-    splits = [name for name in found if name not in ("epoch", "calibration")]
-    rows = [[f"epoch {found['epoch']}", *found[splits[0]]]]
-    rows += [[name, *map(metric_text, found[name], found[name].values())] for name in splits]
-    calibration = [calibration_text(found["calibration"])] if found["calibration"] else []
-    return "\n".join([aligned(rows), *calibration])
 
 
 def comparison(runs: Sequence[Run]) -> str:

@@ -47,6 +47,15 @@ def calibration_text(found: dict[str, Any]) -> str:
     )
 
 
+def model_text(found: dict[str, Any]) -> str:
+    """The metrics of a model by split, and what its temperature changes, as a run's model/metrics.json has them."""
+    splits = [name for name in found if name not in ("epoch", "calibration")]
+    rows = [[f"epoch {found['epoch']}", *found[splits[0]]]]
+    rows += [[name, *map(metric_text, found[name], found[name].values())] for name in splits]
+    calibration = [calibration_text(found["calibration"])] if found["calibration"] else []
+    return "\n".join([aligned(rows), *calibration])
+
+
 def draw_picture(path: Path, draw: Callable[[Path], None], given: Path | None) -> None:
     """Draw and say where. A place that cannot be written is an error only if it is `given`."""
     try:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from jaxnet.cli import text
 from jaxnet.cli.options import TrainingCommand
 from jaxnet.cli.processes import ProcessOptions, join
-from jaxnet.cli.run_text import model_text
 from jaxnet.runs.config import Config
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ def _print_run(run: Run) -> None:
     """Print why the run ended, the metrics of its best epoch, and where everything is."""
     done = f"done after {text.count(run.epochs, 'epoch')}"
     print(f"{done}: {REASONS[run.reason]}; the model is that of the lowest validation loss:")
-    print(model_text({"epoch": run.epoch, **run.metrics, "calibration": run.calibration}))
+    print(text.model_text({"epoch": run.epoch, **run.metrics, "calibration": run.calibration}))
     text.print_folder(run.folder)
 
 
