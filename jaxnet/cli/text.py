@@ -48,7 +48,7 @@ def calibration_text(found: dict[str, Any]) -> str:
 
 
 def model_text(found: dict[str, Any]) -> str:
-    """The metrics of a model by split, and what its temperature changes, as a run's model/metrics.json has them."""
+    """The metrics of a model by split, and what its temperature changes: what REPORT holds."""
     splits = [name for name in found if name not in ("epoch", "calibration")]
     rows = [[f"epoch {found['epoch']}", *found[splits[0]]]]
     rows += [[name, *map(metric_text, found[name], found[name].values())] for name in splits]
