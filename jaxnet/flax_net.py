@@ -23,6 +23,7 @@ from jax import lax
 
 from jaxnet.spec import (
     MAX_REPEATS,
+    QUANTILES,
     Batch,
     Spec,
     check_forward,
@@ -68,6 +69,13 @@ def _mean_squares(y_pred, y, weights=None, label_smoothing=0.0):
     return squares.mean() if weights is None else _mean(squares.mean(axis=1), weights)
 
 
+def _quantile(y_pred, y, weights=None, label_smoothing=0.0):
+    residual = (y - y_pred).T
+    level = jnp.resize(jnp.array(QUANTILES, y.dtype), (len(residual), 1))
+    losses = jnp.where(residual < 0, (level - 1) * residual, level * residual)
+    return _mean(losses.mean(axis=0), weights)
+
+
 def _mean(of_row, weights):
     if weights is None:
         return of_row.mean()
@@ -79,6 +87,7 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
     "sum_squares": _sum_squares,
     "mean_squares": _mean_squares,
     "cross_entropy": _cross_entropy,
+    "quantile": _quantile,
 }
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet.spec import MAX_REPEATS, Batch, Spec, check_forward, check_loss
+from jaxnet.spec import MAX_REPEATS, QUANTILES, Batch, Spec, check_forward, check_loss
 
 Params = dict[str, jax.Array]
 
@@ -74,6 +74,12 @@ def _cross_entropy(y_pred, y, weights=None, label_smoothing=0.0):
     return -_mean(of_row, weights)
 
 
+def _quantile(y_pred, y, weights=None, label_smoothing=0.0):
+    level = jnp.resize(jnp.array(QUANTILES, y_pred.dtype), y_pred.shape[1:])
+    residual = y - y_pred
+    return _mean((jnp.where(residual < 0, level - 1, level) * residual).mean(axis=1), weights)
+
+
 def _mean(of_row, weights):
     """Return the mean of (N,), by their weights if there are such; 0 for weights that are all 0."""
     if weights is None:
@@ -87,6 +93,7 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
     "sum_squares": _sum_squares,
     "mean_squares": _mean_squares,
     "cross_entropy": _cross_entropy,
+    "quantile": _quantile,
 }
 
 

@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.spec import Batch, check_choice, check_forward, check_loss, check_values, layer_order
+from jaxnet.spec import (
+    QUANTILES,
+    Batch,
+    check_choice,
+    check_forward,
+    check_loss,
+    check_values,
+    layer_order,
+)
 
 Params = dict[str, np.ndarray]
 
@@ -92,6 +100,14 @@ def _cross_entropy(y_pred, y, weights=None, label_smoothing=0.0):
     return -(shares * target * log_p).sum(), shares * (np.exp(log_p) - target)
 
 
+# the pinball loss (Koenker and Bassett, 1978)
+def _quantile(y_pred, y, weights=None, label_smoothing=0.0):
+    level, residual = np.resize(QUANTILES, y.shape[1]).astype(y_pred.dtype), y - y_pred
+    slope = np.where(residual < 0, level - 1, level)
+    shares = _shares(y_pred, weights) / y.shape[1]
+    return (shares * slope * residual).sum(), -shares * slope
+
+
 def _shares(y_pred, weights):  # of each row in a mean, (N, 1); weights that are all 0 have none
     weights = np.ones(len(y_pred), y_pred.dtype) if weights is None else weights
     return (weights / (weights.sum() or 1))[:, None]
@@ -102,6 +118,7 @@ LOSSES: dict[str, Callable] = {
     "sum_squares": _sum_squares,
     "mean_squares": _mean_squares,
     "cross_entropy": _cross_entropy,
+    "quantile": _quantile,
 }
 
 

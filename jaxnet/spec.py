@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ACTIVATIONS = ("relu", "my_relu", "tanh", "gelu", "silu")
-LOSSES = ("sum_squares", "mean_squares", "cross_entropy")
+LOSSES = ("sum_squares", "mean_squares", "cross_entropy", "quantile")
+QUANTILES = (0.1, 0.5, 0.9)  # that the quantile loss has for outputs 0, 1, 2, and for 3, 4, 5, ...
 MAX_REPEATS = 3  # the tutorial's dynamic network draws 0, 1, 2 or 3
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from jaxnet.spec import (
+    QUANTILES,
     Batch,
     Spec,
     check_choice,
@@ -68,6 +69,15 @@ def _squares(reduction, y_pred, y, weights=None, label_smoothing=0.0):
     return _weighted_mean(squares.mean(dim=1), weights)
 
 
+def _quantile(y_pred, y, weights=None, label_smoothing=0.0):
+    losses = []
+    for i, residual in enumerate((y - y_pred).unbind(dim=1)):
+        level = QUANTILES[i % len(QUANTILES)]
+        losses.append(torch.where(residual < 0, (level - 1) * residual, level * residual))
+    of_row = torch.stack(losses).mean(dim=0)
+    return of_row.mean() if weights is None else _weighted_mean(of_row, weights)
+
+
 def _weighted_mean(of_row, weights):
     return (weights * of_row).sum() / (weights.sum() or 1)
 
@@ -77,6 +87,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "sum_squares": partial(_squares, "sum"),
     "mean_squares": partial(_squares, "mean"),
     "cross_entropy": _cross_entropy,
+    "quantile": _quantile,
 }
 
 # name -> torch.optim's class, with the hyperparameters of that name in optimizers and numpy_net

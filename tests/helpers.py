@@ -277,7 +277,7 @@ BAD_INPUTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown loss": (
         {"loss": "mse"},
-        "`loss` must be one of sum_squares, mean_squares, cross_entropy; got 'mse'",
+        "`loss` must be one of sum_squares, mean_squares, cross_entropy, quantile; got 'mse'",
     ),
     "repeats without a hidden layer": (
         {"repeats": 1},

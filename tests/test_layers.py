@@ -56,7 +56,9 @@ AT_TOP = {  # files that are imported only where they are used, and so may impor
     "parity/module_plants.py": "jax flax torch",
     "parity/layers/in_jax.py": "jax flax",
     "parity/layers/in_torch.py": "torch",
+    "runs/model_plots.py": "matplotlib",
     "runs/plots.py": "matplotlib",
+    "runs/sweep_plots.py": "matplotlib",
     "export/onnx_graph.py": "onnx",
 }
 NO_JAX = "spec files numpy_net data tables.table tables.encoding tables.store parity runs.config"

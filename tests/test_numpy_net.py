@@ -71,6 +71,20 @@ def test_the_losses_are_a_sum_a_mean_over_elements_and_a_mean_over_rows():
     assert got == pytest.approx(want, rel=1e-15)
 
 
+def test_the_quantile_loss_weighs_each_side_by_the_level_of_its_column():
+    y_pred, y = np.array([[1.0, 1.0, 1.0, 1.0]]), np.array([[3.0, 3.0, 3.0, 0.0]])
+    loss, grad = numpy_net.LOSSES["quantile"](y_pred, y)
+    # 2 too low at the levels 0.1, 0.5, 0.9; then 1 too high at 0.1 again
+    assert loss == pytest.approx((0.2 + 1.0 + 1.8 + 0.9) / 4, rel=1e-15)
+    np.testing.assert_allclose(grad, [[-0.025, -0.125, -0.225, 0.225]], rtol=1e-15)
+    # The lowest loss of a constant is at the quantile itself, here of 0..98.
+    y = np.tile(np.arange(99.0)[:, None], 3)
+    losses = [
+        numpy_net.LOSSES["quantile"](np.full_like(y, c), y)[1].sum(axis=0) for c in range(100)
+    ]
+    assert (np.diff(np.sign(losses), axis=0) != 0).argmax(axis=0).tolist() == [9, 49, 89]
+
+
 def test_cross_entropy_of_huge_scores_is_finite():
     loss, grad = numpy_net.LOSSES["cross_entropy"](
         np.array([[1e4, 0.0], [0.0, -1e4]]), np.ones(2, int)

@@ -99,7 +99,7 @@ def test_sizes_too_few_below_one_or_not_integers_are_refused(sizes):
 def test_unknown_names_are_refused_when_the_network_is_described():
     text = "`activation` must be one of relu, my_relu, tanh, gelu, silu; got 'elu'"
     assert error(Spec, activation="elu") == text
-    text = "`loss` must be one of sum_squares, mean_squares, cross_entropy; got 'l2'"
+    text = "`loss` must be one of sum_squares, mean_squares, cross_entropy, quantile; got 'l2'"
     assert error(Spec, loss="l2") == text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import difflib
 import gc
 import inspect
@@ -30,6 +31,7 @@ from jaxnet.cli.processes import is_silent, leave
 from jaxnet.cli.show import Show
 from jaxnet.cli.sweep import Sweep
 from jaxnet.cli.train import Train
+from jaxnet.cli.usage import explain, suggest
 from jaxnet.engine.signals import ProcessLost, RemoteError, raise_on_signals
 
 # name -> the dataclass of its options, whose call runs it and returns the exit code
@@ -91,7 +93,7 @@ def _help(argv: list[str]) -> int:
 
 def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
     try:
-        parsed = _parse(command, argv)
+        parsed = _parse(command, argv, options)
         if getattr(parsed, "cache", False):
             from jaxnet.engine import compile_cache
 
@@ -106,7 +108,7 @@ def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
         return leave(_fail(2, str(error), options), lost=True)
     except (ValueError, FloatingPointError, MemoryError, RemoteError) as error:
         return _fail(2, "" if is_silent(error) else str(error), options)
-    except SystemExit as stop:  # tyro has printed the help, or what it could not parse
+    except SystemExit as stop:  # tyro has printed the help
         return int(stop.code or 0)
     except KeyboardInterrupt as stop:  # or signals.Stopped, which is one
         number = getattr(stop, "signum", signal.SIGINT)
@@ -114,18 +116,32 @@ def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
         return _fail(128 + number, text, options)
 
 
-def _parse(command: type, argv: list[str]) -> Any:
-    """The command with its options; those of the run that it names are the defaults."""
+def _parse(command: type, argv: list[str], options: dict[str, str]) -> Any:
+    """The command with its options; those of the run that it names are the defaults.
+
+    Raises: ValueError, in one line, for words that are no options, or no values of theirs.
+    """
 
     def parse(**default: Any) -> Any:
-        return tyro.cli(
-            command,
-            prog=f"jaxnet {argv[0]}",
-            description=inspect.getdoc(command),
-            args=argv[1:],
-            config=CONFIG,
-            **default,
-        )
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(printed):
+                parsed, rest = tyro.cli(
+                    command,
+                    prog=f"jaxnet {argv[0]}",
+                    description=inspect.getdoc(command),
+                    args=argv[1:],
+                    config=CONFIG,
+                    return_unknown_args=True,
+                    **default,
+                )
+        except SystemExit as stop:
+            if stop.code:
+                raise ValueError(explain(printed.getvalue(), argv, options)) from None
+            raise
+        if rest:
+            raise ValueError(suggest(rest[0], argv, options))
+        return parsed
 
     parsed = parse()
     if not isinstance(parsed, TrainingCommand) or parsed.options_from is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from jaxnet.cli.options import Cached
+from jaxnet.cli.options import Cached, run_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Export(Cached):
     """
 
     run: Positional[Path]
-    """The folder of a run."""
+    """The folder of a run, or of a sweep, whose best run is taken."""
     format: tuple[str, ...] = ()
     """Of stablehlo, pytorch and onnx; by default all, onnx only where it is installed."""
     out: Path | None = None
@@ -37,8 +37,9 @@ class Export(Cached):
         from jaxnet.runs import model
         from jaxnet.runs.folder import MODEL
 
-        folder = self.run / MODEL if self.out is None else self.out
-        exported = export(model.load(self.run), folder, self.format)
+        run = run_of(self.run)
+        folder = run / MODEL if self.out is None else self.out
+        exported = export(model.load(run), folder, self.format)
         width = max(len(str(path)) for path in exported.files)
         for path, what in exported.files.items():
             print(f"{path!s:{width}}  {what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import ChainMap
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxnet.runs.config import (
     ScaleOptions,
     TrainingOptions,
 )
+from jaxnet.runs.folder import BEST, CONFIG, SWEEP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +34,17 @@ class ModelCommand(Cached):
     """A command that applies the model of a run to data."""
 
     run: Positional[Path]
-    """The folder of a run."""
+    """The folder of a run, or of a sweep, whose best run is taken."""
     unseen: str = "error"
     """What to do with a category that training did not have: stop with an error, or zero: encode
     it as zeros, as none of the known ones."""
+    threshold: str | None = None
+    """Of two classes, predict the second where its probability is at least this; or balance: the
+    threshold at which both classes are found equally often on the validation rows."""
+
+    @property
+    def folder(self) -> Path:
+        return run_of(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,28 @@ class TrainingCommand(Cached):
             kind = type(getattr(self, name))
             groups[name] = kind(**{one.name: getattr(config, one.name) for one in fields(kind)})
         return replace(self, **groups)
+
+
+def run_of(folder: Path) -> Path:
+    """The folder of a run: this one, or that of the best run of a sweep, which is said.
+
+    Raises: FileNotFoundError for a sweep without one.
+    """
+    if not (folder / SWEEP).exists():
+        return folder
+    best = folder / BEST
+    if not (best / CONFIG).exists():
+        raise FileNotFoundError(f"{folder}: this sweep has no best run, it diverged or was stopped")
+    logging.getLogger("jaxnet").warning("%s is a sweep: its best run is taken, %s", folder, best)
+    return best
+
+
+def parse_threshold(word: str | None) -> float | str | None:
+    """A threshold as `Model.predict` takes it; what is no number stays a word, to be refused."""
+    try:
+        return None if word is None else float(word)
+    except ValueError:
+        return word
 
 
 def make_config(*groups: Any, **changes: Any) -> Config:

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxnet.cli.text import aligned, metric_text
+from jaxnet import files
+from jaxnet.cli.text import aligned, metric_text, model_text
 from jaxnet.runs import folder as run_folder
 from jaxnet.runs.config import Config, default_epochs
 from jaxnet.runs.record import Record
@@ -21,11 +22,14 @@ SHOWN_APART = {"data", "target", "seed", "out"}  # options that `facts` shows un
 
 
 class Run(NamedTuple):
-    """A run's folder as read: config.json, and the lines of metrics.jsonl."""
+    """A run's folder as read: config.json, the lines of metrics.jsonl, and the metrics of the model
+    when training has ended.
+    """
 
     folder: Path
     record: Record
     lines: list[dict[str, Any]]
+    model: dict[str, Any]
 
     @property
     def epochs(self) -> int:
@@ -59,7 +63,8 @@ def read(folder: Path) -> Run:
                 f"{folder / run_folder.METRICS}: line {number} has no train_loss and val_loss; "
                 "was it edited?"
             )
-    return Run(folder, record, lines)
+    report = folder / run_folder.REPORT
+    return Run(folder, record, lines, files.read_json(report) if report.exists() else {})
 
 
 def best(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -81,6 +86,7 @@ def options(record: Record) -> str:
     # config.json holds the batch size and the epochs that were taken
     rows = record.rows["train"]
     default = asdict(Config()) | {"batch_size": min(32, rows), "epochs": default_epochs(rows)}
+    default |= {"gram": "off", "on_disk": "off"}  # which auto has become
     words = []
     for name, value in asdict(record.config).items():
         if name in SHOWN_APART or value in (None, default[name]):
@@ -152,7 +158,10 @@ def summary(run: Run, width: int = 80) -> str:
     for which, line in {"best": best(run.lines), "last": run.lines[-1]}.items():
         values = [metric_text(name, line.get(name)) for name in metrics]
         rows.append([which, str(line["epoch"]), str(line["step"]), *values])
-    return "\n".join([str(run.folder), *paragraphs, "", aligned(rows)])
+    tables = [aligned(rows)]
+    if run.model.get("epoch") == best(run.lines)["epoch"]:
+        tables += ["", model_text(run.model)]
+    return "\n".join([str(run.folder), *paragraphs, "", *tables])
 
 
 def comparison(runs: Sequence[Run]) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import os
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
 from jaxnet.cli import text
+from jaxnet.cli.options import run_of
 
 if TYPE_CHECKING:
     from jaxnet.cli.run_text import Run
@@ -30,7 +33,7 @@ class Show:
     runs: Positional[tuple[Path, ...]] = ()
     """The folder of a run, or of several."""
     png: Path | None = None
-    """The picture to draw; by default RUN/loss.png, or comparison.png here for several runs."""
+    """The picture to draw; by default RUN/loss.png, or comparison.png beside several runs."""
 
     def __call__(self) -> int:
         from jaxnet.cli import run_text
@@ -44,7 +47,7 @@ class Show:
         for i, folder in enumerate(self.runs):
             if folders[i] in folders[:i]:
                 raise ValueError(f"`runs` must be different folders, got {folder} twice")
-        found = [run_text.read(folder) for folder in self.runs]
+        found = [run_text.read(run_of(folder)) for folder in self.runs]
         if len(found) == 1:
             _show_one(found[0], png)
         else:
@@ -70,7 +73,7 @@ def _show_one(run: Run, png: Path | None) -> None:
     from jaxnet.runs import plots  # brings matplotlib
 
     title, loss = f"{run_text.names([run])[0]}: {run.task}", run.record.spec.loss
-    text.draw(path, lambda: plots.learning_curves(run.lines, loss, title, path), png)
+    text.draw_picture(path, partial(plots.learning_curves, run.lines, loss, title), png)
 
 
 def _compare(runs: list[Run], png: Path | None) -> None:
@@ -85,6 +88,7 @@ def _compare(runs: list[Run], png: Path | None) -> None:
         return
     from jaxnet.runs import plots  # brings matplotlib
 
-    path = png or Path("comparison.png")
+    parents = [run.folder.absolute().parent for run in runs]
+    path = png or text.short(Path(os.path.commonpath(parents)) / "comparison.png")
     lines = dict(zip(run_text.names(runs), (run.lines for run in runs), strict=True))
-    text.draw(path, lambda: plots.comparison(lines, path), png)
+    text.draw_picture(path, partial(plots.comparison, lines), png)

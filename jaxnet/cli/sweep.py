@@ -185,12 +185,31 @@ def _print_sweep(plan: sweep.Plan, found: sweep.Sweep, seconds: float) -> None:
     if len(found.table) > SHOWN:
         print(f"the best {SHOWN} of {len(found.table)} settings; all are in sweep.csv")
     text.print_folder(found.folder)
+    for name in ("learning_rate", "weight_decay"):
+        if note := edge_note(name, [getattr(s, name) for s in plan.settings], found.table[0]):
+            print(note)
     if found.best is None:
         print("every setting diverged: try smaller learning rates, scaled inputs, or float64")
         return
     best, data = text.quote(found.best.folder), text.short(Path(plan.dataset.source["path"]))
     predict = f"predict {best} --data {text.quote(data)} --out predictions.csv"
     text.print_commands(f"show {best}", predict)
+
+
+def edge_note(name: str, tried: Sequence[float | None], best: sweep.Row) -> str | None:
+    """Say that the best value of an option is the lowest or highest that was tried, and how to try
+    others; None if it is neither, or there is nothing beyond.
+    """
+    values, value = sorted({one for one in tried if one is not None}), getattr(best.setting, name)
+    if len(values) < 2 or value not in (values[0], values[-1]) or not value or best.diverged:
+        return None
+    highest = value == values[-1]
+    low, high = (value / 3, value * 30) if highest else (value / 30, value * 3)
+    return (
+        f"note: the best {name.replace('_', ' ')}, {value:.4g}, is the "
+        f"{'highest' if highest else 'lowest'} that was tried; a better one may lie beyond: "
+        f"--{name.replace('_', '-')} {low:.1g}:{high:.1g}:7"
+    )
 
 
 def _row(row: sweep.Row, tried: Sequence[str], metrics: Sequence[str]) -> list[str]:

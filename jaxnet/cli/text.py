@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxnet.runs.config import Config
@@ -23,12 +23,51 @@ def metric_text(name: str, value: float | None) -> str:
     """A metric as it is printed: an accuracy in percent, "-" for None."""
     if value is None:
         return "-"
-    return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4g}"
+    if name.endswith(("accuracy", "coverage", "calibration_error")):
+        return f"{value:.2%}"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def metric_texts(metrics: dict[str, float | None], names: Sequence[str]) -> list[str]:
     """ "name value" for each of `names` among the metrics."""
     return [f"{name} {metric_text(name, metrics[name])}" for name in names if name in metrics]
+
+
+def calibration_text(found: dict[str, Any]) -> str:
+    """What the temperature of a classifier changes, as `ClassMetrics.calibration` has it."""
+    name, before = "expected_calibration_error", found["uncalibrated"]
+    error = metric_text(name, found[name])
+    if found["temperature"] == 1:
+        return f"calibration: temperature 1; expected calibration error {error}"
+    losses = [metric_text("", one["log_loss"]) for one in (before, found)]
+    return (
+        f"calibration: the temperature {found['temperature']:.3g} takes the log loss from "
+        f"{losses[0]} to {losses[1]},\n"
+        f"  the expected calibration error from {metric_text(name, before[name])} to {error}"
+    )
+
+
+def model_text(found: dict[str, Any]) -> str:
+    """The metrics of a model by split, and what its temperature changes: what REPORT holds."""
+    splits = [name for name in found if name not in ("epoch", "calibration")]
+    rows = [[f"epoch {found['epoch']}", *found[splits[0]]]]
+    rows += [[name, *map(metric_text, found[name], found[name].values())] for name in splits]
+    calibration = [calibration_text(found["calibration"])] if found["calibration"] else []
+    return "\n".join([aligned(rows), *calibration])
+
+
+def draw_picture(path: Path, draw: Callable[[Path], None], given: Path | None) -> None:
+    """Draw and say where. A place that cannot be written is an error only if it is `given`."""
+    try:
+        draw(path)
+    except OSError as error:
+        if given is not None:
+            raise OSError(
+                f"`png` must be a file that can be written, got {path} ({error.strerror})"
+            ) from None
+        print(f"note: {path} cannot be written ({error.strerror}); --png FILE draws elsewhere")
+    else:
+        print(path)
 
 
 def count(number: int, noun: str) -> str:

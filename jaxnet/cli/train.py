@@ -180,9 +180,7 @@ def _print_run(run: Run) -> None:
     """Print why the run ended, the metrics of its best epoch, and where everything is."""
     done = f"done after {text.count(run.epochs, 'epoch')}"
     print(f"{done}: {REASONS[run.reason]}; the model is that of the lowest validation loss:")
-    rows = [[f"epoch {run.epoch}", *run.metrics["train"]]]
-    rows += [[split, *map(text.metric_text, m, m.values())] for split, m in run.metrics.items()]
-    print(text.aligned(rows))
+    print(text.model_text({"epoch": run.epoch, **run.metrics, "calibration": run.calibration}))
     text.print_folder(run.folder)
     text.print_old_exports(run.folder)
 
@@ -193,4 +191,5 @@ def _print_next(run: Run, dataset: Dataset) -> None:
     free = next(name for name in names if not Path(name).exists())
     predict = f"predict {folder} --data {text.quote(data)} --out {free}"
     one_file = not data.is_dir()  # as `predict` takes it
-    text.print_commands(f"show {folder}", *[predict] * one_file, f"export {folder}")
+    evaluate = f"evaluate {folder} --importance"
+    text.print_commands(f"show {folder}", evaluate, *[predict] * one_file, f"export {folder}")

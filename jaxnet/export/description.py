@@ -12,6 +12,7 @@ import numpy as np
 import jaxnet
 from jaxnet.export import lifetime
 from jaxnet.runs.model import Model
+from jaxnet.spec import QUANTILES
 from jaxnet.tables import dates
 from jaxnet.tables.column import Column, Encoding, classes
 
@@ -90,7 +91,10 @@ def describe(model: Model) -> dict[str, Any]:
     if target.categories:
         output: dict[str, Any] = {"name": "probabilities", "classes": target.categories}
     else:
-        output = {"name": "prediction", "mean": target.mean, "std": target.std}
+        std, mean = (tuple(part.tolist()) for part in model.scale)
+        output = {"name": "prediction", "mean": mean, "std": std}
+        if model.spec.loss == "quantile":  # one after the other, for each column of the target
+            output["quantiles"] = QUANTILES
     return {
         "task": model.task,
         "target": target.name,

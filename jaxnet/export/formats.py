@@ -48,7 +48,7 @@ def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exp
     """Write a model in each of `formats` into a folder, made if need be; replace what it exported.
 
     formats: of stablehlo, pytorch, onnx; by default all, onnx only where it is installed. All are
-    made before the first is written.
+    made before the first is written. A temperature becomes part of the last layer.
 
     Raises: ValueError for an unknown format, or onnx where it is not installed; OSError for a
     folder that cannot be written.
@@ -57,6 +57,12 @@ def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exp
     for name in formats:
         check_choice("format", name, tuple(FORMATS))
     chosen, notes = _choose(formats)
+    if model.temperature != 1:
+        notes.append(
+            f"the last layer is divided by the temperature {model.temperature:.4g}, so that the "
+            "softmax of its outputs gives the model's probabilities"
+        )
+        model = model.folded()
     contents = {}
     for name in chosen:
         made = FORMATS[name]
@@ -67,12 +73,11 @@ def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exp
     described = json.dumps(about, indent=1, ensure_ascii=False).encode() + b"\n"
     contents[folder / DESCRIPTION] = described, "columns, categories, scales, classes; versions"
     _write(folder, {path: content for path, (content, _) in contents.items()})
-    stale = [f.file for f in FORMATS.values() if (folder / f.file) not in contents]
     notes += [
-        f"{file} is of an earlier export, and may not fit {DESCRIPTION}: export it again or "
+        f"{f.file} is of an earlier export, and may not fit {DESCRIPTION}: export it again or "
         "delete it"
-        for file in stale
-        if (folder / file).exists()
+        for f in FORMATS.values()
+        if folder / f.file not in contents and (folder / f.file).exists()
     ]
     files = {path: what for path, (_, what) in contents.items()}
     return Exported(files, (*notes, *_dtype_notes(model, chosen)))
@@ -87,7 +92,7 @@ def stablehlo(model: Model) -> bytes:
     inputs = inputs_of(model.encoding).cast(dtype)
     params: dict[str, Any] = model.params | {"w1": model.params["w1"][..., inputs.order, :]}
     target = model.encoding.target
-    scale = _cast(target.std, dtype), _cast(target.mean, dtype)
+    scale = [_cast(part, dtype) for part in model.scale]
 
     def apply(*arrays):
         x = _encode(inputs, **dict(zip(shapes, arrays, strict=True)))
@@ -149,12 +154,13 @@ def onnx(model: Model) -> bytes:
     dtype = np.dtype(model.dtype)
     inputs = inputs_of(model.encoding).cast(dtype)
     members = [params | {"w1": params["w1"][inputs.order]} for params in model.members]
-    target, numbers = model.encoding.target, range(1, len(model.spec.sizes))
+    numbers = range(1, len(model.spec.sizes))
+    std, mean = (_cast(part, dtype) for part in model.scale)
     return onnx_graph.build(
         inputs,
         members=[[(p[f"w{k}"], p.get(f"b{k}")) for k in numbers] for p in members],
         activation=model.spec.activation,
-        output=None if target.categories else (_cast(target.mean, dtype), _cast(target.std, dtype)),
+        output=None if model.encoding.target.categories else (mean, std),
     )
 
 

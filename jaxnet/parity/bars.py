@@ -207,11 +207,25 @@ def _loss(spec: Spec, y_pred: Barred, batch: Batch) -> tuple[Barred, Barred]:
         factor = _shares(weights, y) / y.shape[1]
     residual = y_pred.value - y
     square = y_pred.square + U**2 * residual**2
+    if spec.loss == "quantile":
+        return _kinked(Barred(residual, square), value, grad, _shares(weights, y) / y.shape[1])
     terms = factor**2 * ((2 * residual) ** 2 * square + 2 * U**2 * residual**4)
     # partial sums grow, all positive
     own = U**2 * residual.size / 3 * (factor * residual**2).sum() ** 2
     grad_square = 4 * factor**2 * square + U**2 * grad**2
     return Barred(value, terms.sum() + own), Barred(grad, grad_square)
+
+
+def _kinked(
+    residual: Barred, value: np.ndarray, grad: np.ndarray, shares: np.ndarray
+) -> tuple[Barred, Barred]:
+    """The loss and its gradient with bars, for a mean of |residual| times a slope for each side: a
+    residual near 0 may be on either. shares: (N, 1), of each element in the mean.
+    """
+    terms = grad**2 * residual.square + U**2 * (grad * residual.value) ** 2
+    own = U**2 * grad.size / 3 * value**2  # partial sums grow, all positive
+    joined = np.where(_ambiguous(residual), shares**2, 0)  # the slopes differ by 1
+    return Barred(value, terms.sum() + own), Barred(grad, U**2 * grad**2 + joined)
 
 
 def _shares(weights: np.ndarray | None, y: np.ndarray) -> np.ndarray:

@@ -15,8 +15,10 @@ _HOMES = {  # each public name and its module, imported on first use: options co
     "create": "jaxnet.runs.run",
     "evaluate_validation": "jaxnet.runs.run",
     "load": "jaxnet.runs.model",
+    "permutation_importance": "jaxnet.runs.importance",
     "prepare": "jaxnet.runs.dataset",
     "prepare_again": "jaxnet.runs.run",
+    "progress_line": "jaxnet.runs.progress",
     "resume": "jaxnet.runs.run",
     "train": "jaxnet.runs.run",
 }

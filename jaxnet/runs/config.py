@@ -9,6 +9,7 @@ from dataclasses import dataclass
 TASKS = ("auto", "classification", "regression")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "cosine", "warmup")
+LOSSES = ("auto", "quantile")
 DTYPES = ("float32", "float64", "bfloat16")
 SWITCHES = ("auto", "on", "off")
 CLASS_WEIGHTS = ("balanced",)
@@ -65,6 +66,9 @@ class NetworkOptions:
 class TrainingOptions:
     """How it is trained."""
 
+    loss: str = "auto"
+    """auto: cross-entropy for classes, squared error for numbers; or quantile, for numbers: the
+    median, and the quantiles 0.1 and 0.9 around it as an interval."""
     optimizer: str = "adam"
     """sgd, momentum, nesterov, adam, adamw, rmsprop or adagrad, as in torch.optim."""
     learning_rate: float = 1e-3
@@ -156,7 +160,7 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
             raise ValueError(f"`drop` must not hold the target {self.target!r}")
         choices = {"task": TASKS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": DTYPES}
         choices |= {"gram": SWITCHES, "on_disk": SWITCHES, "activation": ACTIVATIONS}
-        choices |= {"missing": MISSING, "numbers": NUMBERS}
+        choices |= {"missing": MISSING, "numbers": NUMBERS, "loss": LOSSES}
         for name, known in choices.items():
             check_choice(name, getattr(self, name), known)
         if self.class_weight is not None:

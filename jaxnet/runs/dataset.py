@@ -17,7 +17,7 @@ import numpy as np
 from jaxnet import data
 from jaxnet.files import sha256, unchanged
 from jaxnet.runs.config import Config, default_epochs
-from jaxnet.spec import Spec
+from jaxnet.spec import QUANTILES, Spec
 from jaxnet.tables import reader
 from jaxnet.tables.column import Encoding
 from jaxnet.tables.fitting import fit_encoding
@@ -165,11 +165,16 @@ def fit(
 
 
 def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
+    loss, outputs = "cross_entropy" if task == "classification" else "mean_squares", 1
+    if config.loss == "quantile":
+        if task == "classification":
+            raise ValueError("`loss` must be auto for classification, got quantile")
+        loss, outputs = "quantile", len(QUANTILES)
     return Spec(
-        sizes=(encoding.width, *config.hidden, encoding.target.width),
+        sizes=(encoding.width, *config.hidden, outputs * encoding.target.width),
         bias=True,
         activation=config.activation,
-        loss="cross_entropy" if task == "classification" else "mean_squares",
+        loss=loss,
         label_smoothing=config.label_smoothing,
     )
 

@@ -21,9 +21,9 @@ from jax.tree_util import Partial
 
 from jaxnet import net
 from jaxnet.engine.mesh import Placement
-from jaxnet.spec import Batch, Spec
+from jaxnet.spec import QUANTILES, Batch, Spec
 from jaxnet.tables.column import Column
-from jaxnet.tables.metrics import Metrics
+from jaxnet.tables.metrics import Metrics, metrics_for
 from jaxnet.train import transpose
 
 ROWS = 2048  # rows to one forward pass of `outputs`, which bounds its memory
@@ -45,6 +45,18 @@ def forward(spec: Spec, params: dict[str, Any], x: Any) -> jax.Array:
     return apply(spec, (transpose if single else jax.vmap(transpose))(params), x)
 
 
+def wide(spec: Spec, y: Any) -> Any:
+    """Return the target as the loss compares it: numbers (N, D) once for each quantile."""
+    return jnp.repeat(y, len(QUANTILES), axis=1) if spec.loss == "quantile" else y
+
+
+def _middle(spec: Spec, y_pred: jax.Array) -> jax.Array:
+    """Return the predicted numbers (N, D): of quantiles the median."""
+    if spec.loss != "quantile":
+        return y_pred
+    return jnp.sort(y_pred.reshape(len(y_pred), -1, len(QUANTILES)))[..., len(QUANTILES) // 2]
+
+
 def sums(spec: Spec, forward: Callable, params: Any, batch: Batch) -> dict[str, jax.Array]:
     """Return the sums over the rows of a batch; "loss" is a sum too.
 
@@ -52,12 +64,12 @@ def sums(spec: Spec, forward: Callable, params: Any, batch: Batch) -> dict[str, 
     """
     y_pred, y, weights = forward(spec, params, batch.x), batch.y, batch.weights
     count = len(y) if weights is None else weights.sum()
-    total = {"loss": net.LOSSES[spec.loss](y_pred, y, weights) * count}
+    total = {"loss": net.LOSSES[spec.loss](y_pred, wide(spec, y), weights) * count}
     if weights is not None:
         total["count"] = count
     if spec.loss == "cross_entropy":
         return total | {"hits": jnp.sum(y_pred.argmax(axis=1) == y)}
-    return total | {"residual": jnp.square(y_pred - y).sum(axis=0)}
+    return total | {"residual": jnp.square(_middle(spec, y_pred) - y).sum(axis=0)}
 
 
 @functools.cache
@@ -115,9 +127,14 @@ def _filled_up(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
 
 
-def measure(spec: Spec, target: Column, params: Any, batches: Iterable[Batch]) -> Metrics:
-    """Return the metrics of a network on batches of rows, for `target` as their y."""
-    metrics = Metrics(spec.loss, target)
+def measure(
+    spec: Spec, target: Column, params: Any, batches: Iterable[Batch], **calibration: Any
+) -> Metrics:
+    """Return the metrics of a network on batches of rows, for `target` as their y.
+
+    calibration: `temperature` and `threshold`, as `tables.metrics.metrics_for` takes them.
+    """
+    metrics = metrics_for(spec.loss, target, **calibration)
     for batch in batches:
         metrics.update(outputs(spec, params, batch.x), batch.y, batch.weights)
     return metrics

@@ -22,8 +22,10 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 PARAMS = "model/params.safetensors"
 EXPORTED = "model.json"  # in a folder of exported files: what they are
+REPORT = "model/metrics.json"  # of the best model, when training has ended
 CURVES = "loss.png"
 EVENTS = "tensorboard"
+SWEEP, BEST = "sweep.json", "best"  # of the folder of a sweep
 FILES = (CONFIG, METRICS, CHECKPOINTS, MODEL, CURVES)  # by which a folder is known to hold a run
 
 

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from jaxnet.files import replacing
-from jaxnet.runs.evaluation import measure
-from jaxnet.runs.model import Model, softmax
+from jaxnet.runs.model import Model
 from jaxnet.spec import Batch, check_choice
 from jaxnet.tables import reader
-from jaxnet.tables.column import Column, decode, kinds_to_read
+from jaxnet.tables.column import kinds_to_read
 from jaxnet.tables.encoding import UNSEEN, encode_features, encode_target
+from jaxnet.tables.folder import sources
 from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.missing import Filled, has_value, without_target
+from jaxnet.tables.options import AS_FOUND
+from jaxnet.tables.scan import header_of
 from jaxnet.tables.table import find
 from jaxnet.tables.weights import check_weights
 
@@ -34,82 +36,117 @@ MAX_NUMBERS = 2**23  # of a block's inputs, which bounds its memory: 64 MiB as f
 def predict(
     model: Model,
     data: str | Path,
-    out: str | Path,
+    out: Any,
     *,
-    keep: Sequence[str] = (),
+    keep: Sequence[str] | str = (),
     unseen: str = "error",
+    threshold: float | str | None = None,
 ) -> int:
     """Write the prediction for each row of a data file, in its order; return how many there are.
 
-    out: a new file that ends in .csv or .parquet. Classes give the column `target`, with the class,
-    and p_CLASS for the probability of each; numbers give `target` in its units, or target_0, ...
-    for a target of several columns. keep: columns of the data to copy in front; those of a CSV are
-    copied as text. unseen: "error", or "zero" to take a category that training did not have for
-    none of them.
+    out: a new file that ends in .csv or .parquet, or a binary stream, which is written as CSV.
+    Classes give the column `target`, with the class, and p_CLASS for the probability of each;
+    numbers give `target` in its units, of quantiles the median, with target_low and target_high.
+    For a target of several columns these are target_0, ... keep: columns of the data to copy in
+    front, or "all"; those of a CSV are copied as text. If the target is among them, the prediction
+    is called target_predicted. unseen, threshold: as `Model.predict` takes them.
 
     Raises: ValueError for bad input, FileExistsError if `out` exists, OSError if it cannot be
     written; then nothing is left of it.
     """
     check_choice("unseen", unseen, UNSEEN)
-    out, encoding = Path(out), model.encoding
-    suffix = _check_out(out)
-    _check_unique([*keep, *output_names(encoding.target)])
+    encoding, cut = model.encoding, model.threshold(threshold)
+    suffix = ".csv" if hasattr(out, "write") else _check_out(Path(out))
+    keep = kept(data, keep)
+    names = output_names(model, keep)
+    _check_unique([*keep, *names])
     find(data)
     rows, count = _rows(encoding.width), 0
     copies = reader.copies(data, keep, rows) if keep else itertools.repeat({})
     blocks = reader.blocks(data, kinds_to_read(encoding.features), rows)
     filled = Filled(encoding)
-    with _creating(out) as part, _writer(part, suffix) as write:
+    with _place(out) as place, _writer(place, suffix) as write:
         for block, copied in zip(blocks, copies, strict=False):
             x = encode_features(block, encoding, model.dtype, unseen)
-            write(_table(copied | _predicted(model.outputs(x), encoding.target)))
+            values = _predicted(model, model.outputs(x), cut)
+            write(_table(copied | dict(zip(names, values, strict=True))))
             filled.update(block)
             count += len(x)
     filled.log()
     return count
 
 
-def evaluate(model: Model, data: str | Path, *, unseen: str = "error") -> Metrics:
+def evaluate(
+    model: Model,
+    data: str | Path,
+    *,
+    unseen: str = "error",
+    threshold: float | str | None = None,
+) -> Metrics:
     """Return the metrics of a model on a data file, which has the target too.
 
-    unseen: as in `predict`. A column that weighed the rows in training weighs them in the loss.
-    Rows without a target are left out, and counted in the log.
+    unseen, threshold: as `Model.predict` takes them. A column that weighed the rows in training
+    weighs them in the loss. Rows without a target are left out, and counted in the log.
 
     Raises: ValueError for bad input, also a class that training did not have, and a file without a
     target in any row.
     """
-    encoding, column, left_out = model.encoding, model.weighting.column, 0
+    return model.measure(batches(model, data, unseen), threshold)
+
+
+def batches(model: Model, data: str | Path, unseen: str = "error") -> Iterator[Batch]:
+    """Yield the rows of a data file with the target, encoded. Raises: as `evaluate`."""
+    encoding, column = model.encoding, model.weighting.column
     kinds = kinds_to_read((*encoding.features, encoding.target))
     kinds |= {} if column is None else {column: "real"}
-    filled = Filled(encoding)
-
-    def batches() -> Iterator[Batch]:
-        nonlocal left_out
-        for block in reader.blocks(data, kinds, _rows(encoding.width)):
-            filled.update(block)
-            x = encode_features(block, encoding, model.dtype, unseen)
-            values = None if column is None else check_weights(block, column)
-            known = has_value(block.columns[encoding.target.name])
-            left_out += len(x) - int(known.sum())
-            if not known.all():
-                x, block = x[known], block.take(known)
-                values = None if values is None else values[known]
-            y = encode_target(block, encoding, model.dtype)
-            yield Batch(x, y, weights=model.weighting.weights(values, y, model.dtype))
-
-    metrics = measure(model.spec, encoding.target, model.params, batches())
-    if not metrics.rows:
+    filled, left_out, count = Filled(encoding), 0, 0
+    for block in reader.blocks(data, kinds, _rows(encoding.width)):
+        filled.update(block)
+        x = encode_features(block, encoding, model.dtype, unseen)
+        values = None if column is None else check_weights(block, column)
+        known = has_value(block.columns[encoding.target.name])
+        left_out, count = left_out + int((~known).sum()), count + int(known.sum())
+        if not known.all():
+            x, block = x[known], block.take(known)
+            values = None if values is None else values[known]
+        y = encode_target(block, encoding, model.dtype)
+        yield Batch(x, y, weights=model.weighting.weights(values, y, model.dtype))
+    if not count:
         raise ValueError(f"{data}: no row has a value of the target {encoding.target.name!r}")
     if left_out:
         log.warning(without_target(left_out, encoding.target.name))
     filled.log()
-    return metrics
 
 
-def output_names(target: Column) -> list[str]:
+def kept(data: str | Path, keep: Sequence[str] | str) -> list[str]:
+    """Return the names of the columns that `predict` copies. Raises: as `predict`."""
+    if not isinstance(keep, str):
+        return list(keep)
+    check_choice("keep", keep, ("all",))
+    return header_of(data, sources(data), AS_FOUND).names
+
+
+def output_names(model: Model, keep: Sequence[str] = ()) -> list[str]:
+    """Return the names of the predictions' columns beside those that are kept."""
+    target = model.encoding.target
+    name = f"{target.name}_predicted" if target.name in keep else target.name
     if target.categories:
-        return [target.name, *(f"p_{category}" for category in target.categories)]
-    return _numbered(target.name, target.width)
+        return [name, *(f"p_{category}" for category in target.categories)]
+    names = _numbered(name, target.width)
+    if model.spec.loss != "quantile":
+        return names
+    own = _numbered(target.name, target.width)
+    return [*names, *(f"{name}_{side}" for side in ("low", "high") for name in own)]
+
+
+def _predicted(model: Model, y_pred: np.ndarray, threshold: float | None) -> list[np.ndarray]:
+    """Return the columns (N,) that outputs (N, D_out) become."""
+    if model.encoding.target.categories:
+        return [model.decode(y_pred, threshold), *model.softmax(y_pred).T]
+    if model.spec.loss != "quantile":
+        return list(np.atleast_2d(model.decode(y_pred).T))
+    low, middle, high = (np.atleast_2d(level.T) for level in model.quantiles(y_pred))
+    return [*middle, *low, *high]
 
 
 def _numbered(name: str, width: int) -> list[str]:
@@ -120,11 +157,14 @@ def _rows(width: int) -> int:
     return max(1, min(reader.ROWS, MAX_NUMBERS // width))
 
 
-def _predicted(y_pred: np.ndarray, target: Column) -> dict[str, np.ndarray]:
-    values = decode(y_pred, target)
-    if not target.categories:
-        return {target.name: values}
-    return dict(zip(output_names(target), [values, *softmax(y_pred).T], strict=True))
+@contextlib.contextmanager
+def _place(out: Any) -> Iterator[Any]:
+    """Yield where to write: a stream, or a file that takes its name when it is whole."""
+    if hasattr(out, "write"):
+        yield out
+    else:
+        with replacing(Path(out)) as part:
+            yield part
 
 
 @contextlib.contextmanager
@@ -176,7 +216,7 @@ def _table(block: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _writer(path: Path, suffix: str) -> Iterator[Callable[[Any], None]]:
+def _writer(path: Any, suffix: str) -> Iterator[Callable[[Any], None]]:
     """Yield what writes a table as lines, or as a row group."""
     import pyarrow as pa
     from pyarrow import csv, parquet

@@ -27,6 +27,7 @@ from jaxnet.runs.record import Record, digest
 from jaxnet.runs.session import Run
 from jaxnet.tables.convert import Conversion
 from jaxnet.tables.metrics import Metrics
+from jaxnet.tables.rows import Rows
 
 
 def train(
@@ -95,7 +96,7 @@ def create(config: Config, params: dict[str, np.ndarray], *, dataset: Dataset) -
     with _new_folder(config, dataset) as folder, trainer.on_device(config):
         made = trainer.make_trainer(config, dataset, params, placement)
         blocks, target = dataset.validation.blocks(), dataset.encoding.target
-        metrics = measure(dataset.spec, target, params, blocks).result()
+        metrics = measure(dataset.spec, target, params, blocks).short()
         line = {"step": 0, "epoch": 0, **{f"val_{name}": v for name, v in metrics.items()}}
         with checkpoint.Writer(folder / CHECKPOINTS, config.keep) as writer:
             began = state.begin(made.params, made.optimizer)._replace(best_line=line)
@@ -174,10 +175,12 @@ def prepare_again(
 
 def evaluate_validation(folder: str | Path, *, table: Any = None) -> Metrics:
     """Return the metrics of a run's model on its own validation rows; table: as in `resume`."""
-    record = Record.load(folder)
-    model = load(folder, record)
-    blocks = prepare_again(folder, record, table=table).validation.blocks()
-    return measure(model.spec, model.encoding.target, model.params, blocks)
+    return load(folder).measure(validation_rows(folder, table=table).blocks())
+
+
+def validation_rows(folder: str | Path, *, table: Any = None) -> Rows:
+    """Return a run's validation rows, encoded. Raises: as `prepare_again`."""
+    return prepare_again(folder, Record.load(folder), table=table).validation
 
 
 def _new_folder(config: Config, dataset: Dataset) -> contextlib.AbstractContextManager[Path]:

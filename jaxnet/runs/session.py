@@ -9,21 +9,21 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jaxnet import files
 from jaxnet.engine import checkpoint, processes
 from jaxnet.engine.mesh import Placement
 from jaxnet.engine.signals import Stopped, catch_signals
 from jaxnet.runs import loop, state, tensorboard
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
-from jaxnet.runs.evaluation import measure
-from jaxnet.runs.folder import CHECKPOINTS, CONFIG, CURVES, append_metrics
+from jaxnet.runs.folder import CHECKPOINTS, CONFIG, CURVES, REPORT, append_metrics
 from jaxnet.runs.loop import Progress
-from jaxnet.runs.model import Model
+from jaxnet.runs.model import Model, fit_calibration
 from jaxnet.runs.record import Record, environment
 from jaxnet.runs.state import RunState
 from jaxnet.runs.steps import initial_params
@@ -38,7 +38,8 @@ class Run(Model):
 
     folder: that of the run. epoch, epochs: the model's epoch, and the epochs made. reason: why the
     run ended, "epochs", "patience" or "max_time". metrics: the model's by split, "train" and
-    "validation".
+    "validation". calibration: what the temperature changes on the validation rows, as
+    `ClassMetrics.calibration`; nothing for a regression.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Run(Model):
     epochs: int
     reason: str
     metrics: dict[str, dict[str, float | None]]
+    calibration: dict[str, Any]
 
 
 def train(
@@ -163,24 +165,35 @@ def _stopped(
 
 def _finish(folder: Path, dataset: Dataset, trainer: Trainer, now: RunState, reason: str) -> Run:
     """Draw the curves, and return the model of the best epoch with its metrics."""
-    params, metrics = trainer.weights(now.best), {}
-    if processes.is_main():
-        for name, rows in (("train", dataset.train), ("validation", dataset.validation)):
-            measured = measure(dataset.spec, dataset.encoding.target, params, rows.blocks())
-            metrics[name] = measured.result()
-        if now.lines:
-            _plot(folder, now.lines, dataset)
-    return Run(
+    model = Model(
         task=dataset.task,
         spec=dataset.spec,
         encoding=dataset.encoding,
         weighting=dataset.weighting,
-        params=params,
+        params=trainer.weights(now.best),
+    )
+    fitted: dict[str, Any] = {}
+    metrics, calibration = {}, {}
+    if processes.is_main():
+        fitted |= fit_calibration(model, dataset.validation.blocks())
+        state.write_model(folder, trainer.weights, now, fitted)
+        model = replace(model, **fitted)
+        for name, rows in (("train", dataset.train), ("validation", dataset.validation)):
+            measured = model.measure(rows.blocks())
+            metrics[name], calibration = measured.result(), measured.calibration
+        if now.lines:
+            _plot(folder, now.lines, dataset)
+            report = {"epoch": (now.best_line or {})["epoch"], **metrics}
+            files.write_json(folder / REPORT, report | {"calibration": calibration})
+    fitted, metrics, calibration = processes.broadcast_json([fitted, metrics, calibration])
+    return Run(
+        **vars(model) | fitted,
         folder=folder,
         epoch=(now.best_line or {"epoch": 0})["epoch"],
         epochs=now.lines[-1]["epoch"] if now.lines else 0,
         reason=reason,
-        metrics=processes.broadcast_json(metrics),
+        metrics=metrics,
+        calibration=calibration,
     )
 
 

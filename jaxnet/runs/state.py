@@ -87,14 +87,18 @@ def share(now: RunState, place: Callable[[Any], Any]) -> RunState:
 
 
 def write_model(
-    folder: Path, weights: Callable[[Any], dict[str, np.ndarray]], now: RunState
+    folder: Path,
+    weights: Callable[[Any], dict[str, np.ndarray]],
+    now: RunState,
+    calibration: dict[str, float] | None = None,
 ) -> None:
     """Write the best parameters so far, if there has been an evaluation.
 
-    weights: what turns the trainer's parameters into those of `Spec`, as NumPy arrays.
+    weights: what turns the trainer's parameters into those of `Spec`, as NumPy arrays. calibration:
+    `Model`'s temperature and balance, which are known at the end.
     """
     if now.best_line is not None:
-        save_params(folder / PARAMS, weights(now.best), now.best_line)
+        save_params(folder / PARAMS, weights(now.best), now.best_line | (calibration or {}))
 
 
 def restore(folder: Path, like: RunState) -> tuple[RunState, tuple[str, ...]]:

@@ -18,6 +18,7 @@ import optax
 from jaxnet import net, optimizers
 from jaxnet.engine import accumulate, deterministic
 from jaxnet.engine.mesh import Placement
+from jaxnet.runs import evaluation
 from jaxnet.runs.config import Config
 from jaxnet.spec import Spec
 from jaxnet.train import Step, make_step, transposed
@@ -45,15 +46,16 @@ def transpose(params: dict[str, Any]) -> dict[str, Any]:
 
 def loss_of(config: Config, spec: Spec, label_smoothing: Any) -> Callable[[Any, Any], jax.Array]:
     """Return the loss over transposed weights (out, in), a mean over rows."""
+    loss = partial(
+        net.loss,
+        activation=spec.activation,
+        loss=spec.loss,
+        label_smoothing=label_smoothing,
+        compute_dtype="bfloat16" if config.dtype == "bfloat16" else None,
+        remat=config.remat,
+    )
     return transposed(
-        partial(
-            net.loss,
-            activation=spec.activation,
-            loss=spec.loss,
-            label_smoothing=label_smoothing,
-            compute_dtype="bfloat16" if config.dtype == "bfloat16" else None,
-            remat=config.remat,
-        )
+        lambda params, batch: loss(params, batch._replace(y=evaluation.wide(spec, batch.y)))
     )
 
 

@@ -24,7 +24,7 @@ from jaxnet.runs import evaluation, steps
 from jaxnet.runs.config import Config, default_epochs
 from jaxnet.runs.dataset import Dataset
 from jaxnet.spec import Spec
-from jaxnet.tables.metrics import Metrics
+from jaxnet.tables.metrics import Metrics, metrics_for
 from jaxnet.train import Step, on_rows
 
 # options of which the dual form has none
@@ -184,7 +184,7 @@ def _dual(config, dataset, params, optimizer, placement) -> Trainer:
     spec, dual = dataset.spec, gram.prepare(train.x, params["w1"])
     step = gram.make_step(
         placement.replicate(dual.products(train.x)),
-        placement.replicate(train.y),
+        placement.replicate(evaluation.wide(spec, train.y)),
         optimizer,
         activation=spec.activation,
         loss=spec.loss,
@@ -211,9 +211,9 @@ def _to_numpy(params):
 
 def targets_of(dataset: Dataset) -> Metrics:
     """Return the validation targets, ready for `Metrics.of_sums` of any outputs."""
-    metrics = Metrics(dataset.spec.loss, dataset.encoding.target)
+    metrics = metrics_for(dataset.spec.loss, dataset.encoding.target)
     for batch in dataset.validation.blocks():
-        metrics.update(np.zeros((len(batch.y), dataset.spec.sizes[-1])), batch.y)
+        metrics.count(batch.y)
     return metrics
 
 

@@ -20,7 +20,7 @@ from jaxnet.engine.signals import Stopped, catch_signals
 from jaxnet.files import write, write_json
 from jaxnet.runs import run as runs
 from jaxnet.runs.config import Config
-from jaxnet.runs.folder import new_folder
+from jaxnet.runs.folder import BEST, SWEEP, new_folder
 from jaxnet.runs.record import Record
 from jaxnet.sweep.members import Member, SweepProgress, train_members
 from jaxnet.sweep.settings import Key, Mapping, Plan, Setting, plan
@@ -32,9 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 CSV = "sweep.csv"
-JSON = "sweep.json"
 PICTURE = "sweep.png"
-BEST = "best"
 SHOWN = 3  # options in the picture
 
 
@@ -94,7 +92,7 @@ def train(
     Raises: as `run`.
     """
     with _new_folder(planned) as folder:
-        write_json(folder / JSON, _described(planned))
+        write_json(folder / SWEEP, _described(planned))
         members = _train_members(planned, folder, on_progress)
         table = tabulate(members)
         picture(planned, table, folder / PICTURE)
@@ -175,9 +173,9 @@ def write_csv(path: Path, members: Sequence[Member]) -> None:
 
 def _new_folder(planned: Plan) -> contextlib.AbstractContextManager[Path]:
     out, name = planned.config.out, planned.dataset.source["name"].partition(".")[0]
-    if out is not None and any((Path(out) / file).exists() for file in (CSV, JSON, BEST)):
+    if out is not None and any((Path(out) / file).exists() for file in (CSV, SWEEP, BEST)):
         raise FileExistsError(f"`out` must not hold a sweep already: {out}")
-    return new_folder(out, f"{name}-sweep", [JSON], lambda folder: (folder / CSV).exists())
+    return new_folder(out, f"{name}-sweep", [SWEEP], lambda folder: (folder / CSV).exists())
 
 
 def _described(planned: Plan) -> dict[str, Any]:
@@ -197,7 +195,7 @@ def picture(planned: Plan, table: Sequence[Row], path: Path) -> bool:
 
     Of more than three, the others are those of the best setting.
     """
-    from jaxnet.runs import plots  # matplotlib takes a second to import
+    from jaxnet.runs import sweep_plots  # matplotlib takes a second to import
 
     names = ("learning_rate", "weight_decay", "dropout", "label_smoothing", "hidden")
     values = {n: list(dict.fromkeys(getattr(s, n) for s in planned.settings)) for n in names}
@@ -214,5 +212,7 @@ def picture(planned: Plan, table: Sequence[Row], path: Path) -> bool:
     }
     dataset = planned.dataset
     title = f"{path.parent.name}: {dataset.task} of {dataset.encoding.target.name!r}"
-    plots.sweep(axes, cells, dataset.spec.loss, title, path)
+    counts = {"seeds": len({key.seed for key in planned.keys}), "folds": planned.folds or 1}
+    over = " x ".join(f"{number} {what}" for what, number in counts.items() if number > 1)
+    sweep_plots.sweep(axes, cells, dataset.spec.loss, over, title, path)
     return True

@@ -64,3 +64,26 @@ class Distinct:
             unique = np.unique(values[values == values].view(bits))
             found = np.union1d(self.found.view(bits), unique).view(values.dtype)
             self.found = found if len(found) <= self.most else None
+
+
+class Sample:
+    """At most `most` rows of all that are given, block after block; every row is as likely."""
+
+    def __init__(self, most: int, seed: int = 0):
+        self.most, self._rng = most, np.random.default_rng(seed)
+        self._kept: list[np.ndarray] = []  # keys, and the arrays' rows of the smallest keys
+
+    def update(self, *arrays: np.ndarray) -> None:
+        """Add a block: arrays with the same N rows."""
+        block = [self._rng.random(len(arrays[0])), *arrays]
+        if self._kept:
+            block = [np.concatenate(pair) for pair in zip(self._kept, block, strict=True)]
+        if len(block[0]) > self.most:
+            rows = np.sort(np.argpartition(block[0], self.most)[: self.most])
+            block = [array[rows] for array in block]
+        self._kept = block
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The rows kept, of each array, in their order."""
+        return self._kept[1:]

@@ -156,17 +156,37 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(capsys, folder
         ((), "train"),
         (("predikt",), "there is no command 'predikt'; did you mean predict?"),
         (("x",), "there is no command 'x'; choose from train, sweep, show, evaluate"),
-        (good("--bogus", "1"), "--bogus"),
-        (good("--epochs", "many"), "--epochs"),
-        (good("--learning-rate", "fast"), "--learning-rate"),
-        (good("--data"), "--data"),
+        (good("--bogus", "1"), "there is no option --bogus; jaxnet train --help shows its options"),
+        (good("--epoch", "1"), "there is no option --epoch; did you mean --epochs?"),
+        (good("--no-cach"), "there is no option --no-cach; did you mean --no-cache?"),
+        (good("--batch_siz=4"), "there is no option --batch_siz; did you mean --batch-size?"),
+        (good("--epochs", "many"), "--epochs must be an integer, got 'many'"),
+        (good("--batch-size", "2.5"), "--batch-size must be an integer, got '2.5'"),
+        (good("--learning-rate", "fast"), "--learning-rate must be a number, got 'fast'"),
+        (good("--hidden", "8", "x"), "--hidden must be integers, got 'x'"),
+        (good("--data"), "Missing value for argument '--data'. Expected 1 values; jaxnet train --"),
+        (
+            ("train", "good.csv"),
+            "is no option of jaxnet train; did you mean --data good.csv --t",
+        ),
+        (good("b.csv"), "'b.csv' is no option of jaxnet train; jaxnet train --help shows its opti"),
+        (("predict",), "missing: RUN, --data, --out; jaxnet predict --help shows its options"),
+        (("predict", "r", "b.csv", "--out", "o.csv"), "did you mean --data b.csv?"),
+        (("evaluate", "r", "b.csv"), "did you mean --data b.csv?"),
+        (("evaluate", "r", "--tresh", "0.5"), "no option --tresh; did you mean --threshold?"),
+        (("show", "r", "--pgn", "a.png"), "there is no option --pgn; did you mean --png?"),
     ],
 )
-def test_what_cannot_be_parsed_is_named_with_exit_code_2(capsys, argv, word):
+@pytest.mark.parametrize("columns", ["200", "60"])
+def test_what_cannot_be_parsed_is_one_line_with_exit_code_2(
+    capsys, monkeypatch, argv, word, columns
+):
+    monkeypatch.setenv("COLUMNS", columns)
     code, out, err = call(capsys, *argv)
     assert (code, out) == (2, "")
     assert word in err
-    assert "Traceback" not in err
+    assert err.startswith("jaxnet: ") or not argv
+    assert err.count("\n") == 1 or not argv
 
 
 @pytest.fixture

@@ -54,16 +54,17 @@ def test_evaluate_prints_the_metrics_and_draws_the_confusion(target, capsys, tmp
     assert lines[1].split()[:2] == ["data.csv", "12"]
     assert png.exists() == (target == "class")
     if target == "price":
-        assert lines[0].split() == ["rows", "loss", "rmse", "r2"]
-        assert len(lines) == 2
-        code, _, err = call(capsys, "evaluate", "run", "--png", "a.png")
-        assert code == 2
-        assert err == "jaxnet: --png must be given for classes only: run predicts numbers\n"
+        assert lines[0].split() == ["rows", "rmse", "mae", "r2"]
+        assert lines[2:] == ["run/predicted-data.png"]
+        assert imread("run/predicted-data.png").std() > 0
     else:
-        assert lines[0].split() == ["rows", "loss", "accuracy"]
-        assert " ".join(lines[2].split()) == 'true \\ predicted a, c c dé say "b" recall'
-        assert lines[-1] == "run/confusion-data.png"
+        names = ["rows", "log_loss", "accuracy", "balanced_accuracy", "roc_auc"]
+        assert lines[0].split() == names
+        assert lines[2].startswith("calibration: temperature 1; expected calibration error ")
+        assert " ".join(lines[3].split()) == 'true \\ predicted a, c c dé say "b" recall'
+        assert lines[-2:] == ["run/confusion-data.png", "run/calibration-data.png"]
         assert imread(png).std() > 0
+        assert imread("run/calibration-data.png").std() > 0
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
@@ -100,7 +101,14 @@ def test_many_classes_list_the_most_frequent_confusions():
     counts = np.diag(np.arange(1, 26))
     counts[3, 7], counts[24, 0], counts[5, 5] = 4, 9, 0
     lines = confusion_text(counts, [f"class {i}" for i in range(25)]).splitlines()
-    assert lines == [
+    assert lines[4:8] == [
+        "the 20 classes of the lowest recall, of 24",
+        "class     rows  recall  precision",
+        "class 3      8   50.0%     100.0%",
+        "class 24    34   73.5%     100.0%",
+    ]
+    assert len(lines) == 4 + 2 + 20
+    assert lines[:4] == [
         "25 classes; confusions: 2",
         "true      predicted  rows  of the true class",
         "class 24    class 0     9              26.5%",
@@ -109,7 +117,7 @@ def test_many_classes_list_the_most_frequent_confusions():
     assert confusion_text(np.eye(25, dtype=int), list("a" * 25)) == "25 classes; confusions: 0"
     lines = confusion_text(np.ones((25, 25), int), list("a" * 25)).splitlines()
     assert lines[0] == "25 classes; confusions: the 20 most frequent of 600"
-    assert len(lines) == 22
+    assert len(lines) == 22 + 22
 
 
 def test_long_names_of_classes_are_cut():

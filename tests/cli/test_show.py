@@ -213,6 +213,11 @@ def test_runs_are_compared_in_a_table_and_a_picture(run, capsys, tmp_path, monke
     assert " ".join(out[2].split()) == "second 2-5-2 sgd 0.001 3/4 1 0.5 * 25.00%"
     assert out[3:] == ["* the best, each run at its best epoch", "comparison.png"]
     assert imread("comparison.png").ndim == 3
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert command(first, second) == 0  # beside the runs, not here
+    assert capsys.readouterr().out.endswith(f"\n{tmp_path / 'comparison.png'}\n")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
     assert not (first / run_folder.CURVES).exists()
 
 

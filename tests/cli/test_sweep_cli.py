@@ -4,6 +4,8 @@ import pytest
 
 from jaxnet.cli import main, sweep
 from jaxnet.runs.folder import read_metrics
+from jaxnet.sweep.settings import Setting
+from jaxnet.sweep.sweep import Row
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +38,51 @@ def test_it_says_what_it_trains_and_ends_with_a_table_and_the_next_commands(caps
     number = r"\d[0-9.e+-]*"
     row = rf"(?m)^(5|4,3) +0\.0?0?1 +default +{number} \+- {number} +\d+\.\d\d% \+- \d+\.\d\d%$"
     assert len(re.findall(row, out)) == 6
-    assert "\nruns/t-sweep-1: best/, sweep.csv, sweep.json, sweep.png\nnext:\n" in out
+    assert "\nruns/t-sweep-1: best/, sweep.csv, sweep.json, sweep.png\n" in out
+    best = float(re.search(r"(?m)^(?:5|4,3) +(\S+)", out)[1])  # type: ignore
+    note = "note: the best learning rate, 0.1, is the highest that was tried; a better one may lie "
+    assert (f"{note}beyond: --learning-rate 0.03:3:7\n" in out) == (best == 0.1)
+    assert "next:\n" in out
     assert "show runs/t-sweep-1/best\n" in out
     assert len(read_metrics(folder / "runs/t-sweep-1/best")) == 2
-    assert main(["show", "runs/t-sweep-1/best"]) == 0
+    for command in ("show", "evaluate", "export"):
+        assert main([command, "runs/t-sweep-1"]) == 0
+        out, err = capsys.readouterr()
+        assert "runs/t-sweep-1/best" in out
+        assert err == (
+            "jaxnet: runs/t-sweep-1 is a sweep: its best run is taken, runs/t-sweep-1/best\n"
+        )
+
+
+def test_a_sweep_without_a_best_run_is_refused_by_its_name(capsys, folder):
+    (folder / "s").mkdir()
+    (folder / "s/sweep.json").write_text("{}")
+    assert main(["show", "s"]) == 2
+    assert capsys.readouterr().err.startswith("jaxnet: s: this sweep has no best run, it div")
+
+
+ROW = Row(Setting((5,), 0.1, None), 1, 0, {}, {})
+EDGES = {
+    "highest": ("learning_rate", [0.01, 0.1], 0.1, "highest", "--learning-rate 0.03:3:7"),
+    "lowest": ("learning_rate", [0.1, 1.0], 0.1, "lowest", "--learning-rate 0.003:0.3:7"),
+    "inside": ("learning_rate", [0.01, 0.1, 1.0], 0.1, None, None),
+    "one": ("learning_rate", [0.1], 0.1, None, None),
+    "decay": ("weight_decay", [0.0, 0.01], 0.01, "highest", "--weight-decay 0.003:0.3:7"),
+    "none at all": ("weight_decay", [0.0, 0.01], 0.0, None, None),
+    "default": ("weight_decay", [None, None], None, None, None),
+}
+
+
+@pytest.mark.parametrize("case", EDGES)
+def test_the_best_on_the_edge_of_what_was_tried_is_said(case):
+    name, tried, value, which, option = EDGES[case]
+    changed: dict = {name: value}
+    best = ROW._replace(setting=ROW.setting._replace(**changed))
+    note = sweep.edge_note(name, tried, best)
+    assert (note is None) == (which is None)
+    if note is not None and option is not None:
+        assert f"is the {which} that was tried" in note
+        assert note.endswith(option)
 
 
 def test_a_sweep_of_which_all_diverge_is_exit_code_1(capsys):

@@ -15,7 +15,10 @@ from jaxnet.tables.convert import Conversion
         ("accuracy", 0.98765, "98.77%"),
         ("val_accuracy", 1.0, "100.00%"),
         ("val_loss", 0.123456, "0.1235"),
-        ("rmse", 12345.6, "1.235e+04"),
+        ("rmse", 12345.6, "12,346"),
+        ("mae", 1234.5678, "1235"),
+        ("loss", 1.23e17, "1.23e+17"),
+        ("balanced_accuracy", 0.5, "50.00%"),
         ("r2", None, "-"),
     ],
 )

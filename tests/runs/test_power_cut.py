@@ -18,7 +18,7 @@ from run_helpers import write_run, write_table
 import jaxnet
 from jaxnet import files, runs
 from jaxnet.engine import checkpoint
-from jaxnet.runs import model, plots
+from jaxnet.runs import model, model_plots
 from jaxnet.runs import predict as inference
 from jaxnet.runs.config import Config
 from jaxnet.runs.folder import METRICS
@@ -70,7 +70,7 @@ def sweep(folder, name):
 
 
 def picture(folder, name):
-    plots.confusion_matrix(np.eye(2, dtype=int), ["no", "yes"], "title", name)
+    model_plots.confusion_matrix(np.eye(2, dtype=int), ["no", "yes"], "title", name)
     return [folder / name]
 
 

@@ -9,7 +9,7 @@ from run_helpers import write_run
 
 from jaxnet.runs.predict import _rows, evaluate, predict
 from jaxnet.tables import reader
-from jaxnet.tables.metrics import Metrics
+from jaxnet.tables.metrics import metrics_for
 from jaxnet.tables.rows import encode
 
 N = 37
@@ -172,7 +172,8 @@ BAD: dict = {
     "unseen": ({"unseen": "skip"}, "`unseen` must be one of error, zero; got 'skip'"),
     "no column": ({"keep": ["ID"]}, r"data\.csv: no column 'ID'; the columns are id, length, col"),
     "twice": ({"keep": ["id", "id"]}, "`keep` must not hold a column twice, .* got 'id'"),
-    "collision": ({"keep": ["y"]}, "one of the predictions' columns; got 'y'"),
+    "all of it": ({"keep": "every"}, "`keep` must be one of all; got 'every'"),
+    "threshold": ({"threshold": 0.5}, "`threshold` must be given for two classes only, got num"),
     "no data": ({"data": "none.csv"}, r"`data` names no file: .*none\.csv"),
 }
 
@@ -245,7 +246,7 @@ def test_evaluation_is_the_metrics_of_the_whole_table(tmp_path, monkeypatch, kin
     monkeypatch.setattr(reader, "ROWS", 8)
     write_table(tmp_path / data, COLUMNS | {"y": TARGETS[kind]})
     found = evaluate(model, tmp_path / data)
-    expected = Metrics(model.spec.loss, model.encoding.target)
+    expected = metrics_for(model.spec.loss, model.encoding.target)
     x, y = encode(reader.read(tmp_path / data), model.encoding)
     expected.update(model.outputs(x), y)
     assert found.rows == N

@@ -4,9 +4,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from jaxnet import numpy_net
-from jaxnet.runs.plots import confusion_matrix
+from jaxnet.runs.model_plots import confusion_matrix
 from jaxnet.tables.column import Column
-from jaxnet.tables.metrics import Metrics
+from jaxnet.tables.metrics import metrics_for
 
 RNG = np.random.default_rng(0)
 CLASSES = Column("y", categories=("a", "b", "c"), kind="text")
@@ -14,7 +14,7 @@ SPLITS = {"whole": [17], "blocks": [1, 7, 0, 9]}
 
 
 def accumulate(loss, column, y_pred, y, sizes):
-    metrics = Metrics(loss, column)
+    metrics = metrics_for(loss, column)
     start = 0
     for size in sizes:
         metrics.update(y_pred[start : start + size], y[start : start + size])
@@ -49,6 +49,7 @@ def test_the_metrics_of_numbers_do_not_depend_on_the_blocks(sizes):
     expected = {
         "loss": squares.mean(),
         "rmse": np.sqrt((squares * np.square(column.std)).mean()),
+        "mae": (np.sqrt(squares) * column.std).mean(),
         "r2": (1 - squares.sum(axis=0) / np.square(y - y.mean(axis=0)).sum(axis=0)).mean(),
     }
     result = metrics.result()
