@@ -24,7 +24,7 @@ from jaxnet.tables.encoding import Encoding, encoding_from_json, encoding_to_jso
 if TYPE_CHECKING:
     from jaxnet.runs.dataset import Dataset
 
-FORMAT = 2  # of config.json; jaxnet 0.1 wrote none
+FORMAT = 3  # of config.json; jaxnet 0.1 wrote none
 PACKAGES = ("jax", "jaxlib", "optax", "numpy")  # which decide the last bits of a run
 HERE = ("data", "out", "device")  # options that may differ from process to process
 
