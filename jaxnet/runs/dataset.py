@@ -95,21 +95,12 @@ def prepare(
     weighting = weighting_of(config, table, encoding, rows)
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
+    spec, on_disk = _spec(config, task, encoding), isinstance(table, Store)
     make_rows = partial(rows_of, table, encoding, config.param_dtype, weighting, values)
-    return Dataset(
-        table=_kept(table, keep_table),
-        source=source,
-        task=task,
-        reason=reason,
-        encoding=encoding,
-        spec=_spec(config, task, encoding),
-        train=make_rows(rows),
-        validation=make_rows(held_out),
-        batch_size=batch_size,
-        on_disk=isinstance(table, Store),
-        weighting=weighting,
-        values=values,
-    )
+    split = make_rows(rows), make_rows(held_out)
+    table = _kept(table, keep_table)
+    made = source, task, reason, encoding, spec, *split, batch_size, on_disk, weighting, values
+    return Dataset(table, *made)
 
 
 def _task(config: Config, table: Table | Store, target: str) -> tuple[str, str]:

@@ -24,7 +24,6 @@ from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.missing import Filled, has_value, without_target
 from jaxnet.tables.options import AS_FOUND
 from jaxnet.tables.scan import header_of
-from jaxnet.tables.table import find
 from jaxnet.tables.weights import check_weights
 
 log = logging.getLogger("jaxnet")
@@ -60,11 +59,9 @@ def predict(
     keep = kept(data, keep)
     names = output_names(model, keep)
     _check_unique([*keep, *names])
-    find(data)
-    rows, count = _rows(encoding.width), 0
+    rows, count, filled = _rows(encoding.width), 0, Filled(encoding)
     copies = reader.copies(data, keep, rows) if keep else itertools.repeat({})
     blocks = reader.blocks(data, kinds_to_read(encoding.features), rows)
-    filled = Filled(encoding)
     with _place(out) as place, _writer(place, suffix) as write:
         for block, copied in zip(blocks, copies, strict=False):
             x = encode_features(block, encoding, model.dtype, unseen)
