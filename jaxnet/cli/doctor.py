@@ -25,10 +25,11 @@ PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Check that this machine's JAX computes right, or until when an exported file loads.
+    """Check that JAX computes right here, and that an export loads.
 
-    Compiled programs are compared with NumPy in float64: those that releases of JAX are known to
-    compute wrong, and this library's own at random. The exit code is 0 if all are right, else 1.
+    Compiled programs, those of known faults and others, are compared with NumPy.
+
+    The exit code is 0 if all is right, else 1, and the smallest program is shown.
 
     Examples:
       jaxnet doctor
@@ -38,7 +39,7 @@ class Doctor:
 
     file: Positional[Path | None] = None
     """A model.stablehlo, or a folder with one: say what wrote it, until when JAX promises to load
-    it, and whether this JAX does."""
+    it, and whether the JAX that is installed does; nothing else is checked."""
     seconds: float = 8.0
     """How long to search; a program that is wrong is made smaller for as long again."""
     seed: int = 0

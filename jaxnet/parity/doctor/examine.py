@@ -120,6 +120,9 @@ def _ending(code: int, errors: str) -> str:
 
 def child() -> None:
     """What the new process does: answer the request with one line of JSON for each event."""
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)  # what it compiled before says nothing
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not come between
 
