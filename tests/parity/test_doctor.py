@@ -4,11 +4,15 @@ wrong.
 
 import math
 import os
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from packaging.specifiers import SpecifierSet
 
+import jaxnet
 from jaxnet.parity.doctor import examine, programs, reference, trials
 from jaxnet.parity.doctor.programs import FORMS, KNOWN, Program
 from jaxnet.spec import ACTIVATIONS, LOSSES
@@ -62,6 +66,16 @@ def test_a_right_program_is_right(program):
     checked = trials.check(program)
     assert checked.wrong is None
     assert checked.share < 0.9
+
+
+def test_the_releases_that_are_wrong_are_not_installed():
+    text = (Path(jaxnet.__file__).parents[1] / "pyproject.toml").read_text()
+    ranges = re.findall(r'"jax(?:\[\w+\])?([^"\w][^"]*)"', text)
+    assert len(ranges) == 3  # for CPUs, and two extras
+    for wanted in map(SpecifierSet, ranges):
+        assert programs.RIGHT in wanted
+        for releases, _ in programs.FAULTS.values():
+            assert not list(wanted.filter(releases))
 
 
 def test_every_form_activation_and_loss_is_among_them():
