@@ -132,11 +132,12 @@ def _releases(program: Program) -> str:
 
 
 def _print_wrong(wrong: Wrong) -> None:
-    beside = "right" if wrong.eager else "wrong too"
+    ways = ("compiled", "op by op") if wrong.compiled else ("op by op", "compiled")
     print(
         f"\nWRONG: {wrong.program}\n"
-        f"compiled, {wrong.wrong:,} of {wrong.count:,} numbers of the {wrong.leaf} are wrong, by "
-        f"up to {wrong.error:.2g} of the largest; op by op it is {beside}. The program:\n"
+        f"{ways[0]}, {wrong.wrong:,} of {wrong.count:,} numbers of the {wrong.leaf} are wrong, by "
+        f"up to {wrong.error:.2g} of the largest; {ways[1]} it is "
+        f"{'right' if wrong.other else 'wrong too'}. The program:\n"
     )
     _print_program(wrong.program)
 
@@ -180,7 +181,7 @@ def _as_json(found: Examination) -> dict[str, Any]:
             for program, wrong in found.known
         ],
         "tried": found.tried,
-        "share_of_limit": found.share,
+        "share_of_limit": found.share if math.isfinite(found.share) else None,
         "wrong": None
         if found.wrong is None
         else {

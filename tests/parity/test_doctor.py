@@ -105,6 +105,7 @@ def test_a_wrong_number_is_seen_in_every_leaf(program, monkeypatch):
 def test_a_planted_miscompilation_is_found_and_made_as_small_as_it_goes():
     *right, last = iter_until_wrong(trials.search(60, 3, nothing))
     assert all(checked.wrong is None for checked in right)
+    assert last.wrong.compiled
     assert is_planted(last.wrong.program)
     small = trials.shrink(last.wrong, 60, nothing)
     assert small.program._replace(dtype="float64") == Program("network", 37, (3, 1))
@@ -117,6 +118,13 @@ def iter_until_wrong(checks):
         yield checked
         if checked.wrong:
             return
+
+
+def test_a_fault_op_by_op_is_found_and_made_small_too(planted, monkeypatch):
+    monkeypatch.setattr(trials, "run", lambda program, compiled: planted(program, not compiled))
+    *_, last = iter_until_wrong(trials.search(60, 3, nothing))
+    assert not last.wrong.compiled
+    assert trials.shrink(last.wrong, 60, nothing).program.rows == 37
 
 
 @pytest.mark.usefixtures("planted")
@@ -209,7 +217,7 @@ def test_an_examination_says_what_is_wrong_and_what_helps():
     assert found.known == [(program, None) for program in KNOWN]
     assert found.wrong is not None
     assert found.wrong.program._replace(dtype="float64") == Program("network", 37, (3, 1))
-    assert found.wrong.eager is True
+    assert (found.wrong.compiled, found.wrong.other) == (True, True)
     assert list(found.flags.items()) == [("--xla_cpu_experimental_ynn_fusion_type=", True)]
     assert found.tried > 0
     assert found.share > 1
