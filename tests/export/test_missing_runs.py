@@ -95,10 +95,9 @@ def test_a_file_a_frame_and_the_exported_files_give_the_same_predictions(trained
     np.testing.assert_allclose(written, want, rtol=1e-6)  # float32 in decimals
     inputs = raw_inputs(run, table)
     assert np.isnan(inputs["numbers"]).any()
-    by_jax = jax.export.deserialize(bytearray(export.stablehlo(run.folded()))).call(
-        *inputs.values()
-    )
-    graph = onnx.load_from_string(export.onnx(run.folded()))
+    folded = run.folded()  # the temperature is in the last layer, as `export.export` has it
+    by_jax = jax.export.deserialize(bytearray(export.stablehlo(folded))).call(*inputs.values())
+    graph = onnx.load_from_string(export.onnx(folded))
     (by_onnx,) = ReferenceEvaluator(graph).run(None, inputs)
     for got in (by_jax, by_onnx):
         # Bins some hundredth of a number wide lose two of float32's seven digits.
