@@ -17,6 +17,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from jaxnet import net
+from jaxnet.engine import compile_cache
 from jaxnet.engine.mesh import Placement
 from jaxnet.spec import Batch, Spec
 from jaxnet.tables.encoding import Column
@@ -44,7 +45,7 @@ def sums(spec: Spec, forward: Callable, params: Any, x: Any, y: Any) -> dict[str
     return total | {"residual": jnp.square(y_pred - y).sum(axis=0)}
 
 
-@functools.cache
+@functools.lru_cache(compile_cache.MAX_KINDS)
 def block_sums(spec: Spec, placement: Placement) -> Callable:
     """Return the compiled function of (params, x, y) to their sums, whole on every device."""
     return jax.jit(
@@ -65,7 +66,7 @@ def on_rows(spec: Spec, forward: Callable, x: Any, y: np.ndarray, placement: Pla
     return Partial(_evaluation(spec, forward, len(y), placement), blocks, rest)
 
 
-@functools.cache
+@functools.lru_cache(compile_cache.MAX_KINDS)
 def _evaluation(spec: Spec, forward: Callable, num_rows: int, placement: Placement) -> Callable:
     def evaluate(blocks, rest, params):
         found = []
@@ -82,7 +83,7 @@ def _evaluation(spec: Spec, forward: Callable, num_rows: int, placement: Placeme
 
 def outputs(spec: Spec, params: Any, x: np.ndarray) -> np.ndarray:
     """The outputs (N, D_out) of a network on x (N, D_in), in their dtype, some rows at a time."""
-    forward = _forward(spec.activation)
+    forward = _forward(spec)
     parts = [np.zeros((0, spec.sizes[-1]), x.dtype)]
     with jax.enable_x64(x.dtype == np.float64):
         for i in range(0, len(x), ROWS):
@@ -106,6 +107,6 @@ def measure(spec: Spec, target: Column, params: Any, batches: Iterable[Batch]) -
     return metrics
 
 
-@functools.cache
-def _forward(activation: str):
-    return jax.jit(functools.partial(net.forward, activation=activation))
+@functools.lru_cache(compile_cache.MAX_KINDS)
+def _forward(spec: Spec):
+    return jax.jit(functools.partial(net.forward, activation=spec.activation))

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 from jaxnet import data, net, optimizers
-from jaxnet.engine import accumulate, deterministic, epochs, gram, streams
+from jaxnet.engine import accumulate, compile_cache, deterministic, epochs, gram, streams
 from jaxnet.engine import mesh as parallel
 from jaxnet.engine.mesh import Placement
 from jaxnet.runs import evaluation
@@ -115,6 +115,9 @@ def make_trainer(
 
     config, placement: as `resolve` returns them.
     """
+    alike = replace(config, out=None, seed=0)
+    rows = len(dataset.train), len(dataset.validation)
+    compile_cache.bound_memory((alike, dataset.spec, rows, placement))
     optimizer = _scheduled(
         config.optimizer,
         config.learning_rate,
@@ -146,10 +149,10 @@ def loss_of(config: Config, spec: Spec) -> Callable[[Any, Any], jax.Array]:
 
 # Runs of one process with the same options have one optimizer and one step, so that they share what
 # is compiled for them.
-_scheduled = functools.cache(optimizers.scheduled)
+_scheduled = functools.lru_cache(compile_cache.MAX_KINDS)(optimizers.scheduled)
 
 
-@functools.cache
+@functools.lru_cache(compile_cache.MAX_KINDS)
 def _step(
     config: Config, spec: Spec, optimizer: optax.GradientTransformation, placement: Placement
 ) -> Step:
