@@ -23,6 +23,9 @@ import numpy as np
 from jaxnet import files
 from jaxnet.tables import arrays, reader, table
 from jaxnet.tables.arrays import CODES, NUMBERS
+from jaxnet.tables.folder import Source, sources
+from jaxnet.tables.options import AS_FOUND, ReadOptions
+from jaxnet.tables.scan import Scan, check_words, header_of, scan
 from jaxnet.tables.store import (
     DESCRIPTION,
     Field,
@@ -52,33 +55,37 @@ def convert(
     path: str | Path,
     drop: Collection[str] = (),
     on_progress: Callable[[Conversion], None] = lambda progress: None,
-    missing: str = "fill",
+    options: ReadOptions = AS_FOUND,
 ) -> Store:
     """Return a Parquet, CSV or TSV file, or a folder of such with the same columns, as a store
     without the columns in `drop`; make its arrays first, unless they are there.
 
     They are in the folder PATH.arrays, which may be deleted; one process at a time makes them, and
     others wait. The files of a folder follow each other in the order of their names. on_progress is
-    called now and then while they are made, and at the end. missing: as in `reader.read`.
+    called now and then while they are made, and at the end.
 
     Raises: as `reader.read`; OSError naming the folder if it cannot be written.
     """
-    paths, folder = sources(path), folder_of(path)
-    found, reason = _look(path, paths, drop)
+    files_, folder = _sources(path), folder_of(path)
+    found, reason = _look(path, files_, drop, options)
     if reason:
         with files.naming_errors(folder):
             files.make_folder(folder)
         try:
             with files.lock(folder, wait=True):
-                found, reason = _look(path, paths, drop)  # others may have made them meanwhile
+                # another process may have made them meanwhile
+                found, reason = _look(path, files_, drop, options)
                 if reason:
-                    found = _convert(Path(path), paths, drop, found, reason, on_progress)
+                    found = _convert(Path(path), files_, drop, options, found, reason, on_progress)
         except BaseException:  # Ctrl-C too
             _remove(folder)
             raise
-    if missing == "error":
-        _check_missing(Store(path, found, drop))
-    return Store(path, found, drop)
+    for note in found["notes"]:
+        log.warning("%s: %s", Path(path).name, note)
+    store = Store(path, found, drop)
+    if options.missing == "error":
+        _check_missing(store)
+    return store
 
 
 def _remove(folder: Path) -> None:
@@ -97,26 +104,18 @@ def _check_missing(store: Store) -> None:
                 table.check_finite(row.path, name, row.columns[name], row.offset, "error")
 
 
-def sources(path: str | Path) -> list[Path]:
-    """Return the files of a table: itself, or those in the folder, by name.
-
-    Raises: FileNotFoundError; ValueError for an .npz file, or a folder without any table.
-    """
-    paths = [path := Path(path)]
-    if path.is_dir():
-        paths = sorted(filter(table.suffix_of, path.iterdir()), key=lambda file: file.name)
-    for file in paths:
-        if table.find(file)[1] == ".npz":
-            what = "the rows of an .npz file cannot stay on disk; write it as .parquet"
-            raise ValueError(f"{file}: {what}, or set `on_disk` off")
-    if not paths:
-        raise ValueError(
-            f"{path}: the folder has no file ending in {', '.join(table.SUFFIXES[1:])}"
-        )
-    return paths
+def _sources(path: str | Path) -> list[Source]:
+    """Return the files of a table whose rows can stay on disk."""
+    found = sources(path)
+    if table.suffix_of(found[0].file) == ".npz":
+        what = "the rows of an .npz file cannot stay on disk; write it as .parquet"
+        raise ValueError(f"{found[0].file}: {what}, or set `on_disk` off")
+    return found
 
 
-def _look(path: str | Path, paths: list[Path], drop: Collection[str]) -> tuple[dict[str, Any], str]:
+def _look(
+    path: str | Path, paths: list[Source], drop: Collection[str], options: ReadOptions
+) -> tuple[dict[str, Any], str]:
     """Return the description of a store, {} for none, and why its arrays do not serve, or ""."""
     folder, found = folder_of(path), {}
     with contextlib.suppress(FileNotFoundError, ValueError):
@@ -125,58 +124,72 @@ def _look(path: str | Path, paths: list[Path], drop: Collection[str]) -> tuple[d
             return {}, "there are none"
     if found.get("version") != VERSION:
         return {}, "there are none"
-    now = [[file.name, [*files.state(file)]] for file in paths]
+    now = [[_name(path, file), [*files.state(file)]] for file, _ in paths]
     if [[file["name"], file["state"]] for file in found["files"]] != now:
         return found, CHANGED
-    for file, known in zip(paths, found["files"], strict=True):
+    for (file, _), known in zip(paths, found["files"], strict=True):
         if known["doubtful"] and files.sha256(file) != known["sha256"]:
             return found, CHANGED
+    if found["options"] != _options(options):
+        return found, "the options have changed"
     wanted = table.choose(path, found["names"], drop)
     try:
         for name in (NUMBERS, CODES):
             np.load(folder / name, mmap_mode="r")
     except (OSError, ValueError):
         return found, "one is missing or cut short"
-    held = {column["name"] for column in found["columns"]}
+    held = {*(column["name"] for column in found["columns"]), *found["left_out"]}
     return found, "" if held.issuperset(wanted) else "a column is wanted that they lack"
+
+
+def _options(options: ReadOptions) -> dict[str, Any]:
+    """Return the options that change what is read, as JSON holds them."""
+    return json.loads(json.dumps(options._replace(missing="")._asdict()))
+
+
+def _name(path: str | Path, file: Path) -> str:
+    """Return the name of a file of a table, as in its folder."""
+    return file.relative_to(path).as_posix() if Path(path).is_dir() else file.name
 
 
 def _convert(
     path: Path,
-    paths: list[Path],
+    paths: list[Source],
     drop: Collection[str],
+    options: ReadOptions,
     found: dict[str, Any],
     reason: str,
     on_progress: Callable[[Conversion], None],
 ) -> dict[str, Any]:
     """Write arrays in the place of those `found`, and last of all what they are; return that."""
-    folder, names, states = folder_of(path), _names(paths), [*map(files.state, paths)]
-    wanted = table.choose(paths[0], names, drop)
+    folder, states = folder_of(path), [files.state(file) for file, _ in paths]
     if found:
         log.warning("%s: its arrays are made anew: %s", path, reason)
         held = {column["name"] for column in found["columns"] if reason != CHANGED}
-        wanted = [name for name in names if name in {*wanted, *held}]
+        table.choose(path, header_of(path, paths, options).names, drop)  # knows them all
+        drop = set(drop) - held
     (folder / DESCRIPTION).unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
-        for file in paths:
+        for file, _ in paths:
             stack.enter_context(files.unchanged(file))
-        scans = [reader.scan(file, wanted) for file in paths]
-        rows = [number for _, number in scans]
-        if not sum(rows):
-            raise table.empty(path)
-        fields = _fields({file: found for file, (found, _) in zip(paths, scans, strict=True)})
+        look = scan(path, paths, drop, options)
+        fields = _fields(look)
+        notes = look.notes
+        blocks = _blocks(path, paths, fields, options, notes)
         report = partial(_report, on_progress, folder)
-        written, digests = arrays.write(folder, sum(rows), _blocks(path, paths, fields), report)
+        written, digests = arrays.write(folder, sum(look.rows), blocks, report)
         described = [
-            {"name": file.name, "state": known, "doubtful": _doubtful(known), "rows": number}
+            {"name": _name(path, file), "state": known, "doubtful": _doubtful(known), "rows": rows}
             | {"sha256": files.sha256(file)}
-            for file, known, number in zip(paths, states, rows, strict=True)
+            for (file, _), known, rows in zip(paths, states, look.rows, strict=True)
         ]
-    found = {"version": VERSION, "rows": sum(rows), "names": names, "files": described}
+    source = _source(path, described)
+    found = {"version": VERSION, "rows": sum(look.rows), "names": look.names, "files": described}
+    found |= {"columns": [field._asdict() for field in fields], "source": source, "notes": notes}
+    found |= {"left_out": look.left_out, "options": _options(options)}
     found |= {"digests": digests}
-    found |= {"columns": [field._asdict() for field in fields], "source": _source(path, described)}
     files.write_json(folder / DESCRIPTION, found | {"digest": _digest(found)})
-    report(sum(rows), written, whole=True)
+    report(sum(look.rows), written, whole=True)
     return found
 
 
@@ -195,47 +208,22 @@ def _doubtful(state: tuple[int, int]) -> bool:
     return time.time_ns() - state[1] < RESOLUTION
 
 
-def _names(paths: list[Path]) -> list[str]:
-    names = reader.read_names(paths[0])
-    for file in paths[1:]:
-        if different := sorted(set(reader.read_names(file)) ^ set(names)):
-            what = f"must have the columns of {paths[0].name}, and {different[0]!r} is only in one"
-            raise ValueError(f"{file}: {what} of them")
-    return names
-
-
-def _fields(scans: dict[Path, dict[str, tuple[np.dtype, str]]]) -> list[Field]:
-    """Return a field for each column, whose dtypes and kinds in the files are widened to one."""
+def _fields(look: Scan) -> list[Field]:
+    """Return a field for each column of a table."""
     fields: list[Field] = []
-    for name in next(filter(None, scans.values())):
-        found = {file: known[name] for file, known in scans.items() if known}
-        kind = _widest(name, {file: kind for file, (_, kind) in found.items()})
-        dtypes = [dtype for dtype, _ in found.values()]
+    for name, kind in look.kinds.items():
         words = kind == "text"
         place = sum((field.texts is None) != words for field in fields)
-        dtype = "O" if words else np.result_type(*dtypes).str
+        dtype = "O" if words else look.dtypes[name].str
         fields.append(Field(name, dtype, kind, place, [] if words else None))
     return fields
 
 
-def _widest(name: str, kinds: dict[Path, str]) -> str:
-    """Return the kind of a column from its kinds in the files."""
-    order = ["boolean", "integer", "real"]
-    if len(different := set(kinds.values())) == 1:
-        return different.pop()
-    if different <= set(order):
-        return max(different, key=order.index)
-    nouns = {"text": "text", "date": "dates"}
-    file = next(file for file, kind in kinds.items() if kind in nouns)
-    other, found = next((o, kind) for o, kind in kinds.items() if kind != kinds[file])
-    what = f"holds {nouns[kinds[file]]}, and in {other.name} {nouns.get(found, 'numbers')}"
-    raise table.fault(file, name, what)
-
-
 def _blocks(
-    path: Path, paths: list[Path], fields: list[Field]
+    path: Path, paths: list[Source], fields: list[Field], options: ReadOptions, notes: list[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield numbers and codes of some rows after the others, and collect the texts of the fields.
+    """Yield numbers and codes of some rows after the others; collect the texts of the fields, and
+    lines about them.
 
     float32 holds booleans, integers of up to 16 bits and reals of up to 32 exactly: it is taken if
     no column of numbers needs float64, in which integers from 2**53 on are rounded.
@@ -245,13 +233,14 @@ def _blocks(
     index: dict[str, dict[str, int]] = {name: {} for name in texts}
     exact = all(np.can_cast(field.dtype, np.float32) for field in numbers)
     kinds = {field.name: field.kind for field in fields}
-    for file in paths:
-        for block in reader.blocks(file, kinds, max(1, BLOCK_NUMBERS // len(fields))):
+    rows = max(1, BLOCK_NUMBERS // len(fields))
+    for source in paths:
+        for block in reader.file_blocks(source, kinds, rows, options):
             taken = [block.columns[field.name] for field in numbers]
             codes = [_codes(block.columns[name], index[name]) for name in texts]
             for name, known in index.items():
                 if len(known) > table.MAX_CATEGORIES:  # which may be the numbers before a word
-                    reader.check_words(paths, name, [*known, "a word"])
+                    check_words(paths, name, known, options, more=True)
                     raise table.too_many(path, name)
             yield (
                 _side_by_side(taken, block.num_rows, np.float32 if exact else np.float64),
@@ -259,7 +248,7 @@ def _blocks(
             )
     for name, found in texts.items():
         found.extend(index[name])
-        reader.check_words(paths, name, found)
+        notes += check_words(paths, name, found, options)
 
 
 def _side_by_side(columns: list[Any], rows: int, dtype: type) -> np.ndarray:
@@ -281,7 +270,7 @@ def _codes(column: np.ndarray, index: dict[str, int]) -> list[int]:
 
 
 def _digest(found: dict[str, Any]) -> int:
-    return arrays.digest(json.dumps(found, sort_keys=True).encode())
+    return arrays.digest(json.dumps(found, sort_keys=True, default=str).encode())
 
 
 def _source(path: Path, described: list[dict[str, Any]]) -> dict[str, Any]:

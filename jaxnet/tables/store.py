@@ -38,7 +38,7 @@ class Store:
     """A table (`Table`) whose rows are on disk.
 
     path: the table's own file or folder. source: name, path, bytes and sha256 of it. columns:
-    arrays without rows, which tell the dtypes. kinds: as a table's.
+    arrays without rows, which tell the dtypes. kinds, left_out: as a table's.
     """
 
     def __init__(self, path: str | Path, found: dict[str, Any], drop: Collection[str] = ()):
@@ -47,6 +47,7 @@ class Store:
         self._arrays = [Array(folder_of(path) / name, digests[name]) for name in (NUMBERS, CODES)]
         self.source: dict[str, Any] = found["source"]
         self.num_rows: int = found["rows"]
+        self.left_out: dict[str, str] = found["left_out"]
         self._files: list[dict[str, Any]] = found["files"]
         fields = [Field(**column) for column in found["columns"]]
         self._fields = {field.name: field for field in fields if field.name not in drop}

@@ -14,11 +14,11 @@ import numpy as np
 
 SUFFIXES = (".npz", ".csv", ".csv.gz", ".tsv", ".parquet")
 KINDS = {"b": "boolean", "i": "integer", "u": "integer", "f": "real", "O": "text", "M": "date"}
-MISSING = ("fill", "error")  # what becomes of a missing value
 FAULTS = {  # of a value that is not of the kind of its column
     "real": "text in a column of numbers",
     "integer": "no integer in a column of integers",
     "boolean": "neither true nor false",
+    "date": "no date in a column of dates",
 }
 MAX_CATEGORIES = 2**16  # distinct values of a column that are categories
 NUMBERS = 2**22  # numbers of a column in a block: 32 MB in float64
@@ -31,13 +31,14 @@ class Table(NamedTuple):
     missing value is NaN, None or NaT; integers and booleans with missing values are float64.
     offset: how many rows of the file come before these. kinds: what each column is: "boolean",
     "integer", "real", "text" or "date", and after a space how it was written, as "real decimal=,"
-    or "date %d/%m/%Y".
+    or "date %d/%m/%Y". left_out: columns of the file that are not here, and why.
     """
 
     path: str
     columns: dict[str, np.ndarray]
     offset: int = 0
     kinds: Mapping[str, str] = {}
+    left_out: Mapping[str, str] = {}
 
     @property
     def num_rows(self) -> int:
@@ -95,10 +96,9 @@ def choose(path: Any, names: list[str], drop: Collection[str]) -> list[str]:
     there, and if none is left.
     """
     check_unique(path, names)
-    if "" in names and "" not in drop:  # pandas writes its index so
-        raise ValueError(
-            f"{path}: column {names.index('') + 1} has no name; name it, or drop the column ''"
-        )
+    if "" in names[1:] and "" not in drop:  # the first may number the rows
+        place = names.index("", 1) + 1
+        raise ValueError(f"{path}: column {place} has no name; name it, or say --drop ''")
     if unknown := sorted(set(drop) - set(names)):
         raise missing(path, f"column {unknown[0]!r} to drop", names)
     if not set(names) - set(drop):
@@ -169,8 +169,9 @@ def too_many(path: Any, name: str) -> ValueError:
 
 def wrong_kind(path: Any, row: int, name: str, text: str, kind: str = "real") -> ValueError:
     """Return the error for a text that is not of its column's kind."""
-    what = f"{quote(text)} is {FAULTS[kind]}; correct it or drop the column"
-    return fault(path, name, what, row)
+    word, _, form = kind.partition(" ")
+    what = f"{FAULTS[word]}{f' ({form})' if form else ''}"
+    return fault(path, name, f"{quote(text)} is {what}; correct it", row)
 
 
 def is_number(text: str) -> bool:
@@ -185,6 +186,11 @@ def list_names(columns: Collection[str]) -> str:
     """Return the names for a message: the first twenty, and how many there are."""
     names = list(columns)
     return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
+
+
+def list_left_out(columns: Mapping[str, str]) -> list[str]:
+    """Return columns that are left out, and why, for a message."""
+    return [f"{name or 'a column without a name'} ({why})" for name, why in columns.items()]
 
 
 def quote(text: str) -> str:

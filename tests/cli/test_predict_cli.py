@@ -71,7 +71,7 @@ def test_evaluate_prints_the_metrics_and_draws_the_confusion(target, capsys, tmp
 def test_an_unseen_category_is_refused_by_naming_an_option_that_helps(
     target, capsys, tmp_path, command
 ):
-    write_table(tmp_path / "new.csv", target, [*ROWS[:2], ("999", 1.0, "mauve")])
+    write_table(tmp_path / "new.csv", target, [*ROWS[:2], ("003", 1.0, "mauve")])
     argv = [command, "run", "--data", "new.csv", *["--out", "o.csv"] * (command == "predict")]
     code, _, err = call(capsys, *argv)
     assert code == 2

@@ -22,8 +22,11 @@ from jaxnet.runs.dataset import prepare
 from jaxnet.tables import arrays, csv_file, store, table
 from jaxnet.tables import convert as conversion
 from jaxnet.tables.convert import convert
+from jaxnet.tables.options import ReadOptions
 from jaxnet.tables.reader import read
 from jaxnet.tables.store import folder_of
+
+STRICT = ReadOptions(missing="error")
 
 
 @pytest.fixture(autouse=True)
@@ -58,25 +61,26 @@ def test_a_bad_csv_is_refused_in_the_words_of_the_whole_table(tmp_path, text):
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"bad\.csv: ") as expected:
-        read(path, missing="error")
+        read(path, options=STRICT)
     for _ in range(2):  # what is left by then does not change it
         with pytest.raises(ValueError, match=r"bad\.csv: ") as got:
-            convert(path, missing="error")
+            convert(path, options=STRICT)
         assert str(got.value) == str(expected.value)
 
 
 @pytest.mark.parametrize(
     ("first", "last", "dtype"),
-    [("1", "2.5", "f8"), ("1", "true", "?"), ("7", "true", "O"), ("true", "x", "O")]
-    + [("1", "1" + "0" * 30, "f8"), ("1.5", "x", "O"), ("2020-01-01", "x", "O")],
+    [("1", "2.5", "f8"), ("1", "true", "O"), ("7", "true", "O"), ("true", "x", "O")]
+    + [("1", "1" + "0" * 30, "f8"), ("1.5", "x", "O"), ("true", "1", "O"), ("007", "1", "O")]
+    + [("1", "007", "O"), ("1", "1,200.5", "f8"), ("31/12/2020", "1/5/2020", "M8[us]")],
 )
 def test_a_type_that_shows_only_late_is_found(tmp_path, first, last, dtype):
     path = tmp_path / "a.csv"
-    rows = [f"{first},{i}\n" for i in range(900)] + [f"{last},0\n"]
-    if dtype == "O" and first in ("7", "1.5"):
-        rows.append("more words,1\n")  # than numbers
-        rows.append("and more,1\n")
-    path.write_text("a,b\n" + "".join(rows))
+    rows = [f"{first};{i}\n" for i in range(900)] + [f"{last};0\n"]
+    if last == "x":
+        rows.append("more words;1\n")  # than numbers
+        rows.append("and more;1\n")
+    path.write_text("a;b\n" + "".join(rows))
     expected = read(path).columns["a"]
     got = rows_of(convert(path), len(rows))["a"]
     assert got.dtype == expected.dtype == np.dtype(dtype)
@@ -117,7 +121,7 @@ def test_a_word_after_very_many_numbers_is_named(tmp_path, monkeypatch):
     (path / "0.csv").write_text("a,b\n" + "".join(f"{i},1\n" for i in range(700)))
     numbers = "".join(f"{i},1\n" for i in range(700, 1200))
     (path / "1.csv").write_text(f"a,b\n{numbers}oh,1\n{numbers}")
-    with pytest.raises(ValueError, match=r"1\.csv: column 'a' holds text, and in 0\.csv numbers"):
+    with pytest.raises(ValueError, match=r"1\.csv: row 501, column 'a': 'oh' is text in a column"):
         convert(path)
     (path / "0.csv").write_text("a,b\n" + "".join(f"{i},1\n" for i in range(700)) + "x,1\n")
     with pytest.raises(ValueError, match=r"0\.csv: row 701, column 'a': 'x' is text in a column"):
@@ -292,7 +296,8 @@ FOLDERS: dict = {
         "2.csv": "a,b\n,2\n",
     },
     r"folder: the table is empty": {"1.csv": "a\n", "2.csv": "a\n"},
-    r"x\.npz: the rows of an \.npz file cannot stay on disk": {"1.csv": "a\n1\n", "x.npz": ""},
+    r"x\.npz: an \.npz file cannot be part of a folder": {"1.csv": "a\n1\n", "x.npz": ""},
+    r"2\.parquet: column 'a' holds numbers, and in another file text": {"1.csv": "a\nx\n"},
 }  # fmt: skip
 
 
@@ -302,8 +307,10 @@ def test_a_bad_folder_is_refused(tmp_path, message):
     path.mkdir()
     for name, text in FOLDERS[message].items():
         (path / name).write_text(text)
+    if "parquet: column" in message:
+        parquet.write_table(pa.table({"a": [1]}), path / "2.parquet")
     with pytest.raises(ValueError, match=message):
-        convert(path, missing="error")
+        convert(path, options=STRICT)
 
 
 def test_arrays_that_cannot_be_written_are_told(tmp_path):

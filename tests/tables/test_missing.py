@@ -10,7 +10,10 @@ from pyarrow import csv, parquet
 from jaxnet.tables import convert as conversion
 from jaxnet.tables import csv_file
 from jaxnet.tables.convert import convert
+from jaxnet.tables.options import ReadOptions
 from jaxnet.tables.reader import blocks, read
+
+STRICT = ReadOptions(missing="error")
 
 N = 31
 GAPS = np.arange(N) % 4 == 1
@@ -81,9 +84,9 @@ def test_missing_values_are_refused_by_their_row_when_asked(tmp_path, name):
     WRITERS[name](tmp_path / name)
     kinds = read(tmp_path / name).kinds
     for reading in (
-        lambda: read(tmp_path / name, missing="error"),
-        lambda: convert(tmp_path / name, missing="error"),
-        lambda: list(blocks(tmp_path / name, kinds, 3, missing="error")),
+        lambda: read(tmp_path / name, options=STRICT),
+        lambda: convert(tmp_path / name, options=STRICT),
+        lambda: list(blocks(tmp_path / name, kinds, 3, options=STRICT)),
     ):
         with pytest.raises(ValueError, match=rf"{name}: row 2, column 'real': the value is miss"):
             reading()
