@@ -269,7 +269,7 @@ def _codes(column: np.ndarray, index: dict[str, int]) -> list[int]:
 
 
 def _digest(found: dict[str, Any]) -> int:
-    return arrays.digest(json.dumps(found, sort_keys=True).encode())
+    return arrays.digest(json.dumps(found, sort_keys=True, default=str).encode())
 
 
 def _source(path: Path, described: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import itertools
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -76,7 +77,9 @@ def open_text(file: Path, encoding: str | None) -> Iterator[Callable[[int], byte
     import pyarrow as pa
 
     packed = suffix_of(file) == ".csv.gz"  # pyarrow itself does not know .GZ
-    with pa.input_stream(str(file), compression="gzip" if packed else None) as stream:
+    with pa.input_stream(
+        pa.OSFile(os.fsencode(file)), compression="gzip" if packed else None
+    ) as stream:
         if encoding is None:
             yield stream.read
             return

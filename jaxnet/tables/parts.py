@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -102,22 +103,27 @@ def _even(batches: Iterator[Any], rows: int) -> Iterator[Any]:
 
 
 def _parquet(file: Path, names: list[str], rows: int) -> Iterator[Any]:
+    import pyarrow as pa
     from pyarrow import parquet
 
     # Buffered, or a row group's columns would be read whole.
     buffer = min(2**20, max(2**14, 2**27 // max(1, len(names))))
     options = {"buffer_size": buffer, "pre_buffer": False}
-    with _errors(file, "Parquet file"), parquet.ParquetFile(file, **options) as reader:
+    with (
+        _errors(file, "Parquet file"),
+        parquet.ParquetFile(pa.OSFile(os.fsencode(file)), **options) as reader,
+    ):
         for batch in reader.iter_batches(rows, columns=names):
             yield batch.select(names)  # "a" has brought "a.b" along
 
 
 def metadata(file: Path) -> Any:
     """Return pyarrow's metadata of a Parquet file. Raises: ValueError."""
+    import pyarrow as pa
     from pyarrow import parquet
 
-    with _errors(file, "Parquet file"):
-        return parquet.read_metadata(file)
+    with _errors(file, "Parquet file"), pa.OSFile(os.fsencode(file)) as opened:
+        return parquet.read_metadata(opened)
 
 
 def _npz(file: Path, names: list[str]) -> dict[str, Any]:

@@ -108,14 +108,15 @@ def encode(
     y = aligned((len(rows), encoding.target.width), dtype)
     if encoding.target.categories:
         y = aligned((len(rows),), np.int32)
+    order = np.argsort(rows, kind="stable")  # so that the disk is read in one direction
     for start in range(0, len(rows), BLOCK):
-        here = slice(start, start + BLOCK)
+        here = order[start : start + BLOCK]
         some = table.take(rows[here])
         try:
             x[here] = encode_features(some, encoding, dtype)
             y[here] = encode_target(some, encoding, dtype)
         except ValueError:
-            for row in rows[here].tolist():  # to name the first that is wrong
+            for row in rows[np.sort(here)].tolist():  # to name the first that is wrong
                 encode_features(table.row(row), encoding, dtype)
                 encode_target(table.row(row), encoding, dtype)
             raise
