@@ -38,9 +38,10 @@ class DataOptions:
     missing: str = "fill"
     """fill or error: fill missing values of features (numbers and dates with the median of
     training, marked where training had some; text as a category of its own), or refuse them."""
-    numbers: str = "standard"
-    """standard, bins or auto: standardise each number, or give its place between the quantiles of
-    training beside it (more inputs); auto chooses bins for a table of many rows and few columns."""
+    numbers: str = "auto"
+    """standard, bins or auto: standardise each number, or give its place in each of 16 bins between
+    its quantiles beside it; auto takes bins unless they are more than the training rows, or of more
+    than 60 numbers."""
     validation: float = 0.2
     """The share of the rows held out for validation."""
 

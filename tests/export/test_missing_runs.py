@@ -63,7 +63,7 @@ def trained(tmp_path_factory):
 def test_every_column_is_encoded_and_the_rows_without_a_target_are_left_out(trained):
     config, run, _ = trained
     time, age, town, visits = run.encoding.features
-    assert (time.base, len(time.mean), len(time.cycles)) == ("date", 2, 3)
+    assert (time.base, len(time.mean), len(time.cycles)) == ("date", 2, 7)
     assert all(column.missing for column in (time, age, town, visits))
     assert (town.categories, visits.categories) == (("a", "b", "c"), ("0", "1", "2", "3"))
     with_target = sum(row["label"] != "" for row in rows_of(config.data))

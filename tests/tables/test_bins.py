@@ -5,7 +5,7 @@ import pytest
 
 from jaxnet.tables import summary
 from jaxnet.tables.encoding import encode_features
-from jaxnet.tables.fitting import BINNED_NUMBERS, BINNED_ROWS, BINS, fit_encoding
+from jaxnet.tables.fitting import BINNED_NUMBERS, BINS, fit_encoding
 from jaxnet.tables.table import Table
 
 
@@ -54,9 +54,11 @@ def test_each_number_of_a_wide_column_and_missing_ones_have_bins():
 
 @pytest.mark.parametrize(
     ("rows", "width", "binned"),
-    [(BINNED_ROWS, 2, True), (BINNED_ROWS - 1, 2, False), (BINNED_ROWS, BINNED_NUMBERS + 1, False)],
+    [(2 * BINS, 2, True), (2 * BINS - 1, 2, False), (2000, BINNED_NUMBERS + 1, False)],
 )
-def test_auto_makes_bins_for_many_rows_of_few_numbers(rows, width, binned):
+def test_auto_makes_bins_unless_they_outnumber_the_rows_or_there_are_many_numbers(
+    rows, width, binned
+):
     values = np.random.default_rng(0).random((rows + 3, width))
     _, encoding = fit(np.arange(rows), "auto", a=values, y=np.arange(rows + 3.0))
     assert bool(encoding.features[0].bins) == binned
