@@ -24,9 +24,9 @@ class Inputs(NamedTuple):
 
     fill: (n,) what a missing number becomes. x is made of the numbers less mean, over std (n,); the
     numbers at `binned`, from lower to upper within 0..1 (B,); sines, and then cosines, of those at
-    `turned` in their period, so many `times` (C,); whether those at `missing` were (M,); and whether column `column`
-    of the codes is `code` (K,). order: (D_in,) the places in x of these in that order, which the
-    rows of w1 follow.
+    `turned` in their period, so many `times` (C,); whether those at `missing` were (M,); and
+    whether column `column` of the codes is `code` (K,). order: (D_in,) the places in x of these in
+    that order, which the rows of w1 follow.
     """
 
     fill: np.ndarray

@@ -40,8 +40,8 @@ class DataOptions:
     training, marked where training had some; text as a category of its own), or refuse them."""
     numbers: str = "auto"
     """standard, bins or auto: standardise each number, or give its place in each of 16 bins between
-    its quantiles beside it; auto takes bins unless they are more than the training rows, or of more
-    than 60 numbers."""
+    its quantiles beside it; auto takes bins for at least 200 training rows, and as many as there
+    are bins, of at most 60 numbers."""
     validation: float = 0.2
     """The share of the rows held out for validation."""
 

@@ -5,7 +5,7 @@ import pytest
 
 from jaxnet.tables import summary
 from jaxnet.tables.encoding import encode_features
-from jaxnet.tables.fitting import BINNED_NUMBERS, BINS, fit_encoding
+from jaxnet.tables.fitting import BINNED_NUMBERS, BINNED_ROWS, BINS, fit_encoding
 from jaxnet.tables.table import Table
 
 
@@ -54,7 +54,13 @@ def test_each_number_of_a_wide_column_and_missing_ones_have_bins():
 
 @pytest.mark.parametrize(
     ("rows", "width", "binned"),
-    [(2 * BINS, 2, True), (2 * BINS - 1, 2, False), (2000, BINNED_NUMBERS + 1, False)],
+    [
+        (BINNED_ROWS, 2, True),
+        (BINNED_ROWS - 1, 2, False),
+        (20 * BINS, 20, True),
+        (20 * BINS - 1, 20, False),
+        (2000, BINNED_NUMBERS + 1, False),
+    ],
 )
 def test_auto_makes_bins_unless_they_outnumber_the_rows_or_there_are_many_numbers(
     rows, width, binned
