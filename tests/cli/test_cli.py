@@ -74,6 +74,8 @@ BAD = {
     "activation": known("activation", ACTIVATIONS),
     "schedule": known("schedule", config.SCHEDULES),
     "task": known("task", config.TASKS),
+    "missing": known("missing", config.MISSING),
+    "numbers": known("numbers", config.NUMBERS),
     "dtype": known("dtype", config.DTYPES),
     "device": (good("--device", "abacus"), r"--device must be one of auto, cpu.*; got 'abacus'"),
     "no file": (data("none.csv"), r"--data names no file: none\.csv"),
