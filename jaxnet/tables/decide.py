@@ -101,7 +101,7 @@ def _open(look: Look, decimal: str | None, orders: set[str]) -> list[str]:
     found = look.candidates or []
     if found and found[0].startswith("real"):
         plain = not look.separators
-        if look.typed and plain and "unit" not in found[0]:
+        if plain and "unit" not in found[0] and (look.typed or look.zeros):
             return []
         found = [k for k in found if k[13] == decimal] or found if not plain else found[:1]
     if len(found) > 1 and len(orders) == 1:

@@ -15,7 +15,7 @@ from jaxnet.tables import arrow, table
 from jaxnet.tables.folder import Source, sources
 from jaxnet.tables.looks import read_as
 from jaxnet.tables.options import AS_FOUND, ReadOptions
-from jaxnet.tables.parts import ROWS, metadata, parts
+from jaxnet.tables.parts import ROWS, even, metadata, parts
 from jaxnet.tables.scan import check_words, scan
 from jaxnet.tables.table import Table
 
@@ -74,13 +74,23 @@ def file_blocks(
     source: Source, kinds: Mapping[str, str], rows: int, options: ReadOptions
 ) -> Iterator[Table]:
     """As `blocks`, of one file of a table, which may be empty."""
-    file, offset = source.file, 0
-    for part in parts(source, list(kinds), rows, options):
-        found = {
-            n: _value(file, n, column, kinds[n], offset, options) for n, column in part.items()
-        }
-        columns = {name: values for name, (values, _) in found.items()}
-        yield Table(str(file), columns, offset, {name: kind for name, (_, kind) in found.items()})
+    found: dict[str, str] = {}
+    known = {name: kind for name, kind in kinds.items() if kind in ("integer", "real", "boolean")}
+
+    def values() -> Iterator[dict[str, np.ndarray]]:
+        offset = 0
+        for part in parts(source, list(kinds), options, rows, known=lambda: known):
+            columns = {}
+            for name, column in part.items():
+                columns[name], found[name] = _value(
+                    source.file, name, column, kinds[name], offset, options
+                )
+            yield columns
+            offset += len(next(iter(columns.values())))
+
+    offset = 0
+    for columns in even(values(), rows):
+        yield Table(str(source.file), columns, offset, dict(found))
         offset += len(next(iter(columns.values())))
 
 
@@ -94,7 +104,7 @@ def copies(
     those of a CSV of text, or those of an .npz as (N,) or (N, D).
     """
     for source in sources(path):
-        yield from parts(source, list(names), rows, options, verbatim=True)
+        yield from even(parts(source, list(names), options, rows, verbatim=True), rows)
 
 
 def _value(

@@ -136,7 +136,11 @@ def _look(source: Source, looks: Mapping[str, Look], options: ReadOptions, keep:
         if not names:
             return rows
         rows = 0
-    for part in parts(source, names, 0, options):
+
+    def known() -> dict[str, str]:
+        return {name: kind for name in names if (kind := looks[name].plain)}
+
+    for part in parts(source, names, options, known=known):
         for name, column in part.items():
             looks[name].update(file, column, rows, typed and name not in source.keys)
         rows += len(column)
@@ -203,7 +207,7 @@ def refusal(files: list[Source], fault: Fault, options: ReadOptions) -> ValueErr
     """Return the error that names the first row that is refused, if there is any."""
     for source in files:
         rows = 0
-        for part in parts(source, [fault.name], 0, options):
+        for part in parts(source, [fault.name], options):
             texts: Any = part[fault.name]
             if not isinstance(texts, np.ndarray) and arrow.is_text(texts.type):
                 texts = arrow.to_strings(texts)
