@@ -41,11 +41,15 @@ def digits_path() -> Path:
     return Path(str(resources.files("jaxnet") / "datasets" / "digits.npz"))
 
 
-def split(num_rows: int, validation: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def split(
+    num_rows: int, validation: float = 0.2, seed: int = 0, classes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the row indices for training and for validation, at least one of each.
 
     They are int32 where that does, and shuffled; those of more than LARGE rows are ascending, so
-    that reading them in order is local.
+    that reading them in order is local. classes: (N,) integers from 0 on, the class of each row;
+    then each class is held out in proportion, to within a row, and keeps a row to train on: one of
+    a single row is not held out, unless there is no other.
 
     Raises: ValueError for a share outside (0, 1) or fewer than two rows.
     """
@@ -57,10 +61,48 @@ def split(num_rows: int, validation: float = 0.2, seed: int = 0) -> tuple[np.nda
         raise ValueError(
             f"the table must have at least 2 rows, to train and to validate; got {num_rows}"
         )
-    rows = np.random.default_rng(seed).permutation(_range(num_rows))
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(_range(num_rows))
     held_out = min(max(round(validation * num_rows), 1), num_rows - 1)
-    train, validate = rows[held_out:], rows[:held_out]
+    chosen = np.arange(num_rows) < held_out
+    if classes is not None and (counts := np.bincount(classes)).max() > 1:
+        classes = classes.astype(np.min_scalar_type(len(counts)))[rows]  # which sorts faster
+        chosen = _rank(classes) < _shares(counts, held_out, rng)[classes]
+    train, validate = rows[~chosen], rows[chosen]
     return (train, validate) if num_rows <= LARGE else (np.sort(train), np.sort(validate))
+
+
+def folds(
+    num_rows: int, number: int, seed: int = 0, classes: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Return the row indices of so many folds, whose sizes differ by one at most.
+
+    classes: as `split` takes them; then the rows of a class differ by one at most too.
+    """
+    rows = np.random.default_rng(seed).permutation(num_rows)
+    if classes is not None:
+        rows = rows[np.argsort(classes[rows], kind="stable")]
+    return [rows[fold::number] for fold in range(number)]
+
+
+def _shares(counts: np.ndarray, held_out: int, rng: np.random.Generator) -> np.ndarray:
+    """Return how many of each class's rows (C,) to hold out: its share, rounded by the largest
+    remainders, and all but one at most.
+    """
+    share = held_out * counts / counts.sum()
+    whole = np.minimum(np.floor(share), np.maximum(counts - 1, 0)).astype(int)
+    order = np.lexsort([rng.random(len(counts)), whole - share])
+    able = [place for place in order if whole[place] < counts[place] - 1]
+    whole[able[: held_out - whole.sum()]] += 1
+    return whole
+
+
+def _rank(classes: np.ndarray) -> np.ndarray:
+    """Return the place (N,) of each row among those of its class."""
+    order, counts = np.argsort(classes, kind="stable"), np.bincount(classes)
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return ranks
 
 
 def row_batches(num_rows: int, batch_size: int, seed: int = 0) -> Callable[[int], np.ndarray]:

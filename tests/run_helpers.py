@@ -8,8 +8,9 @@ from jaxnet.runs.folder import PARAMS, append_metrics
 from jaxnet.runs.model import Model, save_params
 from jaxnet.runs.record import Record
 from jaxnet.spec import Spec
-from jaxnet.tables.fitting import fit_encoding, infer_task
+from jaxnet.tables.fitting import fit_encoding
 from jaxnet.tables.reader import read
+from jaxnet.tables.targets import infer_task
 
 
 def write_table(path):
@@ -20,13 +21,22 @@ def write_table(path):
 
 
 def write_run(
-    folder, data, target, *, hidden=(5,), activation="relu", dtype="float32", categorical=(), seed=3
+    folder,
+    data,
+    target,
+    *,
+    hidden=(5,),
+    activation="relu",
+    dtype="float32",
+    categorical=(),
+    seed=3,
+    numbers="standard",
 ):
     """Write config.json, metrics.jsonl and weights for a table file; return the model."""
     table = read(data)
     task = infer_task(table, target)[0]
     rows = np.arange(len(table.columns[target]))
-    encoding = fit_encoding(table, target, task, rows, categorical)
+    encoding = fit_encoding(table, target, task, rows, categorical, numbers=numbers)
     sizes = (sum(c.width for c in encoding.features), *hidden, encoding.target.width)
     loss = "cross_entropy" if task == "classification" else "mean_squares"
     spec = Spec(sizes, True, activation, loss)

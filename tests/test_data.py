@@ -212,3 +212,49 @@ def test_tables_up_to_a_size_are_split_and_ordered_as_ever():
     np.testing.assert_array_equal(
         rows, np.random.default_rng([3, 0]).permutation(2**20)[7 * 128 : 8 * 128]
     )
+
+
+def held_out_by_class(classes, validation=0.2, seed=0):
+    classes = np.asarray(classes)
+    train, held_out = data.split(len(classes), validation, seed, classes)
+    assert sorted([*train, *held_out]) == list(range(len(classes)))
+    return np.bincount(classes[held_out], minlength=classes.max() + 1).tolist(), held_out
+
+
+def test_a_stratified_split_holds_out_each_class_in_proportion():
+    classes = np.repeat([0, 1, 2], [100, 50, 10])
+    for seed in range(5):
+        assert held_out_by_class(classes, seed=seed)[0] == [20, 10, 2]
+    one, other = (held_out_by_class(classes, seed=seed)[1] for seed in (0, 1))
+    assert held_out_by_class(classes, seed=0)[1].tolist() == one.tolist() != other.tolist()
+    assert set(one) != set(other)
+    counts = np.array([57, 31, 9, 5])
+    for share in (0.1, 0.37, 0.9):
+        held, rows = held_out_by_class(np.repeat(range(4), counts), share)
+        assert len(rows) == round(share * counts.sum())
+        assert (np.abs(held - share * counts) < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "held"),
+    [([8, 1, 1], 0.3, [3, 0, 0]), ([3, 2], 0.9, [2, 1]), ([198, 2], 0.5, [99, 1])],
+)
+def test_a_class_keeps_a_row_to_train_on(counts, share, held):
+    assert held_out_by_class(np.repeat(range(len(counts)), counts), share)[0] == held
+
+
+def test_rows_of_classes_that_never_repeat_are_split_nevertheless():
+    for share in (0.01, 0.5, 0.99):
+        assert sum(held_out_by_class(range(5), share)[0]) == max(1, min(4, round(share * 5)))
+
+
+def test_folds_have_equal_sizes_and_hold_each_class_in_proportion():
+    classes = np.repeat([0, 1, 2], [11, 7, 4])
+    found = data.folds(22, 4, 1, classes)
+    assert sorted(np.concatenate(found)) == list(range(22))
+    assert [len(fold) for fold in found] == [6, 6, 5, 5]
+    counts = np.array([np.bincount(classes[fold], minlength=3) for fold in found])
+    assert (np.ptp(counts, axis=0) <= 1).all()
+    plain = data.folds(22, 4, 1)
+    assert sorted(np.concatenate(plain)) == list(range(22))
+    assert [len(fold) for fold in plain] == [6, 6, 5, 5]

@@ -1,12 +1,14 @@
 """A trained network as files that run without jaxnet: StableHLO, PyTorch's weights, ONNX.
 
-model.stablehlo and model.onnx take raw values and hold the encoding: `numbers` (N, n), the numeric
-columns in order, flattened, in the dtype of the run; `codes` (N, m) int32, for each categorical
-column the index of its value among the sorted categories, -1 for one that is not among them. An
-input without columns is left out. They return the probabilities (N, classes), or the prediction
-(N, D) in the target's units. model.safetensors holds the weights alone, so that it takes encoded x.
-model.json describes all three. load_jax.py, load_torch.py and load_onnx.py show how to use them;
-they read every name and number from model.json, and are the same for every model.
+model.stablehlo and model.onnx take raw values and hold the encoding. `numbers` (N, n) are the
+columns of numbers and dates in order, flattened, in the dtype of the run, NaN where a value is
+missing; a date is the whole days since 1970, and the seconds of the day where training had them.
+`codes` (N, m) int32 are, for each categorical column, the index of its value among the categories
+of model.json, in which null is a missing value; -1 for one that is not among them. An input without
+columns is left out. They return the probabilities (N, classes), or the prediction (N, D) in the
+target's units. model.safetensors holds the weights alone, so that it takes encoded x. model.json
+describes all three. load_jax.py, load_torch.py and load_onnx.py show how to use them; they read
+every name and number from model.json, and are the same for every model.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +27,7 @@ import numpy as np
 
 from jaxnet import net
 from jaxnet.export import torch_weights
-from jaxnet.export.description import describe, inputs_of, precision_notes
+from jaxnet.export.description import Inputs, describe, inputs_of, precision_notes
 from jaxnet.files import write
 from jaxnet.runs.model import Model
 from jaxnet.spec import check_choice
@@ -79,19 +82,14 @@ def stablehlo(model: Model) -> bytes:
 
     Matrix products are in the full precision of their dtype, on GPUs too.
     """
-    inputs, dtype = inputs_of(model.encoding), np.dtype(model.dtype)
+    dtype = np.dtype(model.dtype)
+    inputs = inputs_of(model.encoding).cast(dtype)
     params: dict[str, Any] = model.params | {"w1": model.params["w1"][inputs.order]}
-    mean, std = _cast(inputs.mean, dtype), _cast(inputs.std, dtype)
     target = model.encoding.target
     scale = _cast(target.std, dtype), _cast(target.mean, dtype)
 
     def apply(*arrays):
-        given, parts = dict(zip(shapes, arrays, strict=True)), []
-        if "numbers" in given:
-            parts.append((given["numbers"] - mean) / std)
-        if "codes" in given:
-            parts.append((given["codes"][:, inputs.column] == inputs.code).astype(dtype))
-        x = jax.numpy.concatenate(parts, axis=1)
+        x = _encode(inputs, **dict(zip(shapes, arrays, strict=True)))
         y = net.forward(params, x, activation=model.spec.activation)
         if target.categories:
             return jax.nn.softmax(y)
@@ -99,14 +97,29 @@ def stablehlo(model: Model) -> bytes:
 
     (n,) = jax.export.symbolic_shape("N")
     shapes = {}
-    if len(mean):
-        shapes["numbers"] = jax.ShapeDtypeStruct((n, len(mean)), dtype)
+    if len(inputs.mean):
+        shapes["numbers"] = jax.ShapeDtypeStruct((n, len(inputs.mean)), dtype)
     if len(inputs.code):
         shapes["codes"] = jax.ShapeDtypeStruct((n, int(inputs.column.max()) + 1), np.int32)
     x64 = jax.enable_x64(model.dtype == "float64")
     with x64, jax.default_matmul_precision("highest"), _no_locations():
         exported = jax.export.export(jax.jit(apply), platforms=PLATFORMS)(*shapes.values())
     return bytes(exported.serialize())
+
+
+def _encode(inputs: Inputs, numbers: Any = None, codes: Any = None) -> jax.Array:
+    """The network's inputs in the order of `Inputs`, whose dtype they have."""
+    jnp, dtype, parts = jax.numpy, inputs.mean.dtype, []
+    if numbers is not None:
+        absent = jnp.isnan(numbers)
+        numbers = jnp.where(absent, inputs.fill, numbers)
+        binned = (numbers[:, inputs.binned] - inputs.lower) / (inputs.upper - inputs.lower)
+        angle = jnp.fmod(numbers[:, inputs.turned], inputs.period) * (2 * math.pi / inputs.period)
+        parts = [(numbers - inputs.mean) / inputs.std, jnp.clip(binned, 0, 1)]
+        parts += [jnp.sin(angle), jnp.cos(angle), absent[:, inputs.missing]]
+    if codes is not None:
+        parts.append(codes[:, inputs.column] == inputs.code)
+    return jnp.concatenate([part.astype(dtype) for part in parts], axis=1)
 
 
 @contextlib.contextmanager
@@ -130,12 +143,12 @@ def onnx(model: Model) -> bytes:
     """model.onnx: the graph with its encoding, for any N."""
     from jaxnet.export import onnx_graph  # an extra
 
-    inputs, dtype = inputs_of(model.encoding), np.dtype(model.dtype)
+    dtype = np.dtype(model.dtype)
+    inputs = inputs_of(model.encoding).cast(dtype)
     params = model.params | {"w1": model.params["w1"][inputs.order]}
     target = model.encoding.target
     return onnx_graph.build(
-        numbers=(_cast(inputs.mean, dtype), _cast(inputs.std, dtype)),
-        codes=(inputs.column, inputs.code),
+        inputs,
         layers=[(params[f"w{k}"], params.get(f"b{k}")) for k in range(1, len(model.spec.sizes))],
         activation=model.spec.activation,
         output=None if target.categories else (_cast(target.mean, dtype), _cast(target.std, dtype)),

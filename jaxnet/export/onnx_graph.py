@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import checker, helper, numpy_helper
 
+from jaxnet.export.description import Inputs
+
 OPSET, IR_VERSION = 13, 8  # old enough for every runtime in use, new enough for every node below
 
 
@@ -63,21 +65,19 @@ ACTIVATIONS: dict[str, Callable[[Graph, str, np.dtype], str]] = {
 
 
 def build(
+    inputs: Inputs,
     *,
-    numbers: tuple[np.ndarray, np.ndarray],
-    codes: tuple[np.ndarray, np.ndarray],
     layers: Sequence[tuple[np.ndarray, np.ndarray | None]],
     activation: str,
     output: tuple[np.ndarray, np.ndarray] | None,
 ) -> bytes:
-    """The ONNX file of a network on `numbers` (N, n), standardised, beside `codes`, one-hot.
+    """The ONNX file of a network on `numbers` (N, n) and `codes` (N, m), encoded as `inputs` says.
 
-    numbers: mean and std (n,). codes: for each one-hot input, its column of `codes` and the code
-    that sets it. layers: weight (in, out) and bias. output: mean and std (D_out,) of `prediction`
-    (N, D_out); without them, `probabilities` (N, D_out). All floats have the dtype of the weights.
+    layers: weight (in, out) and bias. output: mean and std (D_out,) of `prediction` (N, D_out);
+    without them, `probabilities` (N, D_out). All floats have the dtype of the weights.
     """
-    graph, inputs, dtype = Graph(), [], layers[0][0].dtype
-    h = _encode(graph, inputs, numbers, codes, dtype)
+    graph, given, dtype = Graph(), [], layers[0][0].dtype
+    h = _encode(graph, given, inputs)
     for k, (w, b) in enumerate(layers):
         if k:
             h = ACTIVATIONS[activation](graph, h, dtype)
@@ -88,7 +88,7 @@ def build(
     else:
         name = graph.add("Add", graph.add("Mul", h, output[1]), output[0], output="prediction")
     outputs = [helper.make_tensor_value_info(name, _type(dtype), ["N", layers[-1][0].shape[1]])]
-    proto = helper.make_graph(graph.nodes, "jaxnet", inputs, outputs, graph.constants)
+    proto = helper.make_graph(graph.nodes, "jaxnet", given, outputs, graph.constants)
     opsets = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(
         proto, producer_name="jaxnet", opset_imports=opsets, ir_version=IR_VERSION
@@ -97,25 +97,35 @@ def build(
     return model.SerializeToString()
 
 
-def _encode(
-    graph: Graph,
-    inputs: list[onnx.ValueInfoProto],
-    numbers: tuple[np.ndarray, np.ndarray],
-    codes: tuple[np.ndarray, np.ndarray],
-    dtype: np.dtype,
-) -> str:
-    """Add the graph's inputs to `inputs`; return the name of x, which they become (`build`)."""
-    parts = []
-    mean, std = numbers
-    if len(mean):
-        inputs.append(helper.make_tensor_value_info("numbers", _type(dtype), ["N", len(mean)]))
-        parts.append(graph.add("Div", graph.add("Sub", "numbers", mean), std))
-    column, code = codes
-    if len(column):
-        shape = ["N", int(column.max()) + 1]
-        inputs.append(helper.make_tensor_value_info("codes", onnx.TensorProto.INT32, shape))
-        chosen = graph.add("Gather", "codes", column.astype(np.int64), axis=1)
-        equal = graph.add("Equal", chosen, code.astype(np.int32))
+def _encode(graph: Graph, given: list[onnx.ValueInfoProto], inputs: Inputs) -> str:
+    """Add the graph's inputs to `given`; return the name of x, which they become (`Inputs`)."""
+    dtype, parts = inputs.mean.dtype, []
+    if len(inputs.mean):
+        shape = ["N", len(inputs.mean)]
+        given.append(helper.make_tensor_value_info("numbers", _type(dtype), shape))
+        absent = graph.add("IsNaN", "numbers")
+        numbers = graph.add("Where", absent, inputs.fill, "numbers")
+        parts.append(graph.add("Div", graph.add("Sub", numbers, inputs.mean), inputs.std))
+        if len(inputs.binned):
+            binned = graph.add("Gather", numbers, inputs.binned, axis=1)
+            above = graph.add("Sub", binned, inputs.lower)
+            share = graph.add("Div", above, inputs.upper - inputs.lower)
+            parts.append(graph.add("Clip", share, np.zeros((), dtype), np.ones((), dtype)))
+        if len(inputs.turned):
+            turned = graph.add("Gather", numbers, inputs.turned, axis=1)
+            rest = graph.add("Mod", turned, inputs.period, fmod=1)
+            angle = graph.add("Mul", rest, 2 * math.pi / inputs.period)
+            quarter = np.asarray(math.pi / 2, dtype)  # some runtimes have no cosine of doubles
+            parts.append(graph.add("Sin", angle))
+            parts.append(graph.add("Sin", graph.add("Add", angle, quarter)))
+        if len(inputs.missing):
+            missing = graph.add("Gather", absent, inputs.missing, axis=1)
+            parts.append(graph.add("Cast", missing, to=_type(dtype)))
+    if len(inputs.column):
+        shape = ["N", int(inputs.column.max()) + 1]
+        given.append(helper.make_tensor_value_info("codes", onnx.TensorProto.INT32, shape))
+        chosen = graph.add("Gather", "codes", inputs.column.astype(np.int64), axis=1)
+        equal = graph.add("Equal", chosen, inputs.code)
         parts.append(graph.add("Cast", equal, to=_type(dtype)))
     return graph.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
 

@@ -11,6 +11,8 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagra
 SCHEDULES = ("constant", "cosine", "warmup")
 DTYPES = ("float32", "float64", "bfloat16")
 SWITCHES = ("auto", "on", "off")
+MISSING = ("fill", "error")
+NUMBERS = ("auto", "standard", "bins")
 # The options that a resumed run may change; the others define what it computes.
 RESUMABLE = frozenset(
     {"epochs", "learning_rate", "schedule", "patience", "max_time", "device", "on_disk"}
@@ -33,6 +35,12 @@ class DataOptions:
     """Columns of numbers to be taken as categories (text always is)."""
     drop: tuple[str, ...] = ()
     """Columns to leave out."""
+    missing: str = "fill"
+    """fill or error: fill missing values of features (numbers and dates with the median of
+    training, marked where training had some; text as a category of its own), or refuse them."""
+    numbers: str = "standard"
+    """standard, bins or auto: standardise each number, or give its place between the quantiles of
+    training beside it (more inputs); auto chooses bins for a table of many rows and few columns."""
     validation: float = 0.2
     """The share of the rows held out for validation."""
 
@@ -135,6 +143,7 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
             raise ValueError(f"`drop` must not hold the target {self.target!r}")
         choices = {"task": TASKS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": DTYPES}
         choices |= {"gram": SWITCHES, "on_disk": SWITCHES, "activation": ACTIVATIONS}
+        choices |= {"missing": MISSING, "numbers": NUMBERS}
         for name, known in choices.items():
             check_choice(name, getattr(self, name), known)
         if not all(isinstance(size, int) and size >= 1 for size in self.hidden):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,18 @@ from jaxnet.files import sha256, unchanged
 from jaxnet.runs.config import Config
 from jaxnet.spec import Spec
 from jaxnet.tables import reader
-from jaxnet.tables.encoding import Encoding
-from jaxnet.tables.fitting import fit_encoding, infer_task
+from jaxnet.tables.column import Encoding
+from jaxnet.tables.fitting import fit_encoding
+from jaxnet.tables.options import ReadOptions
 from jaxnet.tables.rows import ArrayRows, Rows, StoredRows, encode
 from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table, find
+from jaxnet.tables.targets import find_labels, infer_task
 
 if TYPE_CHECKING:
     from jaxnet.tables.convert import Conversion
+
+log = logging.getLogger("jaxnet")
 
 SHARE = 0.25  # of the memory: the rows of a table estimated to take more stay on disk
 
@@ -58,7 +63,7 @@ def prepare(
     *,
     keep_table: bool = False,
 ) -> Dataset:
-    """Read the table and make it ready; every fault of the input is raised here.
+    """Read the table and make it ready; log what is guessed, raise every fault of the input.
 
     encoding: that of the run to resume; by default it is fitted. on_convert: called with how far
     the conversion of a table is whose rows stay on disk. keep_table: keep the columns of a table in
@@ -72,15 +77,15 @@ def prepare(
     task, reason = infer_task(table, target)
     if config.task != "auto":
         task, reason = config.task, "you said so"
-    rows, held_out = data.split(table.num_rows, config.validation, config.seed)
-    encoding = encoding or fit_encoding(table, target, task, rows, config.categorical)
+    labels = find_labels(table, target, task)
+    rows, held_out = labels.split(config.validation, config.seed)
+    if encoding is None:
+        labels.log(table.num_rows, rows, held_out)
+        encoding = fit(table, target, task, rows, config, log.warning)
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
-    columns = table.columns
-    if not keep_table:
-        columns = {name: column[:0].copy() for name, column in columns.items()}
     return Dataset(
-        table=Table(table.path, columns),
+        table=_table_of(table, keep_table),
         source=source,
         task=task,
         reason=reason,
@@ -91,6 +96,27 @@ def prepare(
         batch_size=batch_size,
         on_disk=isinstance(table, Store),
     )
+
+
+def fit(
+    table: Table | Store,
+    target: str,
+    task: str,
+    rows: np.ndarray,
+    config: Config,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Encoding:
+    """Return `fit_encoding` with the options of a run."""
+    options = {"numbers": config.numbers, "missing": config.missing, "say": say}
+    return fit_encoding(table, target, task, rows, config.categorical, **options)
+
+
+def _table_of(table: Table | Store, keep: bool) -> Table:
+    """Return a table, or its columns without their rows."""
+    if keep and isinstance(table, Table):
+        return table
+    columns = {name: column[:0].copy() for name, column in table.columns.items()}
+    return Table(table.path, columns, kinds=table.kinds)
 
 
 def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
@@ -106,15 +132,16 @@ def _table(
     path: Path, config: Config, on_convert: Callable[[Conversion], None]
 ) -> tuple[Table | Store, dict[str, Any]]:
     """Return the table, and name, path, bytes and sha256 of its file."""
+    options = ReadOptions(missing=config.missing, categorical=config.categorical)
     if use_disk(config, path):
         from jaxnet.tables.convert import convert  # only tables on disk need it
 
-        store = convert(path, config.drop, on_convert)
+        store = convert(path, config.drop, on_convert, options)
         return store, store.source
     find(path)
     source: dict[str, Any] = {"name": path.name, "path": str(path.absolute())}
     with unchanged(path):
-        table = reader.read(path, config.drop)
+        table = reader.read(path, config.drop, options)
         return table, source | {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 

@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from jaxnet import net
 from jaxnet.engine.mesh import Placement
 from jaxnet.spec import Batch, Spec
-from jaxnet.tables.encoding import Column
+from jaxnet.tables.column import Column
 from jaxnet.tables.metrics import Metrics
 from jaxnet.train import transpose
 

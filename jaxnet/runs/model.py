@@ -17,7 +17,9 @@ from jaxnet.runs.evaluation import outputs
 from jaxnet.runs.folder import PARAMS
 from jaxnet.runs.record import Record
 from jaxnet.spec import Spec, check_params
-from jaxnet.tables.encoding import Encoding, decode, encode_features, from_columns
+from jaxnet.tables.column import Encoding, decode
+from jaxnet.tables.encoding import encode_features, from_columns
+from jaxnet.tables.missing import Filled
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,12 +38,13 @@ class Model:
         """Return the class (N,) of each row, as the value that training had, or its number.
 
         columns: a mapping of names to arrays, or a DataFrame, that has the features; or, where all
-        are numbers, these in order, (N, D_in). unseen: "error", or "zero" to take a category that
-        training did not have for none of them. Numbers are float64 in the target's units, (N,), or
-        (N, D) for a target of several columns.
+        are numbers, these in order, (N, D). Missing values are filled as in training; what training
+        had none of is logged. unseen: "error", or "zero" to take a category that training did not
+        have for none of them. Numbers are float64 in the target's units, (N,), or (N, D) for a
+        target of several columns.
 
-        Raises: ValueError for a missing column, a value that is missing or not finite, an unseen
-        category.
+        Raises: ValueError for a missing column, a value that is infinite, an unseen category, and a
+        missing value if training was told to refuse them.
         """
         return decode(self.outputs(self._encode(columns, unseen)), self.encoding.target)
 
@@ -56,7 +59,11 @@ class Model:
 
     def _encode(self, columns: Any, unseen: str) -> np.ndarray:
         table = from_columns(columns, self.encoding.features)
-        return encode_features(table, self.encoding, self.dtype, unseen)
+        filled = Filled(self.encoding)
+        filled.update(table)
+        x = encode_features(table, self.encoding, self.dtype, unseen)
+        filled.log()
+        return x
 
     @property
     def dtype(self) -> str:

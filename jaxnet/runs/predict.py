@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +18,13 @@ from jaxnet.runs.evaluation import measure
 from jaxnet.runs.model import Model, softmax
 from jaxnet.spec import Batch, check_choice
 from jaxnet.tables import reader
-from jaxnet.tables.encoding import (
-    UNSEEN,
-    Column,
-    decode,
-    encode_features,
-    encode_target,
-    kinds_to_read,
-)
+from jaxnet.tables.column import Column, decode, kinds_to_read
+from jaxnet.tables.encoding import UNSEEN, encode_features, encode_target
 from jaxnet.tables.metrics import Metrics
+from jaxnet.tables.missing import Filled, has_value, without_target
 from jaxnet.tables.table import find
+
+log = logging.getLogger("jaxnet")
 
 SUFFIXES = (".csv", ".parquet")  # of predictions
 MAX_NUMBERS = 2**23  # of a block's inputs, which bounds its memory: 64 MiB as float64
@@ -59,31 +57,47 @@ def predict(
     rows, count = _rows(encoding.width), 0
     copies = reader.copies(data, keep, rows) if keep else itertools.repeat({})
     blocks = reader.blocks(data, kinds_to_read(encoding.features), rows)
+    filled = Filled(encoding)
     with replacing(out) as part, _writer(part, suffix) as write:
         for block, copied in zip(blocks, copies, strict=False):
             x = encode_features(block, encoding, model.dtype, unseen)
             write(_table(copied | _predicted(model.outputs(x), encoding.target)))
+            filled.update(block)
             count += len(x)
+    filled.log()
     return count
 
 
 def evaluate(model: Model, data: str | Path, *, unseen: str = "error") -> Metrics:
     """Return the metrics of a model on a data file, which has the target too.
 
-    unseen: as in `predict`.
+    unseen: as in `predict`. Rows without a target are left out, and counted in the log.
 
-    Raises: ValueError for bad input, also a class that training did not have.
+    Raises: ValueError for bad input, also a class that training did not have, and a file without a
+    target in any row.
     """
-    encoding = model.encoding
+    encoding, left_out = model.encoding, 0
     kinds = kinds_to_read((*encoding.features, encoding.target))
-    batches = (
-        Batch(
-            encode_features(block, encoding, model.dtype, unseen),
-            encode_target(block, encoding, model.dtype),
-        )
-        for block in reader.blocks(data, kinds, _rows(encoding.width))
-    )
-    return measure(model.spec, encoding.target, model.params, batches)
+    filled = Filled(encoding)
+
+    def batches() -> Iterator[Batch]:
+        nonlocal left_out
+        for block in reader.blocks(data, kinds, _rows(encoding.width)):
+            filled.update(block)
+            x = encode_features(block, encoding, model.dtype, unseen)
+            known = has_value(block.columns[encoding.target.name])
+            left_out += len(x) - int(known.sum())
+            if not known.all():
+                x, block = x[known], block.take(known)
+            yield Batch(x, encode_target(block, encoding, model.dtype))
+
+    metrics = measure(model.spec, encoding.target, model.params, batches())
+    if not metrics.rows:
+        raise ValueError(f"{data}: no row has a value of the target {encoding.target.name!r}")
+    if left_out:
+        log.warning(without_target(left_out, encoding.target.name))
+    filled.log()
+    return metrics
 
 
 def output_names(target: Column) -> list[str]:

@@ -19,12 +19,12 @@ from jaxnet import files
 from jaxnet.runs.config import RESUMABLE, Config
 from jaxnet.runs.folder import CONFIG
 from jaxnet.spec import Spec
-from jaxnet.tables.encoding import Encoding, encoding_from_json, encoding_to_json
+from jaxnet.tables.column import Encoding, encoding_from_json, encoding_to_json
 
 if TYPE_CHECKING:
     from jaxnet.runs.dataset import Dataset
 
-FORMAT = 2  # of config.json; jaxnet 0.1 wrote none
+FORMAT = 3  # of config.json; jaxnet 0.1 wrote none
 PACKAGES = ("jax", "jaxlib", "optax", "numpy")  # which decide the last bits of a run
 HERE = ("data", "out", "device")  # options that may differ from process to process
 

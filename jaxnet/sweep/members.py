@@ -93,7 +93,8 @@ class Workers:
         self.dataset_of = lru_cache(mapping.splits * (mapping.workers + 1))(self._dataset_of)
         self.split_of = lru_cache(mapping.workers + 1)(self._split_of)
         stacked = mapping.splits * mapping.settings > 1
-        self.program = Program(self.config, self.dataset_of(plan.keys[0]), stacked=stacked)
+        widths = {key: encoding.width for key, encoding in plan.encodings.items()}
+        self.program = Program(self.config, self.dataset_of(plan.keys[0]), widths, stacked=stacked)
         self.steps = min(50, self.program.capacity[0])  # of the next call
         self.stop = threading.Event()
         self.made: dict[Block, int] = {}  # steps
@@ -167,8 +168,9 @@ class Workers:
         for (i, key), (j, setting) in itertools.product(enumerate(keys), enumerate(settings)):
             at = (i, j) if self.program.stacked else ()
             own = {name: leaf[:, *at] for name, leaf in stacked.items()}
-            params = jax.tree.map(lambda leaf, at=at: leaf[at], best)
-            yield self._member(setting, key, own), transpose(params)
+            params = transpose(jax.tree.map(lambda leaf, at=at: leaf[at], best))
+            params["w1"] = params["w1"][: self.program.widths[key]]
+            yield self._member(setting, key, own), params
 
     def _member(self, setting: Setting, key: Key, lines: dict[str, np.ndarray]) -> Member:
         """The member of these evaluations, up to the one that ended its training."""
@@ -198,15 +200,19 @@ class Workers:
         # fold 0 has the most validation rows
         largest = keys if self.plan.folds is None else (Key(keys[0].seed, 0),)
         most = max(len(self.dataset_of(key).validation) for key in largest)
-        splits = [_padded(self.dataset_of(key), most) for key in keys]
+        width = self.program.spec.sizes[0]
+        splits = [_padded(self.dataset_of(key), most, width) for key in keys]
         return jax.device_put(self.program.stack(splits))
 
 
-def _padded(dataset: Dataset, most: int) -> Split:
+def _padded(dataset: Dataset, most: int, width: int) -> Split:
+    """The rows of a split, filled up to `most` rows to validate on and `width` inputs."""
     (train,), (held_out,) = dataset.train.blocks(), dataset.validation.blocks()
     number = len(held_out.y)
     places = np.minimum(np.arange(most), number - 1)
     counts = (np.arange(most) < number).astype(held_out.x.dtype)
+    lacking = ((0, 0), (0, width - train.x.shape[1]))
+    train, held_out = (b._replace(x=np.pad(b.x, lacking)) for b in (train, held_out))
     return Split(train, Batch(held_out.x[places], held_out.y[places]), counts)
 
 

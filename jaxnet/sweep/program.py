@@ -7,7 +7,8 @@ setting.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -39,14 +40,19 @@ class Split(NamedTuple):
 class Program:
     """Training of networks of one shape, which differ in split and setting.
 
-    config, dataset: those of any of them. stacked: whether it trains a grid at once; then each leaf
-    has the axes (splits, settings) first, those of a split (splits,), of a setting (settings,).
-    num_steps: of a whole training; every: steps between evaluations; capacity, max_wait: as
-    `epochs.run` takes them.
+    config, dataset: those of any of them. widths: the inputs of each split, which are filled up
+    with zeros to the most of them, as the first weights are. stacked: whether it trains a grid at
+    once; then each leaf has the axes (splits, settings) first, those of a split (splits,), of a
+    setting (settings,). num_steps: of a whole training; every: steps between evaluations; capacity,
+    max_wait: as `epochs.run` takes them.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, *, stacked: bool):
-        self.config, self.spec, self.stacked = config, dataset.spec, stacked
+    def __init__(
+        self, config: Config, dataset: Dataset, widths: Mapping[Key, int], *, stacked: bool
+    ):
+        sizes = max(widths.values()), *dataset.spec.sizes[1:]
+        self.spec, self.widths = replace(dataset.spec, sizes=sizes), widths
+        self.config, self.stacked = config, stacked
         self.rows, self.batch_size = len(dataset.train), dataset.batch_size
         self.num_steps = dataset.steps_per_epoch * config.epochs
         self.every = dataset.steps_per_epoch * config.evaluate_every
@@ -84,7 +90,7 @@ class Program:
     ) -> tuple[TrainState, epochs.Best]:
         """Return state and best before the first step, as NumPy arrays."""
         shape = (len(keys), len(settings)) if self.stacked else ()
-        drawn = [transpose(self.spec.init(key.seed, self.config.dtype)) for key in keys]
+        drawn = [transpose(self._init(key)) for key in keys]
         decay = None if self.config.weight_decay is None else 0.1
         state = init(drawn[0], self._optimizer(0.1, decay))  # of any rates, which it does not hold
         state = jax.tree.map(lambda leaf: np.broadcast_to(leaf, shape + leaf.shape), state)
@@ -95,6 +101,13 @@ class Program:
             )
         lowest, wait = np.full(shape, np.inf, self.config.dtype), np.zeros(shape, np.int32)
         return state._replace(params=params), epochs.Best(params, lowest, wait, wait == 0)
+
+    def _init(self, key: Key) -> dict[str, np.ndarray]:
+        """Return the initial weights of a network alone, with zeros for the inputs it lacks."""
+        spec = replace(self.spec, sizes=(self.widths[key], *self.spec.sizes[1:]))
+        params = spec.init(key.seed, self.config.dtype)
+        lacking = self.spec.sizes[0] - self.widths[key]
+        return params | {"w1": np.pad(params["w1"], ((0, lacking), (0, 0)))}
 
     def stack(self, trees: list[Any]) -> Any:
         """Return the trees of the splits as one, or the only one as it is."""

@@ -18,9 +18,10 @@ import numpy as np
 from jaxnet import data
 from jaxnet.engine.mesh import own_device
 from jaxnet.runs.config import Config, ScaleOptions
-from jaxnet.runs.dataset import Dataset, prepare
-from jaxnet.tables.fitting import fit_encoding
+from jaxnet.runs.dataset import Dataset, fit, prepare
+from jaxnet.tables.column import Encoding
 from jaxnet.tables.rows import ArrayRows, encode
+from jaxnet.tables.targets import Labels, find_labels
 
 # Measured by scripts/tools/sweep_mappings.py, on a CPU:
 # multiplications in a forward pass of a batch -> members of a stack of networks below that
@@ -57,6 +58,8 @@ class Plan:
     """All that a sweep has to do.
 
     config: the options that all members share. dataset: that of the first seed without folds.
+    labels: the rows with a target. encodings: by key, each fitted on the rows to train on, so that
+    their widths may differ.
     """
 
     config: Config
@@ -64,11 +67,18 @@ class Plan:
     settings: tuple[Setting, ...]
     keys: tuple[Key, ...]
     folds: int | None
+    labels: Labels
+    encodings: dict[Key, Encoding]
 
     @property
     def architectures(self) -> list[tuple[int, ...]]:
         """The hidden sizes, each of which takes one program."""
         return list(dict.fromkeys(setting.hidden for setting in self.settings))
+
+    @property
+    def width(self) -> int:
+        """The most network inputs of a split; the others are filled up with zeros."""
+        return max(encoding.width for encoding in self.encodings.values())
 
     @property
     def num_members(self) -> int:
@@ -86,16 +96,14 @@ class Plan:
         """
         dataset, config = self.dataset, self.config_of(setting, key)
         spec = dataset.spec
-        num_rows = len(dataset.train) + len(dataset.validation)
-        several = _rows(num_rows, config, key, self.folds)
-        target = dataset.encoding.target.name
-        encoding = fit_encoding(dataset.table, target, dataset.task, several[0], config.categorical)
+        several = _rows(self.labels, config, key, self.folds)
+        encoding = self.encodings[key]
         train, validation = (
             ArrayRows(*encode(dataset.table, encoding, config.dtype, rows)) for rows in several
         )
         return dataset._replace(
             encoding=encoding,
-            spec=replace(spec, sizes=(spec.sizes[0], *setting.hidden, spec.sizes[-1])),
+            spec=replace(spec, sizes=(encoding.width, *setting.hidden, spec.sizes[-1])),
             train=train,
             validation=validation,
             batch_size=config.batch_size or min(32, len(several[0])),
@@ -103,13 +111,12 @@ class Plan:
 
 
 def _rows(
-    num_rows: int, config: Config, key: Key, folds: int | None
+    labels: Labels, config: Config, key: Key, folds: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     if folds is None:
-        rows, held_out = data.split(num_rows, config.validation, key.seed)
-        return np.asarray(rows), np.asarray(held_out)
-    several = np.array_split(np.random.default_rng(key.seed).permutation(num_rows), folds)
-    held_out = several.pop(key.fold or 0)
+        return labels.split(config.validation, key.seed)
+    several = labels.folds(folds, key.seed)
+    held_out, num_rows = several.pop(key.fold or 0), len(labels.rows)
     return np.concatenate(several)[: num_rows - -(-num_rows // folds)], held_out
 
 
@@ -141,10 +148,15 @@ def plan(
         raise ValueError(f"`folds` must be 2..{num_rows}, the number of rows; got {folds}")
     held_out = range(folds) if folds else (None,)
     keys = itertools.product(range(config.seed, config.seed + seeds), held_out)
-    made = Plan(config, dataset, settings, tuple(itertools.starmap(Key, keys)), folds)
-    least = len(made.dataset_of(settings[0], made.keys[0]).train)
-    data.row_batches(least, config.batch_size or 1)  # refuses a batch larger than these
-    return made
+    keys = tuple(itertools.starmap(Key, keys))
+    table, target = dataset.table, dataset.encoding.target.name
+    labels = find_labels(table, target, dataset.task)
+    trained = {key: _rows(labels, config, key, folds)[0] for key in keys}
+    data.row_batches(len(trained[keys[0]]), config.batch_size or 1)  # refuses a batch too large
+    encodings = {
+        key: fit(table, target, dataset.task, rows, config) for key, rows in trained.items()
+    }
+    return Plan(config, dataset, settings, keys, folds, labels, encodings)
 
 
 def _check(config: Config, seeds: int, folds: int | None) -> None:
@@ -241,7 +253,7 @@ def _even(number: int, most: int) -> int:
 def _sizes(plan: Plan, hidden: tuple[int, ...]) -> tuple[int, int, int]:
     """Multiplications in a batch's forward pass; bytes that a member and a split take."""
     dataset = plan.dataset
-    sizes = (dataset.spec.sizes[0], *hidden, dataset.spec.sizes[-1])
+    sizes = (plan.width, *hidden, dataset.spec.sizes[-1])
     weights = sum(a * b for a, b in itertools.pairwise(sizes))
     itemsize = np.dtype(plan.config.param_dtype).itemsize
     rows = len(dataset.train) + len(dataset.validation)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any
 
 import numpy as np
 
 from jaxnet.spec import check_choice
+from jaxnet.tables import dates
+from jaxnet.tables.column import Column, Encoding
 from jaxnet.tables.table import (
     KINDS,
     Table,
@@ -17,6 +18,7 @@ from jaxnet.tables.table import (
     check_lengths,
     check_wanted,
     fault,
+    is_missing,
     is_number,
     list_names,
     quote,
@@ -24,60 +26,8 @@ from jaxnet.tables.table import (
 )
 
 UNSEEN = ("error", "zero")  # what becomes of a category that training did not have
-VALUES = {"boolean": "True".__eq__, "integer": int, "real": float, "text": str}  # of a category
 TYPES = {"boolean": bool, "integer": np.int64, "real": np.float64}
 SCALED = 2**17  # numbers that are standardised at once, in the processor's cache: 1 MB
-
-
-class Column(NamedTuple):
-    """How a column becomes numbers: standardised by mean and std, or one-hot categories.
-
-    mean, std: one float for each of the column's D numbers. categories: text, sorted; then the
-    others are empty. kind: what the column of training held, boolean, integer, real or text.
-    """
-
-    name: str
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    categories: tuple[str, ...] = ()
-    kind: str = "real"
-
-    @property
-    def width(self) -> int:
-        """The number of network inputs or outputs that the column takes."""
-        return len(self.categories) or len(self.mean)
-
-
-class Encoding(NamedTuple):
-    """How a table becomes x and y: the feature columns in order, and the target."""
-
-    features: tuple[Column, ...]
-    target: Column
-
-    @property
-    def width(self) -> int:
-        """The number of network inputs."""
-        return sum(column.width for column in self.features)
-
-
-def encoding_to_json(encoding: Encoding) -> dict[str, Any]:
-    """Return an encoding as JSON holds it: each column's name, mean, std, categories and kind."""
-    features = [column._asdict() for column in encoding.features]
-    return json.loads(json.dumps({"features": features, "target": encoding.target._asdict()}))
-
-
-def encoding_from_json(value: Any) -> Encoding:
-    """Return what `encoding_to_json` was given. Raises: ValueError, TypeError, KeyError."""
-    columns = []
-    for found in (*value["features"], value["target"]):
-        mean, std, categories = (tuple(found[name]) for name in ("mean", "std", "categories"))
-        column = Column(str(found["name"]), mean, std, categories, str(found["kind"]))
-        scales = np.asarray([column.mean, column.std], float)
-        good = np.isfinite(scales).all() and (scales[1] > 0).all() and column.width > 0
-        if not good or not all(isinstance(text, str) for text in column.categories):
-            raise ValueError(f"the encoding of column {column.name!r}")
-        columns.append(column)
-    return Encoding(tuple(columns[:-1]), columns[-1])
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -100,13 +50,17 @@ def encode_features(
     """
     check_choice("unseen", unseen, UNSEEN)
     arrays = [_find(table, column) for column in encoding.features]
+    if encoding.missing == "error":
+        for column in encoding.features:
+            values = table.columns[column.name]
+            check_finite(table.path, column.name, values, table.offset, "error")
     x = aligned((len(arrays[0]), encoding.width), dtype)
     parts = np.split(x, np.cumsum([column.width for column in encoding.features])[:-1], axis=1)
     for column, values, part in zip(encoding.features, arrays, parts, strict=True):
         if column.categories:
             part[:] = _codes(table, values, column, unseen)[:, None] == np.arange(column.width)
         else:
-            _standardise(table, values, column, part)
+            _fill(table, values, column, part)
     return x
 
 
@@ -114,34 +68,12 @@ def encode_target(table: Table, encoding: Encoding, dtype: str = "float32") -> n
     """Return y: (N, D_out) standardised numbers, or (N,) int32 classes; any other is an error."""
     column = encoding.target
     values = _find(table, column)
+    check_finite(table.path, column.name, values, table.offset, "error")
     if column.categories:
         return _codes(table, values, column, "error", "classes")
     y = aligned((len(values), column.width), dtype)
-    _standardise(table, values, column, y)
+    _fill(table, values, column, y)
     return y
-
-
-def classes(column: Column) -> np.ndarray:
-    """Return the categories as training had them: booleans, integers, reals or text objects."""
-    values = [VALUES[column.kind](text) for text in column.categories]
-    return np.array(values, object if column.kind == "text" else None)
-
-
-def decode(y_pred: np.ndarray, column: Column) -> np.ndarray:
-    """Return what outputs (N, D_out) say of a target.
-
-    The most probable class (N,), or float64 numbers in the target's units: (N,), or (N, D) for a
-    target of several columns.
-    """
-    if column.categories:
-        return classes(column)[y_pred.argmax(axis=1)]
-    numbers = y_pred.astype(float) * np.asarray(column.std) + np.asarray(column.mean)
-    return numbers if column.width > 1 else numbers[:, 0]
-
-
-def kinds_to_read(columns: Iterable[Column]) -> dict[str, str]:
-    """Return what to read each column as from text: its kind, or a real if it is standardised."""
-    return {c.name: c.kind if c.categories or c.kind == "boolean" else "real" for c in columns}
 
 
 def from_columns(columns: Any, features: tuple[Column, ...], path: str = "`columns`") -> Table:
@@ -155,16 +87,17 @@ def from_columns(columns: Any, features: tuple[Column, ...], path: str = "`colum
     else:
         arrays = _split(np.asarray(columns), features, path)
     for name, array in arrays.items():
-        check_finite(path, name, array, missing="error")
+        check_finite(path, name, array)
     return Table(path, arrays)
 
 
 def _split(x: np.ndarray, features: tuple[Column, ...], path: str) -> dict[str, np.ndarray]:
     """Return the columns of a matrix of numbers (N, D_in)."""
-    if text := [column.name for column in features if column.categories]:
-        why = f"since column {text[0]!r} holds categories; got an array of shape {x.shape}"
+    held = {c.name: "categories" if c.categories else "dates" for c in features}
+    if other := [c.name for c in features if c.categories or c.base == "date"]:
+        why = f"since column {other[0]!r} holds {held[other[0]]}; got an array of shape {x.shape}"
         raise ValueError(f"{path} must be a mapping of names to arrays, {why}")
-    stops = np.cumsum([column.width for column in features])
+    stops = np.cumsum([len(column.mean) for column in features])
     if x.ndim != 2 or x.shape[1] != stops[-1] or x.dtype.kind not in "biuf":
         got = f"got {x.dtype} of shape {x.shape}"
         raise ValueError(f"{path} must be numbers (N, {stops[-1]}), {got}")
@@ -175,11 +108,14 @@ def _split(x: np.ndarray, features: tuple[Column, ...], path: str) -> dict[str, 
 def _plain(path: str, name: str, array: np.ndarray) -> np.ndarray:
     """Return an array that a user gave as a column: numbers, booleans, or text as objects."""
     if array.dtype == object and not all(isinstance(value, str) for value in array.flat):
-        for row, value in enumerate(array.tolist(), start=1):
-            if not isinstance(value, (str, bool, int, float, np.generic, list)) or value != value:
-                what = f"the value is missing, or neither number nor text: {quote(str(value))}"
+        values = [None if value is None or value != value else value for value in array.tolist()]
+        for row, value in enumerate(values, start=1):
+            if not isinstance(value, (str, bool, int, float, np.generic, list, NoneType)):
+                what = f"the value is neither number nor text: {quote(str(value))}"
                 raise fault(path, name, what, row)
-        array = np.array(array.tolist())
+        if any(isinstance(value, str) for value in values):
+            return np.array([v if v is None else str(v) for v in values], object)
+        array = np.array([np.nan if value is None else value for value in values])
     if array.dtype.kind in "UT":
         array = array.astype(object)
     if array.dtype.kind not in KINDS:
@@ -191,56 +127,116 @@ def _find(table: Table, column: Column) -> np.ndarray:
     """Return the column's values: (N,) categories, or numbers (N, D)."""
     check_wanted(table.path, table.columns, [column.name])
     values = table.columns[column.name]
-    width = 1 if column.categories else column.width
+    is_date = column.base == "date"
+    width = 1 if column.categories or is_date else len(column.mean)
     if values.size != len(values) * width:
         what = f"must have {width} value{'s' * (width > 1)} a row, as in training"
         raise fault(table.path, column.name, f"{what}; got shape {values.shape}")
-    return values.reshape(len(values)) if column.categories else values.reshape(len(values), width)
+    if column.categories:
+        return values.reshape(len(values))
+    if is_date != (values.dtype.kind == "M") and not (is_date and values.dtype == float):
+        what = f"must hold {'dates' if is_date else 'numbers'}, as in training; got {values.dtype}"
+        raise fault(table.path, column.name, what)
+    if is_date:
+        return dates.split(values.reshape(len(values)))[:, : len(column.mean)]
+    return values.reshape(len(values), width)
 
 
 def _codes(
     table: Table, values: np.ndarray, column: Column, unseen: str, what: str = "categories"
 ) -> np.ndarray:
-    """Return the place (N,) int32 of each value among the categories, -1 for an unseen one."""
-    index = {category: code for code, category in enumerate(column.categories)}
+    """Return the place (N,) int32 of each value among the categories, -1 for an unseen one.
+
+    That of a missing value is after the last category if it is one of its own, else -1.
+    """
+    index: dict[str | None, int] = {text: code for code, text in enumerate(column.categories)}
+    if column.missing:
+        index[None] = len(index)
     few, place = values, np.arange(len(values))
     if values.dtype != object:
         few, place = np.unique(values, return_inverse=True)
-    texts = _texts(few, column.kind)
+    texts = category_texts(few, column.base)
     codes = np.array([index.get(text, -1) for text in texts], np.int32)[place]
     if unseen == "error" and (codes < 0).any():
-        row = int((codes < 0).argmax())
-        remedy = ", or encode it as zeros with `unseen` zero" if what == "categories" else ""
-        known = f"the {what} of training ({list_names(column.categories)})"
-        text = f"{quote(texts[place[row]])} is not among {known}; correct it{remedy}"
-        raise fault(table.path, column.name, text, table.offset + row + 1)
+        rows = (row for row in np.flatnonzero(codes < 0) if texts[place[row]] is not None)
+        if (row := next(rows, None)) is not None:
+            remedy = ", or encode it as zeros with `unseen` zero" if what == "categories" else ""
+            known = f"the {what} of training ({list_names(column.categories)})"
+            text = f"{quote(str(texts[place[row]]))} is not among {known}; correct it{remedy}"
+            raise fault(table.path, column.name, text, table.offset + int(row) + 1)
     return codes
 
 
-def _texts(values: np.ndarray, kind: str) -> list[str]:
-    """Return each value (N,) as text, as in training: an integer may have become a real."""
+def category_texts(values: np.ndarray, kind: str) -> list[str | None]:
+    """Return each value (N,) as text, as in training: an integer may have become a real; None for
+    a missing value.
+    """
     if values.dtype == object:
-        return [str(value) for value in values.tolist()]
+        change = str.capitalize if kind == "boolean" else str
+        return [None if value is None else change(str(value)) for value in values.tolist()]
+    absent = is_missing(values)
     if KINDS[values.dtype.kind] == kind or kind == "text":
-        return values.astype(str).tolist()
-    with np.errstate(invalid="ignore"):
-        cast = values.astype(TYPES[kind])
-    return np.where(cast == values, cast.astype(str), values.astype(str)).tolist()
+        texts = values.astype(str)
+    else:
+        with np.errstate(invalid="ignore"):
+            cast = values.astype(TYPES[kind])
+        texts = np.where(cast == values, cast.astype(str), values.astype(str))
+    return [None if no else text for text, no in zip(texts.tolist(), absent, strict=True)]
 
 
-def _standardise(table: Table, values: np.ndarray, column: Column, out: np.ndarray) -> None:
-    """Put the values (N, D), less the mean, over the std, into `out`."""
+def _fill(table: Table, values: np.ndarray, column: Column, out: np.ndarray) -> None:
+    """Put the inputs that a column makes of its numbers (N, D) into `out`."""
     if values.dtype == object:
-        texts = values[:, 0].tolist()
-        row = next((i for i, text in enumerate(texts) if not is_number(text)), 0)
-        raise wrong_kind(table.path, table.offset + row + 1, column.name, texts[row])
-    mean, std = np.asarray(column.mean), np.asarray(column.std)
+        values = _read_numbers(table, values, column)
+    mean, std = np.array(column.mean), np.array(column.std)
     block = max(1, SCALED // column.width)
     for start in range(0, len(out), block):  # float64, but not all at once
-        part, some = out[start : start + block], values[start : start + block]
+        some, part = values[start : start + block], out[start : start + block]
+        scaled, more, absent = part[:, : len(mean)], part[:, len(mean) :], None
         with np.errstate(over="ignore"):
-            part[:] = (some - mean) / std
-        if not np.isfinite(part).all():
-            row, place = np.argwhere(~np.isfinite(part))[0]
-            what = f"the value {some[row, place]} is too large for {out.dtype}; correct it"
-            raise fault(table.path, column.name, what, table.offset + start + row + 1)
+            scaled[:] = (some - mean) / std
+            if not np.isfinite(scaled).all():
+                absent = np.isnan(some)
+                some = np.where(absent, column.fill, some)
+                scaled[:] = (some - mean) / std
+                _check_size(table, column, some, scaled, start)
+        if more.size:
+            _add_inputs(column, some, absent, more)
+
+
+def _add_inputs(
+    column: Column, values: np.ndarray, absent: np.ndarray | None, out: np.ndarray
+) -> None:
+    """Put the bins, cycles and missing of numbers (N, D), once filled, into `out`.
+
+    absent: (N, D) which were missing, None if none was.
+    """
+    _, bins, cycles, _ = column.widths
+    if column.bins:
+        place, lower, upper = (np.array(a) for a in zip(*column.bins, strict=True))
+        out[:, :bins] = np.clip((values[:, place] - lower) / (upper - lower), 0, 1)
+    if column.cycles:
+        angles = dates.angles(values, column.cycles)
+        out[:, bins : bins + cycles] = np.hstack([np.sin(angles), np.cos(angles)])
+    out[:, bins + cycles :] = 0 if absent is None else absent[:, list(column.missing)]
+
+
+def _check_size(
+    table: Table, column: Column, values: np.ndarray, scaled: np.ndarray, start: int
+) -> None:
+    """Refuse the first value that is not finite once it is standardised."""
+    for row, place in np.argwhere(~np.isfinite(scaled))[:1]:
+        what = f"the value {values[row, place]} is too large for {scaled.dtype}; correct it"
+        raise fault(table.path, column.name, what, table.offset + start + int(row) + 1)
+
+
+def _read_numbers(table: Table, values: np.ndarray, column: Column) -> np.ndarray:
+    """Return text (N, D) as float64; only that of booleans is read, other text is refused."""
+    texts = ["" if text is None else str(text) for text in values[:, 0].tolist()]
+    words = {"": np.nan} | ({"true": 1.0, "false": 0.0} if column.base == "boolean" else {})
+    bad = [row for row, text in enumerate(texts) if text.lower() not in words]
+    if bad:
+        row = next((i for i in bad if not is_number(texts[i])), bad[0])
+        kind = "boolean" if column.base == "boolean" else "real"
+        raise wrong_kind(table.path, table.offset + row + 1, column.name, texts[row], kind)
+    return np.array([[words[text.lower()]] for text in texts])

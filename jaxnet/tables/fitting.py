@@ -2,120 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from jaxnet.tables.encoding import Column, Encoding
-from jaxnet.tables.statistics import Distinct, Moments
+from jaxnet.tables import dates
+from jaxnet.tables.column import Column, Encoding
+from jaxnet.tables.encoding import category_texts
+from jaxnet.tables.missing import sentences
+from jaxnet.tables.statistics import Moments
 from jaxnet.tables.store import Store
-from jaxnet.tables.table import KINDS, MAX_CATEGORIES, Table, check_wanted, fault, missing, too_many
+from jaxnet.tables.summary import Summary, summarise
+from jaxnet.tables.table import check_wanted, fault, too_many
+from jaxnet.tables.targets import MAX_CLASSES, Source, target_of
 
-Source = Table | Store
-MAX_CLASSES = 20  # an integer target with more distinct values is taken for a quantity
-MAX_DISTINCT = 2**20  # distinct integers of a target that are counted
 EXACT = 2**53  # integers from here on are rounded in a store
-
-
-def infer_task(table: Source, target: str) -> tuple[str, str]:
-    """Return "classification" or "regression" for a target column, and the reason in words."""
-    column = _target(table, target)
-    if column.dtype.kind == "O":
-        return "classification", "its values are text"
-    if column.dtype.kind == "b":
-        return "classification", "its values are true and false"
-    if column.dtype.kind not in "iu" or column.ndim > 1:
-        return "regression", "its values are real numbers"
-    distinct = Distinct(column.dtype, MAX_DISTINCT)
-    for block in table.blocks([target]):
-        distinct.update(block.columns[target])
-    if distinct.found is None:
-        return "regression", f"it has more than {MAX_DISTINCT:,} distinct integers"
-    number = len(distinct.found)
-    if number <= MAX_CLASSES:
-        return "classification", f"it has {number} distinct integers"
-    return "regression", f"it has {number} distinct integers, more than {MAX_CLASSES}"
+BINS = 16  # of a number
+BINNED_ROWS, BINNED_NUMBERS = 500, 100  # at least so many rows, and at most so many numbers: auto
 
 
 def fit_encoding(
-    table: Source, target: str, task: str, rows: np.ndarray, categorical: Collection[str] = ()
+    table: Source,
+    target: str,
+    task: str,
+    rows: np.ndarray,
+    categorical: Collection[str] = (),
+    *,
+    numbers: str = "standard",
+    missing: str = "fill",
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Encoding:
     """Fit an encoding: numbers standardised by the statistics of `rows`, text one-hot.
 
-    Categories and classes are those of the whole table; columns in `categorical` are text.
+    Categories and classes are those of the whole table; columns in `categorical` are text. Medians
+    and quantiles are those of `rows`, or of a sample, the same in memory and on disk (`summarise`).
+    numbers: "bins" for a piecewise-linear encoding beside each (Gorishniy et al. 2022), "standard"
+    for none, "auto" for bins if BINNED_ROWS and BINNED_NUMBERS allow. missing: as in `Encoding`.
+    say: called with a sentence for each column that is filled or left out.
 
-    Raises: ValueError for an unknown column, a table without features, a target of one value only,
-    and categories that hardly repeat (an identifier) or are more than MAX_CATEGORIES.
+    Raises: ValueError for an unknown column, no features, a target of one value only, and
+    categories that hardly repeat (an identifier) or are more than MAX_CATEGORIES.
     """
-    if task == "regression" and _target(table, target).dtype.kind == "O":
+    column = target_of(table, target)
+    check_wanted(table.path, list(table.columns), categorical)
+    if task == "regression" and column.dtype.kind == "O":
         what = f"the target {target!r} must be numbers for regression, got text"
         raise ValueError(f"{table.path}: {what}")
-    check_wanted(table.path, list(table.columns), categorical)
-    if len(table.columns) < 2:
+    found = summarise(table, rows, [*categorical, *[target] * (task == "classification")])
+    y = _fit_target(table, target, found.pop(target))
+    if not (features := _fit_features(table, found, numbers, len(rows), say)):
         raise ValueError(f"{table.path}: there is no feature column beside the target {target!r}")
-    classes = {target} if task == "classification" else set()
-    found = _summarise(table, rows, {*categorical} | classes)
-    columns = {
-        name: _numbers(table, name, summary)
-        if isinstance(summary, Moments)
-        else _categories(table, name, summary, name == target)
+    return Encoding(features, y, missing)
+
+
+def _fit_features(
+    table: Source,
+    found: dict[str, Summary],
+    numbers: str,
+    num_rows: int,
+    say: Callable[[str], None],
+) -> tuple[Column, ...]:
+    """Return the columns of the features that have a value to train on."""
+    for name in [name for name, summary in found.items() if summary.is_empty]:
+        say(f"column {name!r} has no value to train on, and is left out")
+        del found[name]
+    binned = numbers == "bins" or (numbers == "auto" and _worth_bins(found, num_rows))
+    columns = [
+        _categories(table, name, summary, is_target=False)
+        if summary.moments is None
+        else _numbers(table, name, summary, summary.moments, binned)
         for name, summary in found.items()
-    }
-    y, summary = columns.pop(target), found[target]
-    constant = summary.squares == 0 if isinstance(summary, Moments) else [len(y.categories) == 1]
-    if any(constant):
-        value = y.categories[0] if y.categories else y.mean[int(np.argmax(constant))]
-        raise ValueError(f"{table.path}: the target {target!r} has one value only, {value}")
-    return Encoding(tuple(columns.values()), y)
+    ]
+    for sentence in sentences(zip(columns, (s.missing for s in found.values()), strict=True)):
+        say(sentence)
+    return tuple(columns)
 
 
-def _target(table: Source, target: str) -> np.ndarray:
-    if target not in table.columns:
-        raise missing(table.path, f"target column {target!r}", table.columns)
-    return table.columns[target]
+def _worth_bins(found: dict[str, Summary], num_rows: int) -> bool:
+    numbers = sum(len(s.moments.rows) for s in found.values() if s.moments is not None)
+    return num_rows >= BINNED_ROWS and numbers <= BINNED_NUMBERS
 
 
-def _summarise(
-    table: Source, rows: np.ndarray, as_text: Collection[str]
-) -> dict[str, Moments | Distinct | None]:
-    """Return each column's moments in some rows, or the distinct numbers in all rows of a column to
-    take as text; None for text.
-    """
-    found: dict[str, Moments | Distinct | None] = dict.fromkeys(table.columns)
-    for name, column in table.columns.items():
-        if name in as_text and column.ndim > 1:
-            what = f"must be (N,) to hold categories, got {column.shape}"
-            raise fault(table.path, name, what)
-        if column.dtype.kind != "O":
-            as_category = name in as_text
-            found[name] = Distinct(column.dtype, MAX_CATEGORIES) if as_category else Moments()
-    chosen = np.zeros(table.num_rows, bool)
-    chosen[rows] = True
-    for block in table.blocks([name for name, summary in found.items() if summary]):
-        here = chosen[block.offset : block.offset + block.num_rows]
-        for name, values in block.columns.items():
-            if isinstance(summary := found[name], Moments):
-                summary.update(values.reshape(len(values), -1)[here])
-            elif summary:
-                summary.update(values)
-    return found
+def _fit_target(table: Source, target: str, summary: Summary) -> Column:
+    """Return the target's column. Raises: ValueError if it has one value only."""
+    value: Sequence[Any]
+    if summary.moments is None:
+        y = _categories(table, target, summary, is_target=True)._replace(missing=())
+        value = y.categories if len(y.categories) == 1 else ()
+    else:
+        y = _numbers(table, target, summary, summary.moments, False)._replace(missing=())
+        value = [y.mean[place] for place in np.flatnonzero(summary.moments.squares == 0)]
+    if value:
+        raise ValueError(f"{table.path}: the target {target!r} has one value only, {value[0]}")
+    return y
 
 
-def _numbers(table: Source, name: str, moments: Moments) -> Column:
+def _numbers(table: Source, name: str, summary: Summary, moments: Moments, binned: bool) -> Column:
+    """Return a column of numbers, or of a date."""
     mean, std = moments.mean, moments.std
     if not np.isfinite(std).all():
         largest = max(np.abs(b.columns[name].astype(float)).max() for b in table.blocks([name]))
         what = f"has values up to {largest:.4g}, too large to standardise; rescale it"
         raise fault(table.path, name, what)
-    kind = KINDS[table.columns[name].dtype.kind]
+    sample, cycles = summary.sample, ()
+    if table.kind(name).startswith("date"):
+        d = 2 if std[1] > 0 else 1  # without a time of day the days are enough
+        mean, std, sample = mean[:d], std[:d], sample[:, :d]
+        cycles = dates.varying(sample[~np.isnan(sample).any(axis=1)])
     std = np.where(std > 0, std, 1.0)
-    return Column(name, tuple(mean.tolist()), tuple(std.tolist()), kind=kind)
+    return Column(
+        name,
+        tuple(mean.tolist()),
+        tuple(std.tolist()),
+        kind=table.kind(name),
+        fill=_medians(sample, mean),
+        missing=tuple(np.flatnonzero(summary.absent).tolist()),
+        bins=_bins(sample) if binned else (),
+        cycles=cycles,
+    )
 
 
-def _categories(table: Source, name: str, distinct: Distinct | None, is_target: bool) -> Column:
+def _medians(sample: np.ndarray, mean: np.ndarray) -> tuple[float, ...]:
+    """Return the median of each number of a sample (N, D), or its mean if none is sampled."""
+    if sample.dtype.kind != "f" or not np.isnan(sample).any():
+        return tuple(np.median(sample, axis=0).tolist())
+    columns = [column[~np.isnan(column)] for column in sample.T]
+    pairs = zip(columns, mean.tolist(), strict=True)
+    return tuple(float(np.median(c)) if len(c) else other for c, other in pairs)
+
+
+def _bins(sample: np.ndarray) -> tuple[tuple[int, float, float], ...]:
+    """Return the bins between the distinct quantiles of each number of a sample (N, D)."""
+    bins = []
+    for place, column in enumerate(sample.T):
+        known = column[~np.isnan(column)].astype(float)
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, BINS + 1)) if len(known) else known)
+        if len(edges) > 2:  # one bin is what the standardised number is
+            bins += [(place, *pair) for pair in pairwise(edges.tolist())]
+    return tuple(bins)
+
+
+def _categories(table: Source, name: str, summary: Summary, *, is_target: bool) -> Column:
     """Return a column of categories: the distinct texts, or the distinct numbers as texts."""
+    kind, distinct = table.kind(name), summary.distinct
     if distinct is None:
-        texts = table.texts(name)
+        texts = set(summary.texts)
     elif (numbers := distinct.found) is None:
         raise too_many(table.path, name)
     else:
@@ -123,11 +156,11 @@ def _categories(table: Source, name: str, distinct: Distinct | None, is_target: 
         if rounded and max(abs(int(number)) for number in numbers) >= EXACT:
             what = f"must hold integers below {EXACT:,} to be categories of a table on disk"
             raise fault(table.path, name, f"{what}; write them as text")
-        texts = set(numbers.astype(str).tolist())
+        texts = {str(text) for text in category_texts(numbers, kind.split()[0])}
     if len(texts) > max(MAX_CLASSES, table.num_rows // 2):
         what = f"has {len(texts)} distinct categories in {table.num_rows} rows"
         quantity = "choose another target, or `task` regression if it is a quantity"
         advice = quantity if is_target else "drop it if it is an id"
         raise fault(table.path, name, f"{what}; {advice}")
-    kind = KINDS[table.columns[name].dtype.kind]
-    return Column(name, categories=tuple(sorted(texts)), kind=kind)
+    missing = (0,) if summary.absent.any() else ()
+    return Column(name, categories=tuple(sorted(texts)), kind=kind, missing=missing)

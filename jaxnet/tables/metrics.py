@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet import numpy_net
-from jaxnet.tables.encoding import Column
+from jaxnet.tables.column import Column
 from jaxnet.tables.statistics import Moments
 
 

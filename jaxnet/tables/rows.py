@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxnet.spec import Batch
-from jaxnet.tables.encoding import Encoding, aligned, encode_features, encode_target
+from jaxnet.tables.column import Encoding
+from jaxnet.tables.encoding import aligned, encode_features, encode_target
 from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table
 

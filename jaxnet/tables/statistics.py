@@ -6,34 +6,39 @@ import numpy as np
 
 
 class Moments:
-    """Number of rows, mean and sum of squares about it of D columns, block after block.
+    """Number of values, mean and sum of squares about it of D columns, block after block; NaN
+    counts for nothing.
 
-    By Chan, Golub and LeVeque's update of the variance, of the values less those of the first row:
-    a constant has no variance at all.
+    By Chan, Golub and LeVeque's update of the variance, of the values less the first: a constant
+    has no variance at all.
     """
 
     def __init__(self):
-        self.rows = 0
-        self._first = self._mean = self.squares = np.zeros(0)
+        self.rows = self._first = self._mean = self.squares = np.zeros(0)
 
     def update(self, values: np.ndarray) -> None:
         """Add a block (N, D)."""
         if not len(values):
             return
         values = values.astype(float)
-        if not self.rows:
-            self._first = values[0].copy()
-            self._mean = self.squares = np.zeros_like(self._first)
-        rows = self.rows + len(values)
+        if not len(self.rows):
+            self.rows, self._first, self._mean, self.squares = np.zeros((4, values.shape[1]))
+        absent = np.isnan(values)
+        here = len(values) - absent.sum(axis=0)
+        first = values[absent.argmin(axis=0), np.arange(len(here))]
+        self._first = np.where(self.rows == 0, np.nan_to_num(first), self._first)
+        rows = np.maximum(self.rows + here, 1)
         with np.errstate(over="ignore", invalid="ignore"):
             values -= self._first
-            mean = values.mean(axis=0)
+            values[absent] = 0
+            mean = values.sum(axis=0) / np.maximum(here, 1)
             values -= mean
+            values[absent] = 0
             shift = mean - self._mean
-            between = np.square(shift) * (self.rows * len(values) / rows)
+            between = np.square(shift) * (self.rows * here / rows)
             self.squares = self.squares + np.einsum("ij,ij->j", values, values) + between
-            self._mean = self._mean + shift * (len(values) / rows)
-        self.rows = rows
+            self._mean = self._mean + shift * (here / rows)
+        self.rows = self.rows + here
 
     @property
     def mean(self) -> np.ndarray:
@@ -42,7 +47,7 @@ class Moments:
     @property
     def std(self) -> np.ndarray:
         """The standard deviation (D,), about the mean of these rows; not finite on overflow."""
-        return np.sqrt(self.squares / self.rows)
+        return np.sqrt(self.squares / np.maximum(self.rows, 1))
 
 
 class Distinct:
@@ -53,9 +58,9 @@ class Distinct:
         self.found: np.ndarray | None = np.zeros(0, dtype)
 
     def update(self, values: np.ndarray) -> None:
-        """Add a block (N,)."""
+        """Add a block (N,), in which NaN counts for nothing."""
         if self.found is not None:
             bits = f"u{values.itemsize}"  # so that 0.0 and -0.0 are two, as their texts are
-            unique = np.unique(np.ascontiguousarray(values).view(bits))
+            unique = np.unique(values[values == values].view(bits))
             found = np.union1d(self.found.view(bits), unique).view(values.dtype)
             self.found = found if len(found) <= self.most else None

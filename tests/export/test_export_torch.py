@@ -10,6 +10,7 @@ import torch
 from export_helpers import (
     TOLERANCE,
     assert_equals_the_oracle,
+    example_of,
     make_run,
     oracle,
     rows_of,
@@ -58,7 +59,7 @@ print(runpy.run_path(sys.argv[2])["predict"](json.loads(sys.argv[1])).tolist())
 
 @pytest.mark.parametrize(
     ("table", "dtype", "activation"),
-    [("flowers", "float32", "gelu"), ("signals", "float64", "silu")],
+    [("flowers", "float32", "gelu"), ("signals", "float64", "silu"), ("visits", "float64", "relu")],
 )
 def test_the_example_program_runs_as_it_is(tmp_path, table, dtype, activation):
     run, made, columns = make_run(tmp_path, table, dtype, activation)
@@ -70,8 +71,8 @@ def test_the_example_program_runs_as_it_is(tmp_path, table, dtype, activation):
     assert_equals_the_oracle(got, made, x, TOLERANCE[dtype])
     assert lines[0].split()[0] == made.encoding.target.name
     if made.task == "regression":  # the example is the mean of each column
-        example = ast.literal_eval(lines[0].removeprefix("y "))
-        want = oracle(made, np.zeros((1, made.spec.sizes[0])))[0]
+        example = ast.literal_eval(lines[0].split(" ", 1)[1])
+        want = oracle(made, encode_features(example_of(made), made.encoding, "float64"))[0]
         np.testing.assert_allclose(example, want, rtol=TOLERANCE[dtype])
 
 

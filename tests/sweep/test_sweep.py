@@ -323,3 +323,21 @@ def test_one_architecture_is_one_program(caplog):
         list(train_members(planned))
     compiled = [m for m in caplog.messages if m.startswith("Compiling") and "(_run)" in m]
     assert len(compiled) == 2
+
+
+def test_members_whose_splits_have_different_inputs_equal_the_runs_made_alone(folder, mapped):
+    rng = np.random.default_rng(2)
+    lines = ["a,b,kind"]
+    for i, (a, b) in enumerate(rng.integers(0, 9, (ROWS, 2)).tolist()):
+        lines.append(f"{'' if i == 4 else a},{b},{int(a > b)}")  # which one split trains on
+    (folder / "t.csv").write_text("\n".join(lines) + "\n")
+    given = Config(
+        data="t.csv", target="kind", hidden=(5,), epochs=4, dtype="float64", numbers="bins",
+        optimizer="adamw", batch_size=4,
+    )  # fmt: skip
+    planned = plan(given, learning_rate=(1e-3, 3e-2), seeds=4)
+    widths = {encoding.width for encoding in planned.encodings.values()}
+    assert len(widths) > 1
+    trained = list(train_members(planned))
+    assert {len(params["w1"]) for _, params in trained} == widths
+    assert_equal_alone(planned, trained)

@@ -1,19 +1,17 @@
 import numpy as np
 import pytest
 
+from jaxnet.tables.column import Column, classes, decode, kinds_to_read
 from jaxnet.tables.encoding import (
-    Column,
     aligned,
-    classes,
-    decode,
     encode_features,
     encode_target,
     from_columns,
-    kinds_to_read,
 )
-from jaxnet.tables.fitting import MAX_CLASSES, fit_encoding, infer_task
+from jaxnet.tables.fitting import fit_encoding
 from jaxnet.tables.rows import encode
 from jaxnet.tables.table import Table
+from jaxnet.tables.targets import MAX_CLASSES, infer_task
 
 ALL = np.arange(6)
 
@@ -41,8 +39,11 @@ MIXED = table(
         (np.array([4, 7], np.uint8), "classification", "it has 2 distinct integers"),
         (np.arange(MAX_CLASSES), "classification", "it has 20 distinct integers"),
         (np.arange(MAX_CLASSES + 1), "regression", "it has 21 distinct integers, more than 20"),
-        ([1.0, 2.0, 1.0], "regression", "its values are real numbers"),
-        (np.ones((3, 2), int), "regression", "its values are real numbers"),
+        ([1.0, 2.5, 1.0], "regression", "its values are real numbers"),
+        ([1.0, 0.0, 1.0], "classification", "it has 2 distinct whole numbers"),
+        ([1.0, np.nan, 1.0, 7.0], "classification", "it has 2 distinct whole numbers"),
+        (np.arange(21.0), "regression", "it has 21 distinct whole numbers, more than 20"),
+        (np.ones((3, 2), int), "regression", "its values are several numbers a row"),
     ],
 )
 def test_the_task_follows_from_the_targets_values(target, task, reason):
@@ -61,7 +62,7 @@ def test_a_missing_target_lists_the_columns(function):
 def test_numbers_are_standardised_by_the_training_rows_alone():
     encoding = fit_encoding(MIXED, "label", "classification", ALL[:5])
     x, _ = encode(MIXED, encoding, "float64")
-    assert encoding.features[0] == Column("length", mean=(3.0,), std=(2.0**0.5,), kind="real")
+    assert encoding.features[0] == Column("length", (3.0,), (2.0**0.5,), fill=(3.0,))
     # Rounding of a sum of five numbers near 1.
     np.testing.assert_allclose(x[:5, 0].mean(), 0, atol=1e-15)
     np.testing.assert_allclose(x[:5, 0].std(), 1, atol=1e-15)
@@ -70,7 +71,9 @@ def test_numbers_are_standardised_by_the_training_rows_alone():
 
 def test_each_number_of_a_wide_column_has_statistics_of_its_own():
     encoding = fit_encoding(MIXED, "label", "classification", ALL[1:3])
-    assert encoding.features[2] == Column("pair", (3.0, 4.0), (1.0, 1.0), kind="integer")
+    assert encoding.features[2] == Column(
+        "pair", (3.0, 4.0), (1.0, 1.0), kind="integer", fill=(3.0, 4.0)
+    )
     x, _ = encode(MIXED, encoding)
     np.testing.assert_array_equal(x[:, -2:], MIXED.columns["pair"] - np.array([3.0, 4.0]))
 
@@ -361,10 +364,8 @@ BAD_COLUMNS: dict = {
     r"no column 'pair'; the columns are length, colour$": {"pair": None},
     r"every array must have the same number of rows, got .*'colour': 3": {"colour": ["red"] * 3},
     r"every array must have the same number of rows, got .*'length': None": {"length": 1.0},
-    r"row 2, column 'length': the value is missing; fill it": {"length": [1.0, np.nan]},
-    r"row 1, column 'length': the value is missing, or neither.*: 'None'": {"length": [None, 1]},
-    r"row 2, column 'colour': the value is missing, or neither.*: 'nan'": {
-        "colour": np.array(["red", np.nan], object)
+    r"row 2, column 'colour': the value is neither number nor text: ": {
+        "colour": np.array(["red", object], object)
     },
     r"column 'length' must be numbers, booleans or text, got complex128": {"length": [1j, 2j]},
     r"row 1, column 'length': 'x' is text in a column of numbers": {"length": ["x", "1"]},

@@ -16,12 +16,13 @@ from jaxnet import data, sweep
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import prepare
 from jaxnet.tables import convert as conversion
-from jaxnet.tables import csv_file, fitting, store
+from jaxnet.tables import csv_file, store, targets
 from jaxnet.tables import rows as rows_module
 from jaxnet.tables.convert import convert
-from jaxnet.tables.fitting import fit_encoding, infer_task
+from jaxnet.tables.fitting import fit_encoding
 from jaxnet.tables.reader import read
 from jaxnet.tables.rows import StoredRows, encode
+from jaxnet.tables.targets import infer_task
 
 TARGETS = ("real", "word", "wet", "byte", "long", "class")
 
@@ -157,7 +158,7 @@ def test_very_large_integers_are_no_categories_of_a_store(tmp_path):
 
 
 def test_a_missing_target_and_very_many_integers_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "MAX_DISTINCT", 30)
+    monkeypatch.setattr(targets, "MAX_DISTINCT", 30)
     parquet.write_table(pa.table({"a": np.arange(31)}), tmp_path / "a.parquet")
     made = convert(tmp_path / "a.parquet")
     assert infer_task(made, "a") == ("regression", "it has more than 30 distinct integers")
@@ -229,7 +230,7 @@ def test_a_sweep_needs_its_table_in_memory(tmp_path):
 
 
 # 690 MiB as arrays. Of them some 128 at most are mapped at a time; pyarrow's buffers and the
-# imports take 100 more.
+# imports take 100 more, the sample for the medians 16, and what is freed is not all given back.
 BOUNDED = """
 import sys
 import numpy as np
@@ -237,6 +238,7 @@ import pyarrow
 from jaxnet import data
 from jaxnet.tables.convert import convert
 from jaxnet.tables.fitting import fit_encoding
+from jaxnet.tables.targets import infer_task
 from jaxnet.tables.rows import StoredRows
 def peak():  # getrusage would count the process that started this one
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -270,4 +272,4 @@ def test_memory_does_not_grow_with_the_table(tmp_path):
     assert done.returncode == 0, done.stderr
     total, growth = done.stdout.split()
     assert int(total) == 23 * rows
-    assert float(growth) < 300  # MiB
+    assert float(growth) < 340  # MiB

@@ -1,6 +1,8 @@
 """Apply model.onnx to rows of a table; needs onnxruntime, and not jaxnet."""
 
 import json
+import math
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +15,29 @@ session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
 
 def code(column, value):
     """The index of a value among the categories of its column, -1 for one that is not there."""
-    return column["categories"].index(str(value)) if str(value) in column["categories"] else -1
+    text = None if value is None else str(value)
+    return column["categories"].index(text) if text in column["categories"] else -1
+
+
+def numbers(column, value):
+    """The numbers of a value, NaN if it is missing; a date in ISO form becomes days and seconds."""
+    if value is None:
+        return [math.nan] * column["width"]
+    if "date" in column:
+        since = datetime.fromisoformat(value).replace(tzinfo=None) - datetime(1970, 1, 1)
+        return [since.days, since.seconds + since.microseconds / 1e6][: column["width"]]
+    return np.ravel(value).astype(float).tolist()
 
 
 def inputs(rows):
     """The arrays that the model takes: numbers (N, n) and codes (N, m), if there are such."""
     arrays = {}
     if columns := about["inputs"]["numbers"]:
-        numbers = [np.concatenate([np.ravel(row[c["name"]]) for c in columns]) for row in rows]
-        arrays["numbers"] = np.array(numbers, about["dtype"])
+        lists = [[n for c in columns for n in numbers(c, row[c["name"]])] for row in rows]
+        arrays["numbers"] = np.array(lists, about["dtype"])
     if columns := about["inputs"]["codes"]:
-        codes = [[code(c, row[c["name"]]) for c in columns] for row in rows]
-        arrays["codes"] = np.array(codes, "int32")
+        lists = [[code(c, row[c["name"]]) for c in columns] for row in rows]
+        arrays["codes"] = np.array(lists, "int32")
     return arrays
 
 

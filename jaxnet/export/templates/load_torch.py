@@ -1,6 +1,8 @@
 """Apply model.safetensors to rows of a table; needs torch and safetensors, and not jaxnet."""
 
 import json
+import math
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,25 +27,49 @@ network = nn.Sequential(*layers[:-1]).to(dtype)
 network.load_state_dict(load_file(folder / "model.safetensors"))
 
 
-def encode(column, value):
-    """The inputs of a column: its numbers, or 1 for the category of the value and 0 for others."""
-    if "categories" in column:
-        return [float(str(value) == category) for category in column["categories"]]
+def code(column, value):
+    """The index of a value among the categories of its column, -1 for one that is not there."""
+    text = None if value is None else str(value)
+    return column["categories"].index(text) if text in column["categories"] else -1
+
+
+def numbers(column, value):
+    """The numbers of a value, NaN if it is missing; a date in ISO form becomes days and seconds."""
+    if value is None:
+        return [math.nan] * column["width"]
+    if "date" in column:
+        since = datetime.fromisoformat(value).replace(tzinfo=None) - datetime(1970, 1, 1)
+        return [since.days, since.seconds + since.microseconds / 1e6][: column["width"]]
     return torch.tensor(value, dtype=torch.float64).ravel().tolist()
 
 
-def standardize(x):
-    """Subtract the means of training from x (N, D_in), and divide by its standard deviations."""
-    mean, std = (torch.tensor(about["x"][name], dtype=torch.float64) for name in ("mean", "std"))
-    return ((torch.tensor(x, dtype=torch.float64) - mean) / std).to(dtype)
+def encode(column, value):
+    """The inputs of a column: 1 for the category of the value and 0 for others; or its numbers less
+    the mean of training over the standard deviation, their place in each bin, sine and cosine of
+    each cycle, and whether they were missing.
+    """
+    if "categories" in column:
+        return [float(i == code(column, value)) for i in range(len(column["categories"]))]
+    given = numbers(column, value)
+    filled = [f if math.isnan(n) else n for n, f in zip(given, column["fill"], strict=True)]
+    scaled = zip(filled, column["mean"], column["std"], strict=True)
+    shares = [(filled[place] - low) / (high - low) for place, low, high in column["bins"]]
+    angles = [2 * math.pi * math.fmod(filled[p] / period, 1) for p, period in column["cycles"]]
+    return [
+        *((n - mean) / std for n, mean, std in scaled),
+        *(min(max(share, 0), 1) for share in shares),
+        *map(math.sin, angles),
+        *map(math.cos, angles),
+        *(float(math.isnan(given[place])) for place in column["missing"]),
+    ]
 
 
 @torch.no_grad()
 def predict(rows):
     """The probabilities (N, classes) or the predictions (N, D) of N rows {column: value, ...}."""
-    columns, output = about["x"]["columns"], about["output"]
-    x = [[number for c in columns for number in encode(c, row[c["name"]])] for row in rows]
-    y = network(standardize(x))
+    output = about["output"]
+    x = [[number for c in about["x"] for number in encode(c, row[c["name"]])] for row in rows]
+    y = network(torch.tensor(x, dtype=torch.float64).to(dtype))
     if "classes" in output:
         return y.softmax(dim=1)
     return y * torch.tensor(output["std"], dtype=dtype) + torch.tensor(output["mean"], dtype=dtype)
