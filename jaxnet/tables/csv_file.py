@@ -178,7 +178,7 @@ def _check_padding(file: Path, columns: list[Any], dialect: Dialect, rows: int) 
 def _widths(file: Path, row: int, got: str, dialect: Dialect) -> ValueError:
     sign = repr(dialect.delimiter)
     what = f"has {got} values where the header has {len(dialect.names)} columns"
-    advice = f"correct it, or say what separates the columns if not {sign}, as --delimiter ';'"
+    advice = f"correct it, or say what separates the columns if not {sign}, as `delimiter` ';'"
     return ValueError(f"{file}: row {row} {what}; {advice}")
 
 
@@ -211,5 +211,5 @@ def _rows_named(file: Path, dialect: Dialect, rows: int) -> Iterator[None]:
         if found is None:
             raise
         name = dialect.names[int(found[1])]
-        what = "the text is not UTF-8; say its encoding, as --encoding latin-1"
+        what = "the text is not UTF-8; say its encoding, as `encoding` latin-1"
         raise fault(file, name, what, rows + int(found[2])) from None

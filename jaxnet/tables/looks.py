@@ -35,7 +35,7 @@ class Look:
         self.grouped, self.example = not commas, ""
         self.candidates: list[str] | None = [] if name in options.categorical else None
         self._dtypes: set[np.dtype] = set()
-        self._gaps, self._parts = False, []
+        self.gaps, self._parts = False, []
         self._options, self._name, self._keep, self._words = options, name, keep, words
 
     def update(self, file: Path, column: Any, offset: int, typed: bool) -> None:
@@ -47,7 +47,7 @@ class Look:
             return
         texts = arrow.to_strings(column)
         self.typed |= typed
-        self._gaps |= texts.null_count > 0
+        self.gaps |= texts.null_count > 0
         if self.kind != "words" and texts.null_count < len(texts) and not self.typed:
             numbers = self._numbers(texts)
             if numbers is not None:
@@ -70,7 +70,7 @@ class Look:
         else:
             values = arrow.to_numpy(file, self._name, column, offset)
             kind = arrow.kind_of(column.type) or "real"
-            self._gaps |= column.null_count > 0
+            self.gaps |= column.null_count > 0
             kind = "" if column.null_count == len(column) else kind
         if typed:
             self._dtypes.add(values.dtype)
@@ -94,7 +94,7 @@ class Look:
         values = arrow.to_numpy(file, self._name, pa.array([], type))
         self._dtypes.add(values.dtype)
         self.types.setdefault(arrow.kind_of(type) or "real", file)
-        self._gaps |= gaps
+        self.gaps |= gaps
 
     def dtype(self, kind: str) -> np.dtype:
         """Return the dtype of the values as a kind."""
@@ -105,7 +105,7 @@ class Look:
         if self.kind is not None:
             found = {*found, np.dtype({"boolean": bool, "integer": int}.get(word, float))}
         dtype = np.result_type(*found)
-        return np.dtype(float) if self._gaps and dtype.kind in "biu" else dtype
+        return np.dtype(float) if self.gaps and dtype.kind in "biu" else dtype
 
     def finish(self, kind: str) -> np.ndarray:
         """Return the values of all blocks as a kind."""
@@ -139,7 +139,7 @@ class Look:
                     continue
                 if kind == "integer" and has_leading_zeros(texts):
                     return None
-                self._gaps |= texts.null_count > 0
+                self.gaps |= texts.null_count > 0
                 self.kind = kind
                 if kind == "real" and self.grouped:
                     found = compute.match_substring_regex(texts, GROUPED)

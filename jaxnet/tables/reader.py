@@ -16,7 +16,7 @@ from jaxnet.tables.folder import Source, sources
 from jaxnet.tables.looks import read_as
 from jaxnet.tables.options import AS_FOUND, ReadOptions
 from jaxnet.tables.parts import ROWS, even, metadata, parts
-from jaxnet.tables.scan import check_words, scan
+from jaxnet.tables.scan import check_words, missing_at, scan
 from jaxnet.tables.table import Table
 
 log = logging.getLogger("jaxnet")
@@ -38,7 +38,7 @@ def read(path: str | Path, drop: Collection[str] = (), options: ReadOptions = AS
     found = scan(path, files, drop, options, keep=True)
     notes = found.notes
     for name, column in found.values.items():
-        table.check_finite(path, name, column, 0, options.missing)
+        _check(files[0], name, column, 0, options)
         if column.dtype == object:
             notes += check_words(files, name, dict.fromkeys(column.tolist()), options)
     for note in notes:
@@ -83,7 +83,7 @@ def file_blocks(
             columns = {}
             for name, column in part.items():
                 columns[name], found[name] = _value(
-                    source.file, name, column, kinds[name], offset, options
+                    source, name, column, kinds[name], offset, options
                 )
             yield columns
             offset += len(next(iter(columns.values())))
@@ -108,22 +108,32 @@ def copies(
 
 
 def _value(
-    file: Path, name: str, column: Any, kind: str, offset: int, options: ReadOptions
+    source: Source, name: str, column: Any, kind: str, offset: int, options: ReadOptions
 ) -> tuple[np.ndarray, str]:
     """Return a column, whose rows come after `offset` others, as an array, and its kind."""
     if isinstance(column, np.ndarray):
         values, kind = column, table.KINDS[column.dtype.kind]
     elif not arrow.is_text(column.type):
-        values = arrow.to_numpy(file, name, column, offset)
+        values = arrow.to_numpy(source.file, name, column, offset)
         kind = arrow.kind_of(column.type) or "real"
     else:
         texts = arrow.to_strings(column)
         values, bad = read_as(texts, kind, options)
         if bad.any():
             row = int(bad.argmax())
-            raise table.wrong_kind(file, offset + row + 1, name, texts[row].as_py(), kind)
-    table.check_finite(file, name, values, offset, options.missing)
+            raise table.wrong_kind(source.file, offset + row + 1, name, texts[row].as_py(), kind)
+    _check(source, name, values, offset, options)
     return values, kind
+
+
+def _check(
+    source: Source, name: str, values: np.ndarray, offset: int, options: ReadOptions
+) -> None:
+    """Refuse infinity, and what is missing if the options do."""
+    table.check_finite(source.file, name, values, offset)
+    if options.missing == "error" and (gaps := table.is_missing(values)).any():
+        row = int(np.argwhere(gaps)[0][0]) + offset + 1
+        raise missing_at(source, name, row, options)
 
 
 def estimate(file: Path) -> int:
