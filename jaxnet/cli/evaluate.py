@@ -28,7 +28,7 @@ class Evaluate(ModelCommand):
     """
 
     data: Path | None = None
-    """The file to measure on; by default the validation rows of training."""
+    """The file or folder to measure on; by default the validation rows of training."""
     png: Path | None = None
     """The picture of the confusion matrix; by default RUN/confusion-DATA.png."""
 
@@ -44,7 +44,7 @@ class Evaluate(ModelCommand):
         if self.data is None:
             metrics, name = run.evaluate_validation(self.run), "validation"
         else:
-            metrics = inference.evaluate(trained, self.data, unseen=self.unseen)
+            metrics = inference.evaluate(trained, self.data, **self.applied)
             name = self.data.name
         found = metrics.result()
         values = [text.metric_text(*item) for item in found.items()]

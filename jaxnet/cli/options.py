@@ -36,6 +36,16 @@ class ModelCommand(Cached):
     unseen: str = "error"
     """What to do with a category that training did not have: stop with an error, or zero: encode
     it as zeros, as none of the known ones."""
+    delimiter: str | None = None
+    """The character between the columns of a CSV, or tab; by default as in training."""
+    encoding: str | None = None
+    """The encoding of a CSV, as latin-1 or utf-8; by default as in training."""
+
+    @property
+    def applied(self) -> dict[str, Any]:
+        """The options with which a model is applied to a file."""
+        names = ("unseen", "delimiter", "encoding")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

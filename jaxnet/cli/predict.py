@@ -20,7 +20,7 @@ class Predict(ModelCommand):
     """
 
     data: Path
-    """The file to predict: it has the columns of training in any order, and perhaps others."""
+    """The file to predict, or a folder of such; it has the columns of training in any order."""
     out: Path
     """The file to write, .csv or .parquet; it must not exist."""
     keep: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class Predict(ModelCommand):
         from jaxnet.runs import predict as inference
 
         trained = model.load(self.run)
-        rows = inference.predict(trained, self.data, self.out, keep=self.keep, unseen=self.unseen)
+        rows = inference.predict(trained, self.data, self.out, keep=self.keep, **self.applied)
         names = [*self.keep, *inference.output_names(trained.encoding.target)]
         first = len(self.keep) + 2
         shown = names if len(names) <= first + 2 else [*names[:first], "...", names[-1]]

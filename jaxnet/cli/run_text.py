@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxnet.cli.text import aligned, metric_text
+from jaxnet.cli.text import aligned, columns_text, metric_text
 from jaxnet.runs import folder as run_folder
 from jaxnet.runs.config import Config
 from jaxnet.runs.record import Record
@@ -100,6 +100,7 @@ def facts(run: Run) -> dict[str, str]:
     found = {
         "data": f"{record.data['name']}: {rows['train']} rows to train on, {rows['validation']} to "
         "validate on",
+        "columns": columns_text(record.encoding, record.data["left_out"]).removeprefix("columns: "),
         "task": run.task,
         "network": f"{run.network}, {parameters:,} parameters",
         "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, "

@@ -186,5 +186,4 @@ def _print_next(run: Run, dataset: Dataset) -> None:
     names = (f"predictions{f'-{i}' * (i > 1)}.csv" for i in itertools.count(1))
     free = next(name for name in names if not Path(name).exists())
     predict = f"predict {folder} --data {text.quote(data)} --out {free}"
-    one_file = not data.is_dir()  # as `predict` takes it
-    text.print_commands(f"show {folder}", *[predict] * one_file, f"export {folder}")
+    text.print_commands(f"show {folder}", predict, f"export {folder}")

@@ -18,10 +18,9 @@ from jaxnet.spec import Spec
 from jaxnet.tables import reader
 from jaxnet.tables.column import Encoding
 from jaxnet.tables.fitting import fit_encoding
-from jaxnet.tables.options import ReadOptions
 from jaxnet.tables.rows import ArrayRows, Rows, StoredRows, encode
 from jaxnet.tables.store import Store
-from jaxnet.tables.table import Table, find
+from jaxnet.tables.table import Table, find, list_left_out
 from jaxnet.tables.targets import find_labels, infer_task
 
 if TYPE_CHECKING:
@@ -36,7 +35,8 @@ class Dataset(NamedTuple):
     """A table made ready: its encoding, the network for it, the rows to train and validate on.
 
     table: the columns, without rows unless `prepare` was told to keep them. source: the data's
-    name, absolute path, bytes and sha256. train, validation: the rows, on disk if `on_disk`.
+    name, absolute path, bytes and sha256, and the columns left out. train, validation: the rows, on
+    disk if `on_disk`.
     """
 
     table: Table
@@ -131,18 +131,18 @@ def _spec(config: Config, task: str, encoding: Encoding) -> Spec:
 def _table(
     path: Path, config: Config, on_convert: Callable[[Conversion], None]
 ) -> tuple[Table | Store, dict[str, Any]]:
-    """Return the table, and name, path, bytes and sha256 of its file."""
-    options = ReadOptions(missing=config.missing, categorical=config.categorical)
+    """Return the table; name, path, bytes and sha256 of its file, and the columns left out."""
     if use_disk(config, path):
         from jaxnet.tables.convert import convert  # only tables on disk need it
 
-        store = convert(path, config.drop, on_convert, options)
-        return store, store.source
+        store = convert(path, config.drop, on_convert, config.reading)
+        return store, store.source | {"left_out": list_left_out(store.left_out)}
     find(path)
     source: dict[str, Any] = {"name": path.name, "path": str(path.absolute())}
     with unchanged(path):
-        table = reader.read(path, config.drop, options)
-        return table, source | {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        table = reader.read(path, config.drop, config.reading)
+        source |= {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        return table, source | {"left_out": list_left_out(table.left_out)}
 
 
 def _rows(table: Table | Store, encoding: Encoding, config: Config, rows: np.ndarray) -> Rows:

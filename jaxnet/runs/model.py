@@ -20,6 +20,7 @@ from jaxnet.spec import Spec, check_params
 from jaxnet.tables.column import Encoding, decode
 from jaxnet.tables.encoding import encode_features, from_columns
 from jaxnet.tables.missing import Filled
+from jaxnet.tables.options import AS_FOUND, ReadOptions
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,12 +28,14 @@ class Model:
     """A network and how its columns are encoded.
 
     task: classification or regression. params: the dictionary w1, b1, ... in (in, out) layout.
+    reading: how the text of its file was read.
     """
 
     task: str
     spec: Spec
     encoding: Encoding = field(repr=False)
     params: dict[str, np.ndarray] = field(repr=False)
+    reading: ReadOptions = field(default=AS_FOUND, repr=False)
 
     def predict(self, columns: Any, *, unseen: str = "error") -> np.ndarray:
         """Return the class (N,) of each row, as the value that training had, or its number.
@@ -110,7 +113,8 @@ def load(folder: str | Path, record: Record | None = None) -> Model:
     except (ValueError, TypeError, OSError, SafetensorError) as error:
         raise ValueError(f"{path}: damaged, or not of this run ({error})") from None
     params = {name: params[name] for name in spec.shapes()}
-    return Model(task=record.task, spec=spec, encoding=encoding, params=params)
+    known = {"task": record.task, "encoding": encoding, "reading": record.config.reading}
+    return Model(spec=spec, params=params, **known)
 
 
 def save_params(path: Path, params: dict[str, np.ndarray], line: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from jaxnet.tables.column import Column, decode, kinds_to_read
 from jaxnet.tables.encoding import UNSEEN, encode_features, encode_target
 from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.missing import Filled, has_value, without_target
-from jaxnet.tables.table import find
+from jaxnet.tables.options import ReadOptions
 
 log = logging.getLogger("jaxnet")
 
@@ -37,67 +37,89 @@ def predict(
     *,
     keep: Sequence[str] = (),
     unseen: str = "error",
+    delimiter: str | None = None,
+    encoding: str | None = None,
 ) -> int:
     """Write the prediction for each row of a data file, in its order; return how many there are.
 
-    out: a new file that ends in .csv or .parquet. Classes give the column `target`, with the class,
-    and p_CLASS for the probability of each; numbers give `target` in its units, or target_0, ...
-    for a target of several columns. keep: columns of the data to copy in front; those of a CSV are
-    copied as text. unseen: "error", or "zero" to take a category that training did not have for
-    none of them.
+    data: a file, or a folder of such. out: a new file that ends in .csv or .parquet. Classes give
+    the column `target`, with the class, and p_CLASS for the probability of each; numbers give
+    `target` in its units, or target_0, ... for a target of several columns. keep: columns of the
+    data to copy in front; those of a CSV are copied as text. unseen: "error", or "zero" to take a
+    category that training did not have for none of them. delimiter, encoding: of a CSV, by default
+    as in training.
 
     Raises: ValueError for bad input, FileExistsError if `out` exists, OSError if it cannot be
     written; then nothing is left of it.
     """
     check_choice("unseen", unseen, UNSEEN)
-    out, encoding = Path(out), model.encoding
+    out, columns = Path(out), model.encoding
     suffix = _check_out(out)
-    _check_unique([*keep, *output_names(encoding.target)])
-    find(data)
-    rows, count = _rows(encoding.width), 0
-    copies = reader.copies(data, keep, rows) if keep else itertools.repeat({})
-    blocks = reader.blocks(data, kinds_to_read(encoding.features), rows)
-    filled = Filled(encoding)
+    _check_unique([*keep, *output_names(columns.target)])
+    options = _reading(model, delimiter, encoding)
+    rows, count = _rows(columns.width), 0
+    copies = reader.copies(data, keep, rows, options) if keep else itertools.repeat({})
+    blocks = reader.blocks(data, kinds_to_read(columns.features), rows, options)
+    filled = Filled(columns)
     with replacing(out) as part, _writer(part, suffix) as write:
         for block, copied in zip(blocks, copies, strict=False):
-            x = encode_features(block, encoding, model.dtype, unseen)
-            write(_table(copied | _predicted(model.outputs(x), encoding.target)))
+            x = encode_features(block, columns, model.dtype, unseen)
+            write(_table(copied | _predicted(model.outputs(x), columns.target)))
             filled.update(block)
             count += len(x)
     filled.log()
     return count
 
 
-def evaluate(model: Model, data: str | Path, *, unseen: str = "error") -> Metrics:
+def evaluate(
+    model: Model,
+    data: str | Path,
+    *,
+    unseen: str = "error",
+    delimiter: str | None = None,
+    encoding: str | None = None,
+) -> Metrics:
     """Return the metrics of a model on a data file, which has the target too.
 
-    unseen: as in `predict`. Rows without a target are left out, and counted in the log.
+    data, unseen, delimiter, encoding: as in `predict`. Rows without a target are left out, and
+    counted in the log.
 
     Raises: ValueError for bad input, also a class that training did not have, and a file without a
     target in any row.
     """
-    encoding, left_out = model.encoding, 0
-    kinds = kinds_to_read((*encoding.features, encoding.target))
-    filled = Filled(encoding)
+    columns, left_out = model.encoding, 0
+    kinds = kinds_to_read((*columns.features, columns.target))
+    options = _reading(model, delimiter, encoding)
+    filled = Filled(columns)
 
     def batches() -> Iterator[Batch]:
         nonlocal left_out
-        for block in reader.blocks(data, kinds, _rows(encoding.width)):
+        for block in reader.blocks(data, kinds, _rows(columns.width), options):
             filled.update(block)
-            x = encode_features(block, encoding, model.dtype, unseen)
-            known = has_value(block.columns[encoding.target.name])
+            x = encode_features(block, columns, model.dtype, unseen)
+            known = has_value(block.columns[columns.target.name])
             left_out += len(x) - int(known.sum())
             if not known.all():
                 x, block = x[known], block.take(known)
-            yield Batch(x, encode_target(block, encoding, model.dtype))
+            yield Batch(x, encode_target(block, columns, model.dtype))
 
-    metrics = measure(model.spec, encoding.target, model.params, batches())
+    metrics = measure(model.spec, columns.target, model.params, batches())
     if not metrics.rows:
-        raise ValueError(f"{data}: no row has a value of the target {encoding.target.name!r}")
+        raise ValueError(f"{data}: no row has a value of the target {columns.target.name!r}")
     if left_out:
-        log.warning(without_target(left_out, encoding.target.name))
+        log.warning(without_target(left_out, columns.target.name))
     filled.log()
     return metrics
+
+
+def _reading(model: Model, delimiter: str | None, encoding: str | None) -> ReadOptions:
+    """Return how a file is read: as that of training, but for what is given."""
+    options = model.reading
+    options = options._replace(
+        delimiter=delimiter or options.delimiter, encoding=encoding or options.encoding
+    )
+    options.check()
+    return options
 
 
 def output_names(target: Column) -> list[str]:

@@ -21,7 +21,7 @@ from jaxnet import files
 from jaxnet.tables import reader, table
 from jaxnet.tables.folder import Source, sources
 from jaxnet.tables.options import AS_FOUND, ReadOptions
-from jaxnet.tables.scan import Scan, check_words, header_of, scan
+from jaxnet.tables.scan import Scan, check_words, header_of, missing_at, scan
 from jaxnet.tables.store import (
     CODES,
     DESCRIPTION,
@@ -77,17 +77,17 @@ def convert(
         log.warning("%s: %s", Path(path).name, note)
     store = Store(path, found, drop)
     if options.missing == "error":
-        _check_missing(store)
+        _check_missing(store, options)
     return store
 
 
-def _check_missing(store: Store) -> None:
+def _check_missing(store: Store, options: ReadOptions) -> None:
     """Refuse a table that misses a value, and name the first in its first block."""
     for block in store.blocks(list(store.columns)):
         for name, column in block.columns.items():
             if (gaps := table.is_missing(column)).any():
                 row = store.row(block.offset + int(gaps.argmax()))
-                table.check_finite(row.path, name, row.columns[name], row.offset, "error")
+                raise missing_at(Source(Path(row.path)), name, row.offset + 1, options)
 
 
 def _sources(path: str | Path) -> list[Source]:

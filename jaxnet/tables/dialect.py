@@ -54,7 +54,7 @@ def sniff(file: Path, options: ReadOptions) -> Dialect:
         whole = len(head) <= size
         skipped, notes, said = _before_header(head, whole)
         text = head[skipped:]
-        if (ends := first_row_end(text, options.delimiter or said or ",")) >= 0 or whole:
+        if (ends := first_row_end(text, options.sign or said or ",")) >= 0 or whole:
             break
         if size > MAX_ROW_BYTES:
             raise ValueError(f"{file}: the header is longer than {MAX_ROW_BYTES:,} bytes")
@@ -64,7 +64,7 @@ def sniff(file: Path, options: ReadOptions) -> Dialect:
     if ends < 0 and text.count(b'"') % 2:
         opened = text[text.rfind(b'"') :].decode(errors="replace")
         raise ValueError(f"{file}: a quote in the header is never closed: {quote(opened)}")
-    found = _choose(file, text, whole, options.delimiter or said)
+    found = _choose(file, text, whole, options.sign or said)
     return found._replace(
         encoding=encoding, start=found.start + skipped, notes=(*notes, *found.notes)
     )
@@ -91,7 +91,7 @@ def open_text(file: Path, encoding: str | None) -> Iterator[Callable[[int], byte
                 except UnicodeError as error:
                     before = lines + raw[: getattr(error, "start", 0)].count(b"\n")
                     what = f"line {before + 1}: the text is not {encoding}"
-                    raise ValueError(f"{file}: {what}; say its --encoding") from None
+                    raise ValueError(f"{file}: {what}; say its `encoding`") from None
                 lines += text.count("\n")
             return text.encode("utf-8", "surrogatepass")
 
@@ -113,7 +113,7 @@ def _encoding(file: Path, options: ReadOptions) -> str | None:
         name = "utf-16-be" if zero % 2 == 0 else "utf-16-le"
         row = head[:zero].count(b"\n")
         where = f"row {row}" if row else "the header"
-        what = f"{where}: the text is not UTF-8; if it is UTF-16, say --encoding {name}"
+        what = f"{where}: the text is not UTF-8; if it is UTF-16, say `encoding` {name}"
         raise ValueError(f"{file}: {what}")
     return None
 
@@ -161,7 +161,7 @@ def _choose(file: Path, text: bytes, whole: bool, delimiter: str | None) -> Dial
     try:
         "".join(best.names).encode()
     except UnicodeEncodeError:
-        what = "the text of the header is not UTF-8; say its encoding, as --encoding latin-1"
+        what = "the text of the header is not UTF-8; say its encoding, as `encoding` latin-1"
         raise ValueError(f"{file}: {what}") from None
     if delimiter is None and best.delimiter != usual:
         sign = NAMES.get(best.delimiter, best.delimiter)

@@ -19,6 +19,10 @@ class Source(NamedTuple):
     keys: Mapping[str, str | None] = {}
 
 
+def is_csv(file: Path) -> bool:
+    return suffix_of(file) in (".csv", ".csv.gz", ".tsv")
+
+
 def sources(path: str | Path) -> list[Source]:
     """Return the files of a table: itself, or those in the folder, by name.
 

@@ -98,7 +98,7 @@ def choose(path: Any, names: list[str], drop: Collection[str]) -> list[str]:
     check_unique(path, names)
     if "" in names[1:] and "" not in drop:  # the first may number the rows
         place = names.index("", 1) + 1
-        raise ValueError(f"{path}: column {place} has no name; name it, or say --drop ''")
+        raise ValueError(f"{path}: column {place} has no name; name it, or say `drop` ''")
     if unknown := sorted(set(drop) - set(names)):
         raise missing(path, f"column {unknown[0]!r} to drop", names)
     if not set(names) - set(drop):
