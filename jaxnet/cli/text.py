@@ -44,6 +44,8 @@ def columns_text(encoding: Encoding, left_out: Sequence[str]) -> str:
     numbers = sum(len(c.mean) for c in features if not c.categories and c.base != "date")
     counts = {"number": numbers, "date": sum(c.base == "date" for c in features)}
     parts = [count(number, noun) for noun, number in counts.items() if number]
+    if any(column.bins for column in features):
+        parts[0] += " with bins"
     if categories := sum(bool(column.categories) for column in features):
         noun = "category" if categories == 1 else "categories"
         largest = count(len(widest.categories), "value")

@@ -19,10 +19,11 @@ from jaxnet.runs.model import Model, softmax
 from jaxnet.spec import Batch, check_choice
 from jaxnet.tables import reader
 from jaxnet.tables.column import Column, decode, kinds_to_read
-from jaxnet.tables.encoding import UNSEEN, encode_features, encode_target
+from jaxnet.tables.encoding import UNSEEN, encode_features
 from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.missing import Filled, has_value, without_target
 from jaxnet.tables.options import ReadOptions
+from jaxnet.tables.rows import encode
 
 log = logging.getLogger("jaxnet")
 
@@ -96,12 +97,9 @@ def evaluate(
         nonlocal left_out
         for block in reader.blocks(data, kinds, _rows(columns.width), options):
             filled.update(block)
-            x = encode_features(block, columns, model.dtype, unseen)
-            known = has_value(block.columns[columns.target.name])
-            left_out += len(x) - int(known.sum())
-            if not known.all():
-                x, block = x[known], block.take(known)
-            yield Batch(x, encode_target(block, columns, model.dtype))
+            rows = np.flatnonzero(has_value(block.columns[columns.target.name]))
+            left_out += block.num_rows - len(rows)
+            yield Batch(*encode(block, columns, model.dtype, rows, unseen))
 
     metrics = measure(model.spec, columns.target, model.params, batches())
     if not metrics.rows:

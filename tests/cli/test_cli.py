@@ -12,6 +12,7 @@ from jaxnet.cli import main
 from jaxnet.cli.commands import COMMANDS, options_of, with_options
 from jaxnet.runs import config
 from jaxnet.spec import ACTIVATIONS
+from jaxnet.tables.options import MISSING
 
 FILES = {
     "good.csv": "a,b,word,y\n"
@@ -74,7 +75,7 @@ BAD = {
     "activation": known("activation", ACTIVATIONS),
     "schedule": known("schedule", config.SCHEDULES),
     "task": known("task", config.TASKS),
-    "missing": known("missing", config.MISSING),
+    "missing": known("missing", MISSING),
     "numbers": known("numbers", config.NUMBERS),
     "dtype": known("dtype", config.DTYPES),
     "device": (good("--device", "abacus"), r"--device must be one of auto, cpu.*; got 'abacus'"),
@@ -86,8 +87,8 @@ BAD = {
     "length of row": (data("short.csv"), r"short\.csv: row 2 has 2 values where .* 3 columns"),
     "text": (data("text.csv"), r"text\.csv: row 3, column 'a': 'abc' is text in a column of num"),
     "nan": (
-        (*data("nan.csv"), "--missing", "error"),
-        r"nan\.csv: row 2, column 'a': the value is missing",
+        data("nan.csv", "--missing", "error"),
+        r"nan\.csv: row 2, column 'a': the value is mis",
     ),
     "infinite": (data("infinite.csv"), r"infinite\.csv: row 3, column 'a': the value is inf"),
     "one class": (data("one class.csv"), r"one class\.csv: the target 'y' has one value only, cat"),

@@ -110,6 +110,10 @@ def test_evaluating_leaves_out_and_counts_the_rows_without_a_target(trained, tmp
     assert metrics.rows == len(known) < N
     left_out = f"{N - len(known)} rows have no value of the target 'label', and are left out"
     assert left_out in caplog.messages
+    other = tmp_path / "other.csv"
+    other.write_text(new.read_text().rstrip().rpartition("\n")[0] + "\n,,,,cured,\n")
+    with pytest.raises(ValueError, match=rf"row {N}, column 'label': 'cured' is not among the cl"):
+        inference.evaluate(run, other)
     none = tmp_path / "none.csv"
     lines = new.read_text().splitlines()
     without = [line.replace("ill", "").replace("well", "") for line in lines[1:]]
