@@ -5,6 +5,7 @@ pandas, polars and others are read through the protocols of Arrow and of data fr
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,9 @@ def _columns(frame: Any, path: str, wanted: list[str] | None) -> dict[str, Any] 
     elif hasattr(frame, "keys") or fields:
         keys = {str(key): key for key in fields or frame.keys()}
         names = list(keys)
-    elif any(hasattr(frame, name) for name in ("columns", "column_names", "schema")):
-        what = f"whose columns have names that cannot be read; got {type(frame).__name__}"
-        raise ValueError(f"{path} must not be a thing {what}: make it a pyarrow.Table")
+    elif any(hasattr(type(frame), name) for name in ("columns", "column_names", "schema")):
+        what = "must be a data frame, a mapping or an array"
+        raise ValueError(f"{path} {what}, got {type(frame).__name__}; make it a pyarrow.Table")
     else:
         return None
     wanted = names if wanted is None else wanted
@@ -79,19 +80,17 @@ def _columns(frame: Any, path: str, wanted: list[str] | None) -> dict[str, Any] 
 
 
 def _arrow_table(frame: Any) -> Any:
-    """Return a data frame as an Arrow table, or None."""
+    """Return a data frame as an Arrow table, or None if it cannot be."""
     import pyarrow as pa
 
-    try:
+    # a frame of mixed objects is none, nor is a series
+    with contextlib.suppress(pa.ArrowException, TypeError, ValueError, NotImplementedError):
         if hasattr(frame, "__arrow_c_stream__"):
             return pa.table(frame)
         if hasattr(frame, "__dataframe__"):
             from pyarrow.interchange import from_dataframe
 
             return from_dataframe(frame)
-    except (pa.ArrowException, TypeError, ValueError, NotImplementedError):  # as of mixed objects
-        if not hasattr(frame, "keys"):
-            raise
     return None
 
 
