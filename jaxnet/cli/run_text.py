@@ -100,7 +100,9 @@ def facts(run: Run) -> dict[str, str]:
     found = {
         "data": f"{record.data['name']}: {rows['train']} rows to train on, {rows['validation']} to "
         "validate on",
-        "columns": columns_text(record.encoding, record.data["left_out"]).removeprefix("columns: "),
+        "columns": columns_text(record.encoding, record.data.get("left_out", [])).removeprefix(
+            "columns: "
+        ),
         "task": run.task,
         "network": f"{run.network}, {parameters:,} parameters",
         "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, "

@@ -38,7 +38,7 @@ def count(number: int, noun: str) -> str:
 
 
 def columns_text(encoding: Encoding, left_out: Sequence[str]) -> str:
-    """How the feature columns are taken: "columns: 2 numbers, 1 category (city 28 values)"."""
+    """How the feature columns are taken: "2 numbers, 1 category (city 28 values)"."""
     features = encoding.features
     widest = max(features, key=lambda column: len(column.categories))
     numbers = sum(len(c.mean) for c in features if not c.categories and c.base != "date")
@@ -52,7 +52,7 @@ def columns_text(encoding: Encoding, left_out: Sequence[str]) -> str:
         parts.append(f"{categories:,} {noun} ({widest.name} {largest})")
     if left_out:
         parts.append(f"left out: {', '.join(left_out)}")
-    return f"columns: {', '.join(parts)}"
+    return ", ".join(parts)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -98,7 +98,7 @@ def _program() -> str:
 
 def print_task(dataset: Dataset, config: Config) -> None:
     """Print how the columns are taken; which task was chosen, why, and how to choose the other."""
-    print(columns_text(dataset.encoding, dataset.source.get("left_out", [])))
+    print(f"columns: {columns_text(dataset.encoding, dataset.source.get('left_out', []))}")
     other = "regression" if dataset.task == "classification" else "classification"
     target = dataset.encoding.target.name
     column = dataset.table.columns[target]

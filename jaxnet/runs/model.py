@@ -18,7 +18,7 @@ from jaxnet.runs.folder import PARAMS
 from jaxnet.runs.record import Record
 from jaxnet.spec import Spec, check_params
 from jaxnet.tables.column import Encoding, decode
-from jaxnet.tables.encoding import encode_features, from_columns
+from jaxnet.tables.encoding import encode_features
 from jaxnet.tables.missing import Filled
 from jaxnet.tables.options import AS_FOUND, ReadOptions
 
@@ -61,7 +61,9 @@ class Model:
         return softmax(self.outputs(self._encode(columns, unseen)))
 
     def _encode(self, columns: Any, unseen: str) -> np.ndarray:
-        table = from_columns(columns, self.encoding.features)
+        from jaxnet.tables.frames import from_columns  # brings the reader of files
+
+        table = from_columns(columns, self.encoding.features, self.reading)
         filled = Filled(self.encoding)
         filled.update(table)
         x = encode_features(table, self.encoding, self.dtype, unseen)

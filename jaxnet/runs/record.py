@@ -254,9 +254,9 @@ def _options(values: Any, data: Any) -> Config:
 
 
 def _data(values: Any) -> dict[str, Any]:
-    kinds = {"name": str, "path": str, "bytes": int, "sha256": str}
-    found = {name: _typed(f"data.{name}", values[name], kind) for name, kind in kinds.items()}
-    return found | {"left_out": _typed("data.left_out", values.get("left_out", []), list)}
+    kinds: dict[str, Any] = {"name": str, "path": str, "bytes": int, "sha256": str}
+    kinds |= {"left_out": list} if "left_out" in values else {}
+    return {name: _typed(f"data.{name}", values[name], kind) for name, kind in kinds.items()}
 
 
 def _arguments(cls: Any, what: str, values: Any) -> dict[str, Any]:

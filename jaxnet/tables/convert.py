@@ -108,7 +108,7 @@ def _look(
         found = files.read_json(folder / DESCRIPTION)
     if found.get("version") != VERSION:
         return {}, "there are none"
-    now = [[_name(path, file), [*files.state(file)]] for file, _ in paths]
+    now = [[_name(path, source.file), [*files.state(source.file)]] for source in paths]
     if [[file["name"], file["state"]] for file in found["files"]] != now:
         return found, CHANGED
     if found["options"] != _options(options):
@@ -143,7 +143,7 @@ def _convert(
     on_progress: Callable[[Conversion], None],
 ) -> dict[str, Any]:
     """Write arrays in the place of those `found`, and last of all what they are; return that."""
-    folder, states = folder_of(path), [files.state(file) for file, _ in paths]
+    folder, states = folder_of(path), [files.state(source.file) for source in paths]
     if found:
         log.warning("%s: its arrays are made anew: %s", path, reason)
         held = {column["name"] for column in found["columns"] if reason != CHANGED}
@@ -151,8 +151,8 @@ def _convert(
         drop = set(drop) - held
     (folder / DESCRIPTION).unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
-        for file, _ in paths:
-            stack.enter_context(files.unchanged(file))
+        for source in paths:
+            stack.enter_context(files.unchanged(source.file))
         look = scan(path, paths, drop, options)
         fields = _fields(look)
         notes = look.notes
@@ -160,7 +160,7 @@ def _convert(
         done = _write(folder, sum(look.rows), blocks, on_progress)
         described = [
             {"name": _name(path, file), "state": known, "sha256": files.sha256(file), "rows": rows}
-            for (file, _), known, rows in zip(paths, states, look.rows, strict=True)
+            for (file, *_), known, rows in zip(paths, states, look.rows, strict=True)
         ]
     source = _source(path, described)
     found = {"version": VERSION, "rows": sum(look.rows), "names": look.names, "files": described}

@@ -176,10 +176,10 @@ def _check_padding(file: Path, columns: list[Any], dialect: Dialect, rows: int) 
 
 
 def _widths(file: Path, row: int, got: str, dialect: Dialect) -> ValueError:
-    sign = repr(dialect.delimiter)
     what = f"has {got} values where the header has {len(dialect.names)} columns"
-    advice = f"correct it, or say what separates the columns if not {sign}, as `delimiter` ';'"
-    return ValueError(f"{file}: row {row} {what}; {advice}")
+    if not dialect.sure:
+        what += f"; say what separates them if not {dialect.delimiter!r}, as `delimiter` ';'"
+    return ValueError(f"{file}: row {row} {what}")
 
 
 @contextlib.contextmanager

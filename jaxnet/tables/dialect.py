@@ -30,7 +30,8 @@ class Dialect(NamedTuple):
 
     encoding: None for UTF-8. start: where the rows begin in its text as UTF-8, in bytes. names:
     those of the columns, "" where there is none. padding: how many more columns the rows have, all
-    of them empty. spaced: spaces stand before the cells. notes: what of this is worth telling.
+    of them empty. spaced: spaces stand before the cells. sure: most rows have as many values as
+    there are names. notes: what of this is worth telling.
     """
 
     encoding: str | None
@@ -39,6 +40,7 @@ class Dialect(NamedTuple):
     names: list[str]
     padding: int = 0
     spaced: bool = False
+    sure: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -191,7 +193,8 @@ def _try(
     spaced = width > 1 and all(raw.count(delimiter + " ") >= len(row) - 1 for row, raw in rows)
     end = first_row_end(text, delimiter)
     start = len(text) if end < 0 else end
-    return score, Dialect(None, delimiter, start, names, padding, spaced and bool(rows))
+    found = Dialect(None, delimiter, start, names, padding, spaced and bool(rows), share >= 0.5)
+    return score, found
 
 
 def _sample(text: str, whole: bool, delimiter: str) -> list[tuple[list[str], str]]:

@@ -34,6 +34,8 @@ class Header(NamedTuple):
 def read_header(source: Source, options: ReadOptions) -> Header:
     """Raises: ValueError for a file that cannot be read."""
     file, suffix = source.file, table.suffix_of(source.file)
+    if source.columns is not None:
+        return Header(list(source.columns))
     if suffix == ".npz":
         with _errors(file, ".npz file without pickled objects"), zipfile.ZipFile(file) as archive:
             return Header([name.removesuffix(".npy") for name in archive.namelist()])
@@ -54,6 +56,9 @@ def parts(
     import pyarrow as pa
 
     file, suffix = source.file, table.suffix_of(source.file)
+    if source.columns is not None:
+        yield {name: source.columns[name] for name in names}
+        return
     with unchanged(file):
         table.check_wanted(file, read_header(source, options).names, names)
         if suffix == ".npz":

@@ -34,16 +34,30 @@ def read(path: str | Path, drop: Collection[str] = (), options: ReadOptions = AS
     Raises: FileNotFoundError; ValueError for another kind of file, a damaged or an empty one, a
     repeated or unknown column, an infinite value, text among numbers, and what is ambiguous.
     """
-    files = [Source(table.find(path)[0])]
-    found = scan(path, files, drop, options, keep=True)
+    return read_source(path, Source(table.find(path)[0]), drop, options)
+
+
+def read_source(
+    path: str | Path, source: Source, drop: Collection[str], options: ReadOptions
+) -> Table:
+    """As `read`, of a file or of columns in memory."""
+    found = scan(path, [source], drop, options, keep=True)
     notes = found.notes
     for name, column in found.values.items():
-        _check(files[0], name, column, 0, options)
+        _check(source, name, column, 0, options)
         if column.dtype == object:
-            notes += check_words(files, name, dict.fromkeys(column.tolist()), options)
+            notes += check_words([source], name, dict.fromkeys(column.tolist()), options)
     for note in notes:
         log.warning("%s: %s", Path(path).name, note)
     return Table(str(path), found.values, 0, found.kinds, found.left_out)
+
+
+def read_kinds(source: Source, kinds: Mapping[str, str], options: ReadOptions) -> Table:
+    """Return the columns in memory that are named in `kinds`, which are as those of `blocks`."""
+    (part,) = parts(source, list(kinds), options)
+    found = {n: _value(source, n, column, kinds[n], 0, options) for n, column in part.items()}
+    columns = {name: values for name, (values, _) in found.items()}
+    return Table(str(source.file), columns, 0, {name: kind for name, (_, kind) in found.items()})
 
 
 def blocks(

@@ -88,7 +88,7 @@ BAD = {
     "text": (data("text.csv"), r"text\.csv: row 3, column 'a': 'abc' is text in a column of num"),
     "nan": (
         data("nan.csv", "--missing", "error"),
-        r"nan\.csv: row 2, column 'a': the value is mis",
+        r"nan\.csv: row 2, column 'a': the value is missing",
     ),
     "infinite": (data("infinite.csv"), r"infinite\.csv: row 3, column 'a': the value is inf"),
     "one class": (data("one class.csv"), r"one class\.csv: the target 'y' has one value only, cat"),
@@ -152,7 +152,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(capsys, folder
     assert re.search(rf"^jaxnet: (\S.*)?{message}.*\n\Z", err), err
     assert err.count("\n") == 1
     assert "`" not in err  # every argument that it names is an option of the command
-    assert len(out.splitlines()) == (3 if case in AFTER_THE_SUMMARY else 0)
+    assert len(out.splitlines()) == (4 if case in AFTER_THE_SUMMARY else 0)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
