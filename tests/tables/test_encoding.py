@@ -6,9 +6,9 @@ from jaxnet.tables.encoding import (
     aligned,
     encode_features,
     encode_target,
-    from_columns,
 )
 from jaxnet.tables.fitting import fit_encoding
+from jaxnet.tables.frames import from_columns
 from jaxnet.tables.rows import encode
 from jaxnet.tables.table import Table
 from jaxnet.tables.targets import MAX_CLASSES, infer_task
@@ -367,7 +367,9 @@ BAD_COLUMNS: dict = {
     r"row 2, column 'colour': the value is neither number nor text: ": {
         "colour": np.array(["red", object], object)
     },
-    r"column 'length' must be numbers, booleans or text, got complex128": {"length": [1j, 2j]},
+    r"column 'length' must be numbers, booleans, dates or text, got complex128": {
+        "length": [1j, 2j]
+    },
     r"row 1, column 'length': 'x' is text in a column of numbers": {"length": ["x", "1"]},
 }
 

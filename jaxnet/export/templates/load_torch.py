@@ -61,7 +61,7 @@ def encode(column, value):
     filled = [f if math.isnan(n) else n for n, f in zip(given, column["fill"], strict=True)]
     scaled = zip(filled, column["mean"], column["std"], strict=True)
     shares = [(filled[place] - low) / (high - low) for place, low, high in column["bins"]]
-    angles = [2 * math.pi * math.fmod(filled[p] / period, 1) for p, period in column["cycles"]]
+    angles = [2 * math.pi * k * filled[p] / period for p, period, k in column["cycles"]]
     return [
         *((n - mean) / std for n, mean, std in scaled),
         *(min(max(share, 0), 1) for share in shares),
