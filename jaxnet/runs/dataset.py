@@ -99,6 +99,8 @@ def prepare(
     make_rows = partial(rows_of, table, encoding, config.param_dtype, weighting, values)
     split = make_rows(rows), make_rows(held_out)
     table = _kept(table, keep_table)
+    used = {column.name for column in (*encoding.features, encoding.target)}
+    source["left_out"] += [name for name in table.columns if name not in used]
     made = source, task, reason, encoding, spec, *split, batch_size, on_disk, weighting, values
     return Dataset(table, *made)
 

@@ -45,8 +45,10 @@ def fit_encoding(
     the numbers at most BINNED_NUMBERS. missing: as in `Encoding`. say: called with a sentence for
     each column that is filled or left out.
 
-    Raises: ValueError for an unknown column, no features, a target of one value only, and
-    categories that hardly repeat (an identifier) or are more than MAX_CATEGORIES.
+    Text that hardly repeats, as an identifier does, is left out, unless it is in `categorical`.
+
+    Raises: ValueError for an unknown column, no features, a target of one value only or of classes
+    that hardly repeat, and more than MAX_CATEGORIES.
     """
     column = target_of(table, target)
     check_wanted(table.path, list(table.columns), categorical)
@@ -55,9 +57,34 @@ def fit_encoding(
         raise ValueError(f"{table.path}: {what}")
     found = summarise(table, rows, [*categorical, *[target] * (task == "classification")])
     y = _fit_target(table, target, found.pop(target))
+    _leave_out(table, found, categorical, say)
     if not (features := _fit_features(table, found, numbers, len(rows), say)):
         raise ValueError(f"{table.path}: there is no feature column beside the target {target!r}")
     return Encoding(features, y, missing)
+
+
+def _leave_out(
+    table: Source,
+    found: dict[str, Summary],
+    categorical: Collection[str],
+    say: Callable[[str], None],
+) -> None:
+    """Remove the columns without a value to train on, and those of text that hardly repeats."""
+    for name, summary in list(found.items()):
+        number = 0 if name in categorical or summary.moments is not None else len(summary.texts)
+        if summary.is_empty:
+            say(f"column {name!r} has no value to train on, and is left out")
+        elif number > _most_categories(table):
+            what = f"has {number:,} distinct texts in {table.num_rows:,} rows, as an id has"
+            say(f"column {name!r} {what}, and is left out; --categorical {name!r} takes it")
+        else:
+            continue
+        del found[name]
+
+
+def _most_categories(table: Source) -> int:
+    """Return how many distinct values a column may have that is not an id."""
+    return max(MAX_CLASSES, table.num_rows // 2)
 
 
 def _fit_features(
@@ -67,10 +94,7 @@ def _fit_features(
     num_rows: int,
     say: Callable[[str], None],
 ) -> tuple[Column, ...]:
-    """Return the columns of the features that have a value to train on."""
-    for name in [name for name, summary in found.items() if summary.is_empty]:
-        say(f"column {name!r} has no value to train on, and is left out")
-        del found[name]
+    """Return the columns of the features."""
     width = sum(len(s.moments.rows) for s in found.values() if s.moments is not None)
     binned = numbers == "bins" or (
         numbers == "auto" and num_rows >= BINNED_ROWS and width <= BINNED_NUMBERS
@@ -160,10 +184,9 @@ def _categories(table: Source, name: str, summary: Summary, *, is_target: bool) 
             what = f"must hold integers below {EXACT:,} to be categories of a table on disk"
             raise fault(table.path, name, f"{what}; write them as text")
         texts = {str(text) for text in category_texts(numbers, kind.split()[0])}
-    if len(texts) > max(MAX_CLASSES, table.num_rows // 2):
+    if is_target and len(texts) > _most_categories(table):
         what = f"has {len(texts)} distinct categories in {table.num_rows} rows"
-        quantity = "choose another target, or `task` regression if it is a quantity"
-        advice = quantity if is_target else "drop it if it is an id"
+        advice = "choose another target, or `task` regression if it is a quantity"
         raise fault(table.path, name, f"{what}; {advice}")
     missing = (0,) if summary.absent.any() else ()
     return Column(name, categories=tuple(sorted(texts)), kind=kind, missing=missing)

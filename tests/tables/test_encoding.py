@@ -205,11 +205,20 @@ def fit(task="regression", rows=None, categorical=(), **columns):
     return fit_encoding(data, "y", task, rows, categorical)
 
 
+def test_text_that_hardly_repeats_is_left_out_and_said_unless_it_is_asked_for():
+    data, said = table(a=NAMES, b=STEPS, c=NAMES[:-1] + NAMES[:1], y=STEPS), []
+    for categorical, names in [((), "bc"), (["a"], "abc")]:
+        options: dict = {"categorical": categorical, "say": said.append}
+        encoding = fit_encoding(data, "y", "regression", np.arange(len(STEPS)), **options)
+        assert "".join(column.name for column in encoding.features) == names
+    what = "column 'a' has 21 distinct texts in 21 rows, as an id has, and is left out"
+    assert said == [f"{what}; --categorical 'a' takes it"]
+
+
 NAMES = [f"id {i}" for i in range(MAX_CLASSES + 1)]
 STEPS = np.arange(float(len(NAMES)))
 BAD: dict = {
-    r"column 'a' has 21 distinct categories in 21 rows; drop it": {"a": NAMES, "y": STEPS},
-    r"column 'a' has 21 distinct .*; drop it": {"a": STEPS, "y": STEPS, "categorical": ["a"]},
+    r"there is no feature column beside the target 'y'": {"a": NAMES, "y": STEPS},
     r"column 'y' has 21 distinct .*; choose another target, or `task` regression": {
         "a": STEPS,
         "y": STEPS,
