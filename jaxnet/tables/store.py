@@ -106,7 +106,7 @@ def to_dates(numbers: np.ndarray) -> np.ndarray:
     """Return numbers (N,) of microseconds since 1970 as datetime64[us], NaT for NaN."""
     gaps = np.isnan(numbers)
     dates = np.where(gaps, 0, numbers).astype(np.int64).view("M8[us]")
-    dates[gaps] = np.datetime64("NaT")
+    dates[gaps] = np.datetime64("NaT", "us")
     return dates
 
 

@@ -62,9 +62,7 @@ def test_each_number_of_a_wide_column_and_missing_ones_have_bins():
         (2000, BINNED_NUMBERS + 1, False),
     ],
 )
-def test_auto_makes_bins_unless_they_outnumber_the_rows_or_there_are_many_numbers(
-    rows, width, binned
-):
+def test_auto_makes_bins_unless_they_are_too_many(rows, width, binned):
     values = np.random.default_rng(0).random((rows + 3, width))
     _, encoding = fit(np.arange(rows), "auto", a=values, y=np.arange(rows + 3.0))
     assert bool(encoding.features[0].bins) == binned
