@@ -12,7 +12,7 @@ import numpy as np
 from jaxnet.parity.doctor import reference
 from jaxnet.parity.doctor.programs import Program, draw
 
-OP_BY_OP = 8  # one program of so many is run op by op
+OP_BY_OP = 20  # one program of so many is run op by op, which takes as long as five compiled ones
 
 
 class Wrong(NamedTuple):
