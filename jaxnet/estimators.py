@@ -1,0 +1,386 @@
+"""Training as scikit-learn estimators: the features of a run, without its folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_array, check_random_state, compute_sample_weight, validation
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+
+from jaxnet.runs import loop, state, steps, trainer
+from jaxnet.runs.config import Config
+from jaxnet.runs.dataset import Dataset, fit
+from jaxnet.runs.model import Model, fit_calibration
+from jaxnet.spec import Spec
+from jaxnet.tables import frames
+from jaxnet.tables.column import Column, Encoding, encoding_from_json, encoding_to_json
+from jaxnet.tables.rows import rows_of
+from jaxnet.tables.table import Table
+from jaxnet.tables.targets import find_labels
+from jaxnet.tables.weights import EQUAL, Weighting
+
+OWN = ("batch_size", "class_weight", "hidden", "categorical", "random_state", "validation")
+
+
+class _Estimator(BaseEstimator):
+    def __init__(
+        self,
+        *,
+        hidden=(128,),
+        activation="relu",
+        optimizer="adam",
+        learning_rate=1e-3,
+        weight_decay=None,
+        schedule="cosine",
+        batch_size=None,
+        epochs=None,
+        patience=None,
+        validation=0.2,
+        categorical=(),
+        numbers="standard",
+        ensemble=1,
+        dropout=0.0,
+        random_state=0,
+        dtype="float32",
+    ):
+        self.hidden = hidden
+        self.activation = activation
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.patience = patience
+        self.validation = validation
+        self.categorical = categorical
+        self.numbers = numbers
+        self.ensemble = ensemble
+        self.dropout = dropout
+        self.random_state = random_state
+        self.dtype = dtype
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.target_tags.required = True
+        return tags
+
+    def __getstate__(self):
+        """Return the parameters, and what was fitted as arrays and JSON."""
+        kept = dict(super().__getstate__())
+        if "model_" in kept:
+            model = kept["model_"]
+            kept["model_"] = vars(model) | {
+                "spec": asdict(model.spec),
+                "encoding": encoding_to_json(model.encoding),
+                "weighting": list(model.weighting),
+            }
+        return kept
+
+    def __setstate__(self, kept):
+        if "model_" in kept:
+            told = kept["model_"]
+            spec = Spec(**told["spec"] | {"sizes": tuple(told["spec"]["sizes"])})
+            encoding = encoding_from_json(told["encoding"])
+            made = {"spec": spec, "encoding": encoding, "weighting": Weighting(*told["weighting"])}
+            kept = kept | {"model_": Model(**told | made)}
+        super().__setstate__(kept)
+
+    def fit(self, X, y, sample_weight=None):
+        """Train on X (N, D), numbers or a data frame by name, and y (N,); return self.
+
+        sample_weight: (N,) of at least 0, how much each row counts in the loss.
+
+        Raises: ValueError for bad input; FloatingPointError for a loss that is not finite.
+        """
+        self.__dict__.pop("_optimizer_state", None)
+        table, y, weights = self._read(X, y, sample_weight)
+        self._check_fit(y)
+        config = self._config(weights)
+        labels = find_labels(table, self._target, self._task)
+        if self.validation is None:
+            rows = held_out = labels.rows
+        else:
+            rows, held_out = labels.split(config.validation, config.seed)
+        encoding = self._encoding(table, rows, weights, config)
+        self.model_ = self._train(config, table, weights, encoding, rows, held_out)
+        return self
+
+    def _check_fit(self, y: np.ndarray) -> None:
+        """Refuse a target that nothing can be learned of."""
+
+    def _partial_fit(self, X, y, sample_weight):
+        first = not hasattr(self, "model_")
+        table, _, weights = self._read(X, y, sample_weight, reset=first, told=True)
+        rows = np.arange(table.num_rows)
+        config = replace(self._config(weights), epochs=1, schedule="constant", gram="off")
+        if first:
+            encoding = self._encoding(table, rows, weights, config)
+        else:
+            encoding = self.model_.encoding
+        calls = getattr(self, "_optimizer_state", (None, 0))[1]
+        config = replace(config, seed=config.seed + calls)  # other batches in each call
+        self.model_ = self._train(config, table, weights, encoding, rows, rows, going_on=True)
+        return self
+
+    def _config(self, weights: np.ndarray | None) -> Config:
+        options = {n: v for n, v in self.get_params(deep=False).items() if n not in OWN}
+        seed = self.random_state
+        if not isinstance(seed, (int, np.integer)):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        if self.validation is not None:
+            options["validation"] = self.validation
+        if weights is not None:
+            options["sample_weight"] = "sample_weight"
+        hidden = tuple(map(int, np.atleast_1d(self.hidden)))
+        more = {"hidden": hidden, "seed": int(seed), "batch_size": self.batch_size}
+        return Config(target=self._target, task=self._task, **options, **more)
+
+    def _table(self, X: Any, y: Any = None, *, reset: bool = False) -> tuple[dict[str, Any], Any]:
+        """Return the columns of X by name, and y."""
+        names, given = getattr(X, "columns", None), {} if y is None and not reset else {"y": y}
+        if names is not None and all(isinstance(name, str) for name in names):
+            validate_data(self, X, skip_check_array=True, reset=reset, **given)
+            columns = {name: np.asarray(X[name]) for name in names}
+            for name, column in columns.items():
+                if column.dtype.kind == "M":
+                    columns[name] = column.astype("M8[us]")
+            return columns, y
+        checks: dict[str, Any] = {"ensure_all_finite": "allow-nan", "reset": reset} | given
+        if given:
+            checks |= {"ensure_min_samples": 2, "multi_output": True}
+            X, y = validate_data(self, X, **checks)
+        else:
+            X = validate_data(self, X, **checks)
+        return {f"x{place}": X[:, place] for place in range(X.shape[1])}, y
+
+    def _read(self, X: Any, y: Any, sample_weight: Any, *, reset: bool = True, told: bool = False):
+        """Return the table with the target, the target, and the weights, of rows that weigh."""
+        columns, _ = self._table(X, y, reset=reset)
+        y = self._check_target(y, told)
+        check_consistent_length(next(iter(columns.values())), y)
+        weights = self._weights(y, sample_weight)
+        if reset:
+            self._target = "y" + "_" * max(map(len, columns)) * ("y" in columns)
+        columns[self._target] = self._as_column(y)
+        table = frames.to_table(columns)
+        if weights is not None and not weights.all():
+            table, y, weights = table.take(weights > 0), y[weights > 0], weights[weights > 0]
+        return table, y, weights
+
+    def _weights(self, y: np.ndarray, sample_weight: Any) -> np.ndarray | None:
+        if sample_weight is None:
+            return None
+        rules: dict[str, Any] = {"dtype": np.float64, "ensure_non_negative": True}
+        return validation._check_sample_weight(sample_weight, y, **rules)
+
+    def _encoding(
+        self, table: Table, rows: np.ndarray, weights: np.ndarray | None, config: Config
+    ) -> Encoding:
+        """Fit the encoding; means and standard deviations are by the weights of the rows."""
+        places = [c for c in self.categorical if isinstance(c, str)]
+        places += [f"x{c}" for c in self.categorical if not isinstance(c, str)]
+        target, config = self._target, replace(config, categorical=tuple(places))
+        numbers = table
+        if self._task == "classification":  # whose classes are known
+            row_numbers = np.arange(table.num_rows, dtype=float)
+            numbers = table._replace(columns=table.columns | {target: row_numbers})
+        encoding = fit(numbers, target, "regression", rows, config)
+        columns = [*encoding.features, encoding.target]
+        if weights is not None:
+            columns = [_by_weights(c, table.columns[c.name][rows], weights[rows]) for c in columns]
+        return encoding._replace(features=tuple(columns[:-1]), target=self._encoded(columns[-1]))
+
+    def _train(self, config, table, weights, encoding, rows, held_out, *, going_on=False) -> Model:
+        """Return the model of the best epoch, after training from `model_` if that goes on."""
+        weighting = EQUAL if weights is None else Weighting("sample_weight")
+        def make(some):
+            return rows_of(table, encoding, config.param_dtype, weighting, weights, some)
+
+        classes = self._task == "classification"
+        spec = Spec(
+            sizes=(encoding.width, *config.hidden, encoding.target.width),
+            bias=True,
+            activation=config.activation,
+            loss="cross_entropy" if classes else "mean_squares",
+            label_smoothing=config.label_smoothing,
+        )
+        dataset = Dataset(
+            table=table.take(slice(0)),
+            source={},
+            task=self._task,
+            reason="",
+            encoding=encoding,
+            spec=spec,
+            train=make(rows),
+            validation=make(held_out),
+            batch_size=min(config.batch_size or 32, len(rows)),
+            weighting=weighting,
+            values=weights,
+        )
+        config, placement = trainer.resolve(config, dataset)
+        with trainer.on_device(config):
+            known = going_on and hasattr(self, "model_")
+            params = self.model_.params if known else steps.initial_params(config, spec)
+            made = trainer.make_trainer(config, dataset, params, placement)
+            now = state.begin(made.params, made.optimizer)
+            leaves, calls = getattr(self, "_optimizer_state", (None, 0))
+            if going_on and leaves is not None:
+                opt_state = jax.tree.unflatten(jax.tree.structure(now.state.opt_state), leaves)
+                now = now._replace(state=made.place(now.state._replace(opt_state=opt_state)))
+            nothing = {"save": lambda now: None, "on_line": lambda line: None}
+            nothing |= {"on_progress": lambda progress: None, "signal": lambda: None}
+            now = state.on_host(loop.run(config, dataset, made, now, **nothing)[0])
+            if going_on:
+                self._optimizer_state = jax.tree.leaves(now.state.opt_state), calls + 1
+            self.n_iter_ = now.lines[-1]["epoch"]
+            fitted = {"task": self._task, "spec": spec, "encoding": encoding}
+            model = Model(**fitted, weighting=weighting, params=made.weights(now.best))
+            if self.validation is None or going_on:
+                return model
+            return replace(model, **fit_calibration(model, dataset.validation.blocks()))
+
+
+def _by_weights(column: Column, values: np.ndarray, weights: np.ndarray) -> Column:
+    """Return a column of numbers with the mean and std by the weights (N,) of its values."""
+    if column.categories or column.base == "date":
+        return column
+    values = values.reshape(len(values), -1).astype(float)
+    w = weights[:, None] * ~np.isnan(values)
+    if not w.any(axis=0).all():
+        return column
+    w /= w.sum(axis=0)
+    mean = np.nansum(w * values, axis=0)
+    std = np.sqrt(np.nansum(w * (values - mean) ** 2, axis=0))
+    std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)  # else rounding of one value
+    return column._replace(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+class JaxnetClassifier(ClassifierMixin, _Estimator):
+    """A network that predicts classes, trained with the options of `jaxnet train`.
+
+    Parameters have the names and defaults of `jaxnet.runs.Config`; `random_state` is its seed.
+    batch_size: of more than the training rows, all of them. validation: the share held out, or None
+    to train on all rows and keep the epoch of the lowest training loss. categorical: names of
+    columns, or places in an array. class_weight: a dictionary, "balanced" or None.
+
+    Fitted: classes_, model_ (a `jaxnet.runs.model.Model`), n_iter_ (the epochs made),
+    n_features_in_, feature_names_in_.
+    """
+
+    _task = "classification"
+
+    def __init__(
+        self,
+        *,
+        hidden=(128,),
+        activation="relu",
+        optimizer="adam",
+        learning_rate=1e-3,
+        weight_decay=None,
+        schedule="cosine",
+        batch_size=None,
+        epochs=None,
+        patience=None,
+        validation=0.2,
+        categorical=(),
+        numbers="standard",
+        ensemble=1,
+        dropout=0.0,
+        label_smoothing=0.0,
+        class_weight=None,
+        random_state=0,
+        dtype="float32",
+    ):
+        given = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self.label_smoothing = given.pop("label_smoothing")
+        self.class_weight = given.pop("class_weight")
+        super().__init__(**given)
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Make one pass over the rows, from where the last call ended; return self.
+
+        The first call fits the encoding, for all later ones, and needs `classes`, all there are.
+        """
+        if classes is not None and not hasattr(self, "classes_"):
+            self.classes_ = np.unique(classes)
+        elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
+            raise ValueError(f"`classes` must be those of the first call, {self.classes_}")
+        elif not hasattr(self, "classes_"):
+            raise ValueError("`classes` must be given in the first call of partial_fit")
+        return self._partial_fit(X, y, sample_weight)
+
+    def predict(self, X):
+        """Return the class (N,) of each row."""
+        places = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[places]
+
+    def predict_proba(self, X):
+        """Return the probabilities (N, classes) in the order of `classes_`."""
+        check_is_fitted(self)
+        return self.model_.probabilities(self._table(X)[0], unseen="zero")
+
+    def _check_target(self, y, told):
+        y = validation.column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if not told:
+            self.classes_ = np.unique(y)
+        if unknown := sorted(set(np.unique(y).tolist()) - set(self.classes_.tolist())):
+            raise ValueError(f"`y` must hold the classes {self.classes_}, got {unknown[0]!r}")
+        return y
+
+    def _check_fit(self, y):
+        if len(np.unique(y)) < 2:
+            raise ValueError("`y` must hold 2 classes or more that weigh more than 0, got 1 class")
+
+    def _as_column(self, y):
+        return np.array([str(value) for value in y.tolist()], object)
+
+    def _encoded(self, column):
+        texts = tuple(str(value) for value in self.classes_.tolist())
+        return Column(self._target, categories=texts, kind="text")
+
+    def _weights(self, y, sample_weight):
+        weights = super()._weights(y, sample_weight)
+        if self.class_weight is None:
+            return weights
+        of_class = compute_sample_weight(self.class_weight, y)
+        return of_class if weights is None else weights * of_class
+
+
+class JaxnetRegressor(RegressorMixin, _Estimator):
+    """A network that predicts numbers (N,), or (N, D); as `JaxnetClassifier`, without classes."""
+
+    _task = "regression"
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def partial_fit(self, X, y, sample_weight=None):
+        """Make one pass over the rows, from where the last call ended; return self.
+
+        The first call fits the encoding, for all later ones.
+        """
+        return self._partial_fit(X, y, sample_weight)
+
+    def predict(self, X):
+        """Return the numbers, float64 (N,) or (N, D)."""
+        check_is_fitted(self)
+        return self.model_.predict(self._table(X)[0], unseen="zero")
+
+    def _check_target(self, y, told):
+        return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+
+    def _as_column(self, y):
+        return y
+
+    def _encoded(self, column):
+        return column
