@@ -16,6 +16,7 @@ from jaxnet.runs import loop, state, steps, trainer
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset, fit
 from jaxnet.runs.model import Model, fit_calibration
+from jaxnet.runs.state import RunState
 from jaxnet.spec import Spec
 from jaxnet.tables import frames
 from jaxnet.tables.column import Column, Encoding, encoding_from_json, encoding_to_json
@@ -48,22 +49,7 @@ class _Estimator(BaseEstimator):
         random_state=0,
         dtype="float32",
     ):
-        self.hidden = hidden
-        self.activation = activation
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.patience = patience
-        self.validation = validation
-        self.categorical = categorical
-        self.numbers = numbers
-        self.ensemble = ensemble
-        self.dropout = dropout
-        self.random_state = random_state
-        self.dtype = dtype
+        vars(self).update({k: v for k, v in locals().items() if k != "self"})
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -73,7 +59,7 @@ class _Estimator(BaseEstimator):
 
     def __getstate__(self):
         """Return the parameters, and what was fitted as arrays and JSON."""
-        kept = dict(super().__getstate__())
+        kept: dict[str, Any] = {**super().__getstate__()}  # type: ignore[bad-unpacking]
         if "model_" in kept:
             model = kept["model_"]
             kept["model_"] = vars(model) | {
@@ -120,10 +106,7 @@ class _Estimator(BaseEstimator):
         table, _, weights = self._read(X, y, sample_weight, reset=first, told=True)
         rows = np.arange(table.num_rows)
         config = replace(self._config(weights), epochs=1, schedule="constant", gram="off")
-        if first:
-            encoding = self._encoding(table, rows, weights, config)
-        else:
-            encoding = self.model_.encoding
+        encoding = self._encoding(table, rows, weights, config) if first else self.model_.encoding
         calls = getattr(self, "_optimizer_state", (None, 0))[1]
         config = replace(config, seed=config.seed + calls)  # other batches in each call
         self.model_ = self._train(config, table, weights, encoding, rows, rows, going_on=True)
@@ -199,52 +182,52 @@ class _Estimator(BaseEstimator):
 
     def _train(self, config, table, weights, encoding, rows, held_out, *, going_on=False) -> Model:
         """Return the model of the best epoch, after training from `model_` if that goes on."""
-        weighting = EQUAL if weights is None else Weighting("sample_weight")
-        def make(some):
-            return rows_of(table, encoding, config.param_dtype, weighting, weights, some)
-
-        classes = self._task == "classification"
-        spec = Spec(
-            sizes=(encoding.width, *config.hidden, encoding.target.width),
-            bias=True,
-            activation=config.activation,
-            loss="cross_entropy" if classes else "mean_squares",
-            label_smoothing=config.label_smoothing,
-        )
-        dataset = Dataset(
-            table=table.take(slice(0)),
-            source={},
-            task=self._task,
-            reason="",
-            encoding=encoding,
-            spec=spec,
-            train=make(rows),
-            validation=make(held_out),
-            batch_size=min(config.batch_size or 32, len(rows)),
-            weighting=weighting,
-            values=weights,
-        )
+        dataset = self._dataset(config, table, weights, encoding, rows, held_out)
         config, placement = trainer.resolve(config, dataset)
         with trainer.on_device(config):
             known = going_on and hasattr(self, "model_")
-            params = self.model_.params if known else steps.initial_params(config, spec)
+            params = self.model_.params if known else steps.initial_params(config, dataset.spec)
             made = trainer.make_trainer(config, dataset, params, placement)
             now = state.begin(made.params, made.optimizer)
             leaves, calls = getattr(self, "_optimizer_state", (None, 0))
             if going_on and leaves is not None:
                 opt_state = jax.tree.unflatten(jax.tree.structure(now.state.opt_state), leaves)
                 now = now._replace(state=made.place(now.state._replace(opt_state=opt_state)))
-            nothing = {"save": lambda now: None, "on_line": lambda line: None}
-            nothing |= {"on_progress": lambda progress: None, "signal": lambda: None}
-            now = state.on_host(loop.run(config, dataset, made, now, **nothing)[0])
+            now = state.on_host(_run(config, dataset, made, now))
             if going_on:
                 self._optimizer_state = jax.tree.leaves(now.state.opt_state), calls + 1
             self.n_iter_ = now.lines[-1]["epoch"]
-            fitted = {"task": self._task, "spec": spec, "encoding": encoding}
-            model = Model(**fitted, weighting=weighting, params=made.weights(now.best))
-            if self.validation is None or going_on:
-                return model
-            return replace(model, **fit_calibration(model, dataset.validation.blocks()))
+            told: dict[str, Any] = {"task": self._task, "weighting": dataset.weighting}
+            told |= {"params": made.weights(now.best)}
+            model = Model(spec=dataset.spec, encoding=encoding, **told)
+            if self.validation is not None and not going_on:
+                told |= fit_calibration(model, dataset.validation.blocks())
+            return Model(spec=dataset.spec, encoding=encoding, **told)
+
+    def _dataset(self, config, table, weights, encoding, rows, held_out) -> Dataset:
+        weighting = EQUAL if weights is None else Weighting("sample_weight")
+        train, validation = (
+            rows_of(table, encoding, config.param_dtype, weighting, weights, some)
+            for some in (rows, held_out)
+        )
+        spec = Spec(
+            sizes=(encoding.width, *config.hidden, encoding.target.width),
+            bias=True,
+            activation=config.activation,
+            loss="cross_entropy" if self._task == "classification" else "mean_squares",
+            label_smoothing=config.label_smoothing,
+        )
+        batch_size = min(config.batch_size or 32, len(rows))
+        sizes: dict[str, Any] = {"batch_size": batch_size, "weighting": weighting}
+        sizes |= {"source": {}, "reason": "", "values": weights, "table": table.take(slice(0))}
+        some = {"train": train, "validation": validation}
+        return Dataset(task=self._task, encoding=encoding, spec=spec, **some, **sizes)
+
+
+def _run(config: Config, dataset: Dataset, made: trainer.Trainer, now: RunState) -> RunState:
+    nothing: Any = {"save": lambda now: None, "on_line": lambda line: None}
+    nothing |= {"on_progress": lambda progress: None, "signal": lambda: None}
+    return loop.run(config, dataset, made, now, **nothing)[0]
 
 
 def _by_weights(column: Column, values: np.ndarray, weights: np.ndarray) -> Column:
@@ -298,10 +281,7 @@ class JaxnetClassifier(ClassifierMixin, _Estimator):
         random_state=0,
         dtype="float32",
     ):
-        given = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        self.label_smoothing = given.pop("label_smoothing")
-        self.class_weight = given.pop("class_weight")
-        super().__init__(**given)
+        vars(self).update({k: v for k, v in locals().items() if k not in ("self", "__class__")})
 
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Make one pass over the rows, from where the last call ended; return self.
