@@ -2,8 +2,7 @@
 
 Written independently of every framework; it computes in the dtype of its input (float64 for
 proofs). The gradient of a layer h = a @ w + b is the tutorial's: grad_w = a.T @ grad_h, grad_b =
-the sum of grad_h over rows, grad_a = grad_h @ w.T. A weight that is applied several times sums its
-gradients.
+the sum of grad_h over rows, grad_a = grad_h @ w.T. A weight applied several times sums its own.
 """
 
 from __future__ import annotations
@@ -86,8 +85,6 @@ def _sum_squares(y_pred, y, weights=None, label_smoothing=0.0):
 
 
 def _mean_squares(y_pred, y, weights=None, label_smoothing=0.0):
-    if weights is None:
-        return np.square(y_pred - y).mean(), 2 * (y_pred - y) / y.size
     return _sum_squares(y_pred, y, _shares(y_pred, weights)[:, 0] / y.shape[1])
 
 
@@ -100,8 +97,7 @@ def _cross_entropy(y_pred, y, weights=None, label_smoothing=0.0):
     return -(shares * target * log_p).sum(), shares * (np.exp(log_p) - target)
 
 
-# the pinball loss (Koenker and Bassett, 1978)
-def _quantile(y_pred, y, weights=None, label_smoothing=0.0):
+def _quantile(y_pred, y, weights=None, label_smoothing=0.0):  # Koenker and Bassett, 1978
     level, residual = np.resize(QUANTILES, y.shape[1]).astype(y_pred.dtype), y - y_pred
     slope = np.where(residual < 0, level - 1, level)
     shares = _shares(y_pred, weights) / y.shape[1]
@@ -147,11 +143,9 @@ def forward(
 def loss(
     params: Params, batch: Batch, *, activation="relu", loss="sum_squares", label_smoothing=0.0
 ) -> float:
-    """Return the scalar loss: a sum of squares, a mean over elements, or a mean over rows.
+    """Return the scalar loss, a sum, or a mean: by weights w of rows, sum(w * loss) / sum(w).
 
-    `batch.weights` w make it the sum of w times the squares, or the mean sum(w * loss of the row) /
-    sum(w), as torch.nn.CrossEntropyLoss(weight=) has it. label_smoothing: the share of each row's
-    target that all classes divide, as in torch.
+    label_smoothing: the share of each row's target that all classes divide, as in torch.
     """
     options = {"activation": activation, "repeats": batch.repeats, "masks": batch.masks}
     y_pred = forward(params, batch.x, **options)
@@ -191,9 +185,8 @@ def backpropagate(
     matmul: the product. backward_params: the weights of the backward pass. combine(sum so far,
     next): adds the gradients of a repeated weight, from its last application to its first.
     """
-    function, backward = activation
-    x, repeats, masks = batch.x, batch.repeats, batch.masks
-    order, inputs, outputs = run_layers(params, x, function, repeats, matmul, masks)
+    (function, backward), masks = activation, batch.masks
+    order, inputs, outputs = run_layers(params, batch.x, function, batch.repeats, matmul, masks)
     value, grad_h = loss(outputs[-1], batch.y, batch.weights)
     grads = {name: np.zeros_like(p) for name, p in params.items()}
     for i in reversed(range(len(order))):
@@ -227,14 +220,9 @@ def make_rule(rule: Callable, learning_rate, moments: tuple[str, ...]) -> Optimi
     def update(params, grads, state):
         t = state["step"] + 1
         rate = float(learning_rate(t - 1) if callable(learning_rate) else learning_rate)
-        new: dict[str, Any] = {"step": t} | {m: {} for m in moments}
-        new_params = {}
-        for name, p in params.items():
-            direction, *values = rule(p, grads[name], t, *(state[m][name] for m in moments))
-            new_params[name] = p - rate * direction
-            for m, value in zip(moments, values, strict=True):
-                new[m][name] = value
-        return new_params, new
+        made = {k: rule(p, grads[k], t, *(state[m][k] for m in moments)) for k, p in params.items()}
+        new = {m: {k: values[i] for k, values in made.items()} for i, m in enumerate(moments, 1)}
+        return {k: p - rate * made[k][0] for k, p in params.items()}, {"step": t} | new
 
     return Optimizer(init, update)
 
@@ -242,10 +230,7 @@ def make_rule(rule: Callable, learning_rate, moments: tuple[str, ...]) -> Optimi
 def sgd(
     learning_rate, *, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0
 ) -> Optimizer:
-    """Gradient descent as torch.optim.SGD: buf = momentum * buf + (1 - dampening) * g.
-
-    The first buffer is the undamped gradient.
-    """
+    """Gradient descent as torch.optim.SGD, whose first buffer is the gradient, not damped."""
 
     def rule(p, g, t, *old):
         g = g + weight_decay * p

@@ -11,6 +11,7 @@ SPECS = {  # one of each loss and activation rule, biased and not
     "sum_squares relu": Spec((7, 6, 5, 3), True),
     "mean_squares tanh": Spec((7, 6, 5, 3), False, "tanh", "mean_squares"),
     "cross_entropy my_relu": Spec((7, 6, 5, 3), True, "my_relu", "cross_entropy"),
+    "quantile silu": Spec((7, 6, 5, 3), True, "silu", "quantile"),
     "smoothed gelu": Spec((7, 6, 5, 3), True, "gelu", "cross_entropy", 0.3),
 }
 assert {spec.loss for spec in SPECS.values()} == set(LOSSES)

@@ -181,8 +181,9 @@ def _say(text: str, options: dict[str, str]) -> None:
 
 def _set_output(options: dict[str, str]) -> None:
     """Print with escapes for what the encoding lacks; show what the library logs as our lines."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     handler, log = logging.Handler(), logging.getLogger("jaxnet")
     handler.emit = lambda record: _say(record.getMessage(), options)
     log.propagate, log.handlers = False, [handler]

@@ -25,10 +25,11 @@ PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Check that this machine's JAX computes right, or until when an exported file loads.
+    """Check that JAX computes right here, and that an export loads.
 
-    Compiled programs are compared with NumPy in float64: those that releases of JAX are known to
-    compute wrong, and this library's own at random. The exit code is 0 if all are right, else 1.
+    Compiled programs, those of known faults and others, are compared with NumPy.
+
+    The exit code is 0 if all is right, else 1, and the smallest program is shown.
 
     Examples:
       jaxnet doctor
@@ -38,7 +39,7 @@ class Doctor:
 
     file: Positional[Path | None] = None
     """A model.stablehlo, or a folder with one: say what wrote it, until when JAX promises to load
-    it, and whether this JAX does."""
+    it, and whether the JAX that is installed does; nothing else is checked."""
     seconds: float = 8.0
     """How long to search; a program that is wrong is made smaller for as long again."""
     seed: int = 0
@@ -131,11 +132,12 @@ def _releases(program: Program) -> str:
 
 
 def _print_wrong(wrong: Wrong) -> None:
-    beside = "right" if wrong.eager else "wrong too"
+    ways = ("compiled", "op by op") if wrong.compiled else ("op by op", "compiled")
     print(
         f"\nWRONG: {wrong.program}\n"
-        f"compiled, {wrong.wrong:,} of {wrong.count:,} numbers of the {wrong.leaf} are wrong, by "
-        f"up to {wrong.error:.2g} of the largest; op by op it is {beside}. The program:\n"
+        f"{ways[0]}, {wrong.wrong:,} of {wrong.count:,} numbers of the {wrong.leaf} are wrong, by "
+        f"up to {wrong.error:.2g} of the largest; {ways[1]} it is "
+        f"{'right' if wrong.other else 'wrong too'}. The program:\n"
     )
     _print_program(wrong.program)
 
@@ -179,7 +181,7 @@ def _as_json(found: Examination) -> dict[str, Any]:
             for program, wrong in found.known
         ],
         "tried": found.tried,
-        "share_of_limit": found.share,
+        "share_of_limit": found.share if math.isfinite(found.share) else None,
         "wrong": None
         if found.wrong is None
         else {

@@ -40,7 +40,7 @@ class Evaluate(ModelCommand):
     """
 
     data: Path | None = None
-    """The file to measure on; by default the validation rows of training."""
+    """The file or folder to measure on; by default the validation rows of training."""
     importance: bool = False
     """Measure too how much worse the model gets if the values of a column are shuffled."""
     json: bool = False
@@ -63,7 +63,8 @@ class Evaluate(ModelCommand):
         if self.data is None:
             batches, name = run.validation_rows(folder).blocks, "validation"
         else:
-            batches = partial(inference.batches, trained, self.data, self.unseen)
+            reading = inference.reading_of(trained, self.delimiter, self.encoding)
+            batches = partial(inference.batches, trained, self.data, self.unseen, reading)
             name = self.data.name
         metrics, found = trained.measure(batches(), threshold), None
         if self.importance:

@@ -41,6 +41,10 @@ class ModelCommand(Cached):
     threshold: str | None = None
     """Of two classes, predict the second where its probability is at least this; or balance: the
     threshold at which both classes are found equally often on the validation rows."""
+    delimiter: str | None = None
+    """The character between the columns of a CSV, or tab; by default as in training."""
+    encoding: str | None = None
+    """The encoding of a CSV, as latin-1 or utf-8; by default as in training."""
 
     @property
     def folder(self) -> Path:

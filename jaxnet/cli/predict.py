@@ -25,7 +25,7 @@ class Predict(ModelCommand):
     """
 
     data: Path
-    """The file to predict: it has the columns of training in any order, and perhaps others."""
+    """The file to predict, or a folder of such; it has the columns of training in any order."""
     out: Path
     """The file to write, .csv or .parquet; it must not exist. Or -, for CSV on standard output."""
     keep: tuple[str, ...] = ()
@@ -38,11 +38,13 @@ class Predict(ModelCommand):
         trained, threshold = model.load(self.folder), parse_threshold(self.threshold)
         stream = sys.stdout.buffer if str(self.out) == "-" else None
         options: dict[str, Any] = {"unseen": self.unseen, "threshold": threshold}
+        options |= {"delimiter": self.delimiter, "encoding": self.encoding}
         options["keep"] = "all" if self.keep == ("all",) else self.keep
         rows = inference.predict(trained, self.data, stream or self.out, **options)
         if stream:
             return 0
-        kept = inference.kept(self.data, options["keep"])
+        reading = inference.reading_of(trained, self.delimiter, self.encoding)
+        kept = inference.kept(self.data, options["keep"], reading)
         names = [*kept, *inference.output_names(trained, kept)]
         first = len(kept) + 2 if len(kept) < 5 else 2
         shown = names if len(names) <= first + 2 else [*names[:first], "...", names[-1]]

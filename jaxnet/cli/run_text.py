@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxnet import files
-from jaxnet.cli.text import aligned, metric_text, model_text
+from jaxnet.cli.text import aligned, columns_text, metric_text, model_text
 from jaxnet.runs import folder as run_folder
 from jaxnet.runs.config import Config, default_epochs
 from jaxnet.runs.record import Record
@@ -110,6 +110,9 @@ def facts(run: Run) -> dict[str, str]:
     found = {
         "data": f"{record.data['name']}: {rows['train']} rows to train on, {rows['validation']} to "
         "validate on",
+        "columns": columns_text(record.encoding, record.data.get("left_out", [])).removeprefix(
+            "columns: "
+        ),
         "task": run.task,
         "network": f"{run.network}, {parameters:,} parameters",
         "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxnet.runs.config import Config
     from jaxnet.runs.run import Dataset
+    from jaxnet.tables.column import Encoding
     from jaxnet.tables.convert import Conversion
 
 REPORT_SECONDS = 2.0  # between two lines about a conversion
@@ -75,6 +76,24 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def columns_text(encoding: Encoding, left_out: Sequence[str]) -> str:
+    """How the feature columns are taken: "2 numbers, 1 category (city 28 values)"."""
+    features = encoding.features
+    widest = max(features, key=lambda column: len(column.categories))
+    numbers = sum(len(c.mean) for c in features if not c.categories and c.base != "date")
+    counts = {"number": numbers, "date": sum(c.base == "date" for c in features)}
+    parts = [count(number, noun) for noun, number in counts.items() if number]
+    if any(column.bins for column in features):
+        parts[0] += " with bins"
+    if categories := sum(bool(column.categories) for column in features):
+        noun = "category" if categories == 1 else "categories"
+        largest = count(len(widest.categories), "value")
+        parts.append(f"{categories:,} {noun} ({widest.name} {largest})")
+    if left_out:
+        parts.append(f"left out: {', '.join(left_out)}")
+    return ", ".join(parts)
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text as a table: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -126,7 +145,8 @@ def _program() -> str:
 
 
 def print_task(dataset: Dataset, config: Config) -> None:
-    """Print which task was chosen, why, and how to choose the other."""
+    """Print how the columns are taken; which task was chosen, why, and how to choose the other."""
+    print(f"columns: {columns_text(dataset.encoding, dataset.source.get('left_out', []))}")
     other = "regression" if dataset.task == "classification" else "classification"
     target = dataset.encoding.target.name
     column = dataset.table.columns[target]

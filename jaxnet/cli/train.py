@@ -190,6 +190,5 @@ def _print_next(run: Run, dataset: Dataset) -> None:
     names = (f"predictions{f'-{i}' * (i > 1)}.csv" for i in itertools.count(1))
     free = next(name for name in names if not Path(name).exists())
     predict = f"predict {folder} --data {text.quote(data)} --out {free}"
-    one_file = not data.is_dir()  # as `predict` takes it
     evaluate = f"evaluate {folder} --importance"
-    text.print_commands(f"show {folder}", evaluate, *[predict] * one_file, f"export {folder}")
+    text.print_commands(f"show {folder}", evaluate, predict, f"export {folder}")

@@ -1,4 +1,5 @@
-"""Compiled programs kept on disk, so that the next process need not compile them again.
+"""Compiled programs: kept on disk, so that the next process need not compile them again, and in
+memory only as long as they are few.
 
 A killed process, a damaged file or a full disk costs a compilation, never more.
 """
@@ -9,10 +10,12 @@ import contextlib
 import hashlib
 import logging
 import os
+from collections.abc import Hashable
 from pathlib import Path
 
 import jax
 
+MAX_KINDS = 16  # of trainings whose programs stay in memory: some 14 MB each for a small network
 MAX_BYTES = 2**26  # of all programs; the least recently used are removed first
 DIGEST = 32  # bytes of SHA-256 in front of each program
 DISK_ERRORS = (OSError, RuntimeError, KeyError)  # KeyError: JAX 0.10, for a user without a name
@@ -47,6 +50,21 @@ def folder() -> Path:
     given = jax.config.jax_compilation_cache_dir  # type: ignore[missing-attribute]
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(given or Path(base) / "jaxnet" / "compiled")
+
+
+_kinds: set[Hashable] = set()
+
+
+def bound_memory(kind: Hashable) -> None:
+    """Free the programs that this process has compiled before those of one kind of training too
+    many: JAX would keep them all. What is needed again is compiled again, to the same bits.
+
+    kind: equal for trainings that share their programs.
+    """
+    if kind not in _kinds and len(_kinds) >= MAX_KINDS:
+        _kinds.clear()
+        jax.clear_caches()
+    _kinds.add(kind)
 
 
 class Programs:

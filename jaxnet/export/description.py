@@ -26,9 +26,9 @@ class Inputs(NamedTuple):
 
     fill: (n,) what a missing number becomes. x is made of the numbers less mean, over std (n,); the
     numbers at `binned`, from lower to upper within 0..1 (B,); sines, and then cosines, of those at
-    `turned` in their period (C,); whether those at `missing` were (M,); and whether column `column`
-    of the codes is `code` (K,). order: (D_in,) the places in x of these in that order, which the
-    rows of w1 follow.
+    `turned` in their period, so many `times` (C,); whether those at `missing` were (M,); and
+    whether column `column` of the codes is `code` (K,). order: (D_in,) the places in x of these in
+    that order, which the rows of w1 follow.
     """
 
     fill: np.ndarray
@@ -39,6 +39,7 @@ class Inputs(NamedTuple):
     upper: np.ndarray
     turned: np.ndarray
     period: np.ndarray
+    times: np.ndarray
     missing: np.ndarray
     column: np.ndarray
     code: np.ndarray
@@ -57,9 +58,9 @@ def inputs_of(encoding: Encoding) -> Inputs:
     starts = np.cumsum([0, *(len(c.mean) for c in numeric)]).tolist()
     placed = list(zip(numeric, starts, strict=False))
     bins = [(start + place, *edges) for c, start in placed for place, *edges in c.bins]
-    cycles = [(start + place, period) for c, start in placed for place, period in c.cycles]
+    cycles = [(start + place, *cycle) for c, start in placed for place, *cycle in c.cycles]
     binned, lower, upper = np.array(bins).reshape(-1, 3).T
-    turned, period = np.array(cycles).reshape(-1, 2).T
+    turned, period, times = np.array(cycles).reshape(-1, 3).T
     sorts = [np.repeat(range(6), _counts(c)) for c in encoding.features]
     return Inputs(
         fill=np.array([v for c in numeric for v in c.fill]),
@@ -70,6 +71,7 @@ def inputs_of(encoding: Encoding) -> Inputs:
         upper=upper,
         turned=turned.astype(int),
         period=period,
+        times=times,
         missing=np.array([start + place for c, start in placed for place in c.missing], int),
         column=np.repeat(np.arange(len(categorical)), [c.width for c in categorical]),
         code=np.array([k for c in categorical for k in range(c.width)], np.int32),

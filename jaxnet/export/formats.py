@@ -120,7 +120,8 @@ def _encode(inputs: Inputs, numbers: Any = None, codes: Any = None) -> jax.Array
         absent = jnp.isnan(numbers)
         numbers = jnp.where(absent, inputs.fill, numbers)
         binned = (numbers[:, inputs.binned] - inputs.lower) / (inputs.upper - inputs.lower)
-        angle = jnp.fmod(numbers[:, inputs.turned], inputs.period) * (2 * math.pi / inputs.period)
+        rest = jnp.fmod(numbers[:, inputs.turned], inputs.period)
+        angle = rest * (2 * math.pi * inputs.times / inputs.period)
         parts = [(numbers - inputs.mean) / inputs.std, jnp.clip(binned, 0, 1)]
         parts += [jnp.sin(angle), jnp.cos(angle), absent[:, inputs.missing]]
     if codes is not None:

@@ -125,7 +125,7 @@ def _encode(graph: Graph, given: list[onnx.ValueInfoProto], inputs: Inputs) -> s
         if len(inputs.turned):
             turned = graph.add("Gather", numbers, inputs.turned, axis=1)
             rest = graph.add("Mod", turned, inputs.period, fmod=1)
-            angle = graph.add("Mul", rest, 2 * math.pi / inputs.period)
+            angle = graph.add("Mul", rest, 2 * math.pi * inputs.times / inputs.period)
             quarter = np.asarray(math.pi / 2, dtype)  # some runtimes have no cosine of doubles
             parts.append(graph.add("Sin", angle))
             parts.append(graph.add("Sin", graph.add("Add", angle, quarter)))

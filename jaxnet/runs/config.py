@@ -6,6 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from jaxnet.tables.options import ReadOptions
+
 TASKS = ("auto", "classification", "regression")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "cosine", "warmup")
@@ -13,7 +15,6 @@ LOSSES = ("auto", "quantile")
 DTYPES = ("float32", "float64", "bfloat16")
 SWITCHES = ("auto", "on", "off")
 CLASS_WEIGHTS = ("balanced",)
-MISSING = ("fill", "error")
 NUMBERS = ("auto", "standard", "bins")
 # The options that a resumed run may change; the others define what it computes.
 RESUMABLE = frozenset(
@@ -34,7 +35,7 @@ class DataOptions:
     task: str = "auto"
     """auto, classification or regression; auto says what it chose and why."""
     categorical: tuple[str, ...] = ()
-    """Columns of numbers to be taken as categories (text always is)."""
+    """Columns of numbers or codes to be taken as categories (text always is)."""
     drop: tuple[str, ...] = ()
     """Columns to leave out."""
     sample_weight: str | None = None
@@ -42,11 +43,23 @@ class DataOptions:
     missing: str = "fill"
     """fill or error: fill missing values of features (numbers and dates with the median of
     training, marked where training had some; text as a category of its own), or refuse them."""
-    numbers: str = "standard"
-    """standard, bins or auto: standardise each number, or give its place between the quantiles of
-    training beside it (more inputs); auto chooses bins for a table of many rows and few columns."""
+    numbers: str = "auto"
+    """standard, bins or auto: standardise each number, or give its place in each of 16 bins between
+    its quantiles beside it; auto takes bins for at least 200 training rows, and as many as there
+    are bins, of at most 60 numbers."""
     validation: float = 0.2
     """The share of the rows held out for validation."""
+    delimiter: str | None = None
+    """The character between the columns of a CSV, or tab; by default found from its rows."""
+    encoding: str | None = None
+    """The encoding of a CSV that is not UTF-8, as latin-1; UTF-16 with its mark is found."""
+    decimal: str | None = None
+    """. or ,: the decimal sign of numbers in text; by default the one that the columns agree on."""
+    missing_words: tuple[str, ...] = ()
+    """Texts that are missing values beside empty cells, in place of NA, null, nan and their like
+    without quotes; '' for none."""
+    dates: str | None = None
+    """day-first or month-first, for dates as 01/02/2023; or a format of dates, as %d.%m.%Y."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +162,20 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
         """The dtype of parameters and data."""
         return "float32" if self.dtype == "bfloat16" else self.dtype
 
+    @property
+    def reading(self) -> ReadOptions:
+        """How the table's file is read."""
+        classes = (self.target,) if self.target and self.task == "classification" else ()
+        return ReadOptions(
+            delimiter=self.delimiter,
+            encoding=self.encoding,
+            decimal=self.decimal,
+            missing_words=self.missing_words,
+            dates=self.dates,
+            missing=self.missing,
+            categorical=(*self.categorical, *classes),
+        )
+
     def __post_init__(self):
         from jaxnet.spec import ACTIVATIONS, check_choice  # brings NumPy, which --help does without
 
@@ -160,11 +187,12 @@ class Config(DataOptions, NetworkOptions, TrainingOptions, RunOptions, ScaleOpti
             raise ValueError(f"`drop` must not hold the target {self.target!r}")
         choices = {"task": TASKS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": DTYPES}
         choices |= {"gram": SWITCHES, "on_disk": SWITCHES, "activation": ACTIVATIONS}
-        choices |= {"missing": MISSING, "numbers": NUMBERS, "loss": LOSSES}
+        choices |= {"numbers": NUMBERS, "loss": LOSSES}
         for name, known in choices.items():
             check_choice(name, getattr(self, name), known)
         if self.class_weight is not None:
             check_choice("class_weight", self.class_weight, CLASS_WEIGHTS)
+        self.reading.check()
         if not all(isinstance(size, int) and size >= 1 for size in self.hidden):
             raise ValueError(f"`hidden` must be integers of at least 1, got {self.hidden}")
         if self.out == "":

@@ -21,10 +21,9 @@ from jaxnet.spec import QUANTILES, Spec
 from jaxnet.tables import reader
 from jaxnet.tables.column import Encoding
 from jaxnet.tables.fitting import fit_encoding
-from jaxnet.tables.options import ReadOptions
 from jaxnet.tables.rows import Rows, rows_of
 from jaxnet.tables.store import Store
-from jaxnet.tables.table import Table, check_wanted, find
+from jaxnet.tables.table import Table, find, list_left_out
 from jaxnet.tables.targets import find_labels, infer_task
 from jaxnet.tables.weights import EQUAL, Weighting, balanced, read_weights
 
@@ -40,8 +39,9 @@ class Dataset(NamedTuple):
     """A table made ready: its encoding, the network for it, the rows to train and validate on.
 
     table: the columns, without rows unless `prepare` was told to keep them. source: the data's
-    name, absolute path, bytes and sha256. train, validation: the rows, on disk if `on_disk`.
-    weighting: what makes their weights; values: those of the column of weights, for all rows.
+    name, absolute path, bytes and sha256, and the columns left out. train, validation: the rows, on
+    disk if `on_disk`. weighting: what makes their weights; values: those of the column of weights,
+    for all rows.
     """
 
     table: Table
@@ -95,21 +95,14 @@ def prepare(
     weighting = weighting_of(config, table, encoding, rows)
     batch_size = config.batch_size or min(32, len(rows))
     data.row_batches(len(rows), batch_size)  # refuses a batch larger than the training rows
+    spec, on_disk = _spec(config, task, encoding), isinstance(table, Store)
     make_rows = partial(rows_of, table, encoding, config.param_dtype, weighting, values)
-    return Dataset(
-        table=_kept(table, keep_table),
-        source=source,
-        task=task,
-        reason=reason,
-        encoding=encoding,
-        spec=_spec(config, task, encoding),
-        train=make_rows(rows),
-        validation=make_rows(held_out),
-        batch_size=batch_size,
-        on_disk=isinstance(table, Store),
-        weighting=weighting,
-        values=values,
-    )
+    split = make_rows(rows), make_rows(held_out)
+    table = _kept(table, keep_table)
+    used = {column.name for column in (*encoding.features, encoding.target)}
+    source["left_out"] += [name for name in table.columns if name not in used]
+    made = source, task, reason, encoding, spec, *split, batch_size, on_disk, weighting, values
+    return Dataset(table, *made)
 
 
 def _task(config: Config, table: Table | Store, target: str) -> tuple[str, str]:
@@ -186,9 +179,7 @@ def _of_frame(frame: Any, config: Config) -> tuple[Table, dict[str, Any]]:
         raise ValueError(f"`table` must be given with a target, and without a file; got {given}")
     from jaxnet.tables import frames  # only data frames need it
 
-    table = frames.to_table(frame)
-    check_wanted(table.path, list(table.columns), config.drop)
-    table = table.without(config.drop)
+    table = frames.to_table(frame, config.drop, config.reading)
     digest, size = hashlib.sha256(), 0
     for name, column in table.columns.items():
         text = column.dtype == object
@@ -197,30 +188,30 @@ def _of_frame(frame: Any, config: Config) -> tuple[Table, dict[str, Any]]:
         digest.update(content)
         size += len(content)
     source = {"name": "frame", "path": "", "bytes": size, "sha256": digest.hexdigest()}
-    return table, source
+    return table, source | {"left_out": list_left_out(table.left_out)}
 
 
 def _table(
     config: Config, on_convert: Callable[[Conversion], None]
 ) -> tuple[Table | Store, dict[str, Any]]:
-    """Return the table, and name, path, bytes and sha256 of its file."""
+    """Return the table; name, path, bytes and sha256 of its file, and the columns left out."""
     if config.data is None and config.target is not None:
         raise ValueError(
             "`data` and `target` must be given together, or in Python `table` and `target`; got "
             f"the target {config.target!r} alone"
         )
     path = data.digits_path() if config.data is None else Path(config.data)
-    options = ReadOptions(missing=config.missing, categorical=config.categorical)
     if use_disk(config, path):
         from jaxnet.tables.convert import convert  # only tables on disk need it
 
-        store = convert(path, config.drop, on_convert, options)
-        return store, store.source
+        store = convert(path, config.drop, on_convert, config.reading)
+        return store, store.source | {"left_out": list_left_out(store.left_out)}
     find(path)
     source: dict[str, Any] = {"name": path.name, "path": str(path.absolute())}
     with unchanged(path):
-        table = reader.read(path, config.drop, options)
-        return table, source | {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        table = reader.read(path, config.drop, config.reading)
+        source |= {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        return table, source | {"left_out": list_left_out(table.left_out)}
 
 
 def use_disk(config: Config, path: Path) -> bool:

@@ -20,6 +20,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from jaxnet import net
+from jaxnet.engine import compile_cache
 from jaxnet.engine.mesh import Placement
 from jaxnet.spec import QUANTILES, Batch, Spec
 from jaxnet.tables.column import Column
@@ -72,7 +73,7 @@ def sums(spec: Spec, forward: Callable, params: Any, batch: Batch) -> dict[str, 
     return total | {"residual": jnp.square(_middle(spec, y_pred) - y).sum(axis=0)}
 
 
-@functools.cache
+@functools.lru_cache(compile_cache.MAX_KINDS)
 def block_sums(spec: Spec, placement: Placement) -> Callable:
     """Return the compiled function of (params, batch) to their sums, whole on every device."""
     return jax.jit(
@@ -93,7 +94,7 @@ def on_rows(spec: Spec, forward: Callable, rows: Batch, placement: Placement) ->
     return Partial(_evaluation(spec, forward, number, placement), blocks, rest)
 
 
-@functools.cache
+@functools.lru_cache(compile_cache.MAX_KINDS)
 def _evaluation(spec: Spec, forward: Callable, num_rows: int, placement: Placement) -> Callable:
     def evaluate(blocks, rest, params):
         found = []
@@ -140,6 +141,6 @@ def measure(
     return metrics
 
 
-@functools.cache
+@functools.lru_cache(compile_cache.MAX_KINDS)
 def _forward(spec: Spec):
     return jax.jit(functools.partial(apply, spec))

@@ -20,9 +20,11 @@ from jaxnet.runs.record import Record
 from jaxnet.spec import QUANTILES, Batch, Spec
 from jaxnet.tables.calibration import balanced_threshold, fit_temperature, softmax
 from jaxnet.tables.column import Encoding, classes, decode
-from jaxnet.tables.encoding import encode_features, encode_target, from_columns
+from jaxnet.tables.encoding import encode_features, encode_target
+from jaxnet.tables.frames import from_columns
 from jaxnet.tables.metrics import Metrics, chosen, quantiles
 from jaxnet.tables.missing import Filled
+from jaxnet.tables.options import AS_FOUND, ReadOptions
 from jaxnet.tables.statistics import Sample
 from jaxnet.tables.weights import EQUAL, Weighting
 
@@ -39,6 +41,7 @@ class Model:
     temperature: what logits are divided by to become probabilities. balance: of two classes, the
     probability of the second from which on to predict it so that both are found equally often on
     the validation rows; None where it is not known. Both are fitted at the end of training.
+    reading: how the text of its file was read.
     """
 
     task: str
@@ -48,6 +51,7 @@ class Model:
     params: dict[str, np.ndarray] = field(repr=False)
     temperature: float = 1.0
     balance: float | None = None
+    reading: ReadOptions = field(default=AS_FOUND, repr=False)
 
     @property
     def classes(self) -> np.ndarray:
@@ -113,7 +117,7 @@ class Model:
     def batch(self, columns: Any, unseen: str = "error") -> Batch:
         """Return columns with the target encoded: x (N, D_in) and y. Raises: as `evaluate`."""
         encoding = self.encoding
-        table = from_columns(columns, (*encoding.features, encoding.target))
+        table = from_columns(columns, (*encoding.features, encoding.target), self.reading)
         x = encode_features(table, encoding, self.dtype, unseen)
         return Batch(x, encode_target(table, encoding, self.dtype))
 
@@ -142,7 +146,9 @@ class Model:
         return replace(self, params=params, temperature=1.0)
 
     def _encode(self, columns: Any, unseen: str) -> np.ndarray:
-        table = from_columns(columns, self.encoding.features)
+        from jaxnet.tables.frames import from_columns  # brings the reader of files
+
+        table = from_columns(columns, self.encoding.features, self.reading)
         filled = Filled(self.encoding)
         filled.update(table)
         x = encode_features(table, self.encoding, self.dtype, unseen)
@@ -238,7 +244,7 @@ def load(folder: str | Path, record: Record | None = None) -> Model:
     params = {name: params[name] for name in spec.shapes()}
     known = {name: line[name] for name in CALIBRATION if name in line}
     known |= {"task": record.task, "encoding": encoding, "weighting": record.weighting}
-    return Model(spec=spec, params=params, **known)
+    return Model(spec=spec, params=params, reading=record.config.reading, **known)
 
 
 def fit_calibration(model: Model, batches: Iterable[Batch]) -> dict[str, float]:

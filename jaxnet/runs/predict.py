@@ -18,13 +18,13 @@ from jaxnet.runs.model import Model
 from jaxnet.spec import Batch, check_choice
 from jaxnet.tables import reader
 from jaxnet.tables.column import kinds_to_read
-from jaxnet.tables.encoding import UNSEEN, encode_features, encode_target
+from jaxnet.tables.encoding import UNSEEN, encode_features
 from jaxnet.tables.folder import sources
 from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.missing import Filled, has_value, without_target
-from jaxnet.tables.options import AS_FOUND
+from jaxnet.tables.options import ReadOptions
+from jaxnet.tables.rows import encode
 from jaxnet.tables.scan import header_of
-from jaxnet.tables.table import find
 from jaxnet.tables.weights import check_weights
 
 log = logging.getLogger("jaxnet")
@@ -41,33 +41,35 @@ def predict(
     keep: Sequence[str] | str = (),
     unseen: str = "error",
     threshold: float | str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
 ) -> int:
     """Write the prediction for each row of a data file, in its order; return how many there are.
 
-    out: a new file that ends in .csv or .parquet, or a binary stream, which is written as CSV.
-    Classes give the column `target`, with the class, and p_CLASS for the probability of each;
-    numbers give `target` in its units, of quantiles the median, with target_low and target_high.
-    For a target of several columns these are target_0, ... keep: columns of the data to copy in
-    front, or "all"; those of a CSV are copied as text. If the target is among them, the prediction
-    is called target_predicted. unseen, threshold: as `Model.predict` takes them.
+    data: a file, or a folder of such. out: a new file that ends in .csv or .parquet, or a binary
+    stream, written as CSV. Classes give the column `target`, with the class, and p_CLASS for the
+    probability of each; numbers give `target` in its units, of quantiles the median, target_low and
+    target_high. For a target of several columns these are target_0, ... keep: columns of the
+    data to copy in front, or "all"; those of a CSV are copied as text. If the target is among them,
+    the prediction is called target_predicted. unseen, threshold: as `Model.predict` takes them.
+    delimiter, encoding: of a CSV, by default as in training.
 
     Raises: ValueError for bad input, FileExistsError if `out` exists, OSError if it cannot be
     written; then nothing is left of it.
     """
     check_choice("unseen", unseen, UNSEEN)
-    encoding, cut = model.encoding, model.threshold(threshold)
+    columns, cut = model.encoding, model.threshold(threshold)
     suffix = ".csv" if hasattr(out, "write") else _check_out(Path(out))
-    keep = kept(data, keep)
+    reading = reading_of(model, delimiter, encoding)
+    keep = kept(data, keep, reading)
     names = output_names(model, keep)
     _check_unique([*keep, *names])
-    find(data)
-    rows, count = _rows(encoding.width), 0
-    copies = reader.copies(data, keep, rows) if keep else itertools.repeat({})
-    blocks = reader.blocks(data, kinds_to_read(encoding.features), rows)
-    filled = Filled(encoding)
+    rows, count, filled = _rows(columns.width), 0, Filled(columns)
+    copies = reader.copies(data, keep, rows, reading) if keep else itertools.repeat({})
+    blocks = reader.blocks(data, kinds_to_read(columns.features), rows, reading)
     with _place(out) as place, _writer(place, suffix) as write:
         for block, copied in zip(blocks, copies, strict=False):
-            x = encode_features(block, encoding, model.dtype, unseen)
+            x = encode_features(block, columns, model.dtype, unseen)
             values = _predicted(model, model.outputs(x), cut)
             write(_table(copied | dict(zip(names, values, strict=True))))
             filled.update(block)
@@ -82,48 +84,57 @@ def evaluate(
     *,
     unseen: str = "error",
     threshold: float | str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
 ) -> Metrics:
     """Return the metrics of a model on a data file, which has the target too.
 
-    unseen, threshold: as `Model.predict` takes them. A column that weighed the rows in training
-    weighs them in the loss. Rows without a target are left out, and counted in the log.
+    data, unseen, threshold, delimiter, encoding: as in `predict`. A column that weighed the rows in
+    training weighs them in the loss. Rows without a target are left out, and counted in the log.
 
     Raises: ValueError for bad input, also a class that training did not have, and a file without a
     target in any row.
     """
-    return model.measure(batches(model, data, unseen), threshold)
+    reading = reading_of(model, delimiter, encoding)
+    return model.measure(batches(model, data, unseen, reading), threshold)
 
 
-def batches(model: Model, data: str | Path, unseen: str = "error") -> Iterator[Batch]:
+def batches(model: Model, data: str | Path, unseen: str, reading: ReadOptions) -> Iterator[Batch]:
     """Yield the rows of a data file with the target, encoded. Raises: as `evaluate`."""
-    encoding, column = model.encoding, model.weighting.column
-    kinds = kinds_to_read((*encoding.features, encoding.target))
+    columns, column = model.encoding, model.weighting.column
+    kinds = kinds_to_read((*columns.features, columns.target))
     kinds |= {} if column is None else {column: "real"}
-    filled, left_out, count = Filled(encoding), 0, 0
-    for block in reader.blocks(data, kinds, _rows(encoding.width)):
+    filled, left_out, count = Filled(columns), 0, 0
+    for block in reader.blocks(data, kinds, _rows(columns.width), reading):
         filled.update(block)
-        x = encode_features(block, encoding, model.dtype, unseen)
-        values = None if column is None else check_weights(block, column)
-        known = has_value(block.columns[encoding.target.name])
-        left_out, count = left_out + int((~known).sum()), count + int(known.sum())
-        if not known.all():
-            x, block = x[known], block.take(known)
-            values = None if values is None else values[known]
-        y = encode_target(block, encoding, model.dtype)
+        rows = np.flatnonzero(has_value(block.columns[columns.target.name]))
+        left_out, count = left_out + block.num_rows - len(rows), count + len(rows)
+        values = None if column is None else check_weights(block, column)[rows]
+        x, y = encode(block, columns, model.dtype, rows, unseen)
         yield Batch(x, y, weights=model.weighting.weights(values, y, model.dtype))
     if not count:
-        raise ValueError(f"{data}: no row has a value of the target {encoding.target.name!r}")
+        raise ValueError(f"{data}: no row has a value of the target {columns.target.name!r}")
     if left_out:
-        log.warning(without_target(left_out, encoding.target.name))
+        log.warning(without_target(left_out, columns.target.name))
     filled.log()
 
 
-def kept(data: str | Path, keep: Sequence[str] | str) -> list[str]:
+def reading_of(model: Model, delimiter: str | None, encoding: str | None) -> ReadOptions:
+    """Return how a file is read: as that of training, but for what is given."""
+    options = model.reading
+    options = options._replace(
+        delimiter=delimiter or options.delimiter, encoding=encoding or options.encoding
+    )
+    options.check()
+    return options
+
+
+def kept(data: str | Path, keep: Sequence[str] | str, reading: ReadOptions) -> list[str]:
     """Return the names of the columns that `predict` copies. Raises: as `predict`."""
     if not isinstance(keep, str):
         return list(keep)
     check_choice("keep", keep, ("all",))
-    return header_of(data, sources(data), AS_FOUND).names
+    return header_of(data, sources(data), reading).names
 
 
 def output_names(model: Model, keep: Sequence[str] = ()) -> list[str]:

@@ -37,7 +37,8 @@ class Record:
     """What defines a run.
 
     config: its options; `data` is where the file now is. rows: how many by split, "train" and
-    "validation". data: the file's name, path, bytes and sha256. device, versions: `environment` at
+    "validation". data: the file's name, path, bytes and sha256, and the
+    columns left out. device, versions: `environment` at
     the last start. history: a dictionary for each resume that changed something.
     """
 
@@ -264,7 +265,8 @@ def _options(values: Any, data: Any) -> Config:
 
 
 def _data(values: Any) -> dict[str, Any]:
-    kinds = {"name": str, "path": str, "bytes": int, "sha256": str}
+    kinds: dict[str, Any] = {"name": str, "path": str, "bytes": int, "sha256": str}
+    kinds |= {"left_out": list} if "left_out" in values else {}
     return {name: _typed(f"data.{name}", values[name], kind) for name, kind in kinds.items()}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from jaxnet import net, optimizers
-from jaxnet.engine import accumulate, deterministic
+from jaxnet.engine import accumulate, compile_cache, deterministic
 from jaxnet.engine.mesh import Placement
 from jaxnet.runs import evaluation
 from jaxnet.runs.config import Config
@@ -61,7 +61,7 @@ def loss_of(config: Config, spec: Spec, label_smoothing: Any) -> Callable[[Any, 
 
 # Runs of one process with the same options have one optimizer and one step, so that they share what
 # is compiled for them.
-_scheduled = functools.cache(optimizers.scheduled)
+_scheduled = functools.lru_cache(compile_cache.MAX_KINDS)(optimizers.scheduled)
 
 
 def optimizer_of(config: Config, num_steps: int) -> optax.GradientTransformation:
@@ -85,7 +85,7 @@ def make(
     return _step(options, spec, optimizer, placement)
 
 
-@functools.cache
+@functools.lru_cache(compile_cache.MAX_KINDS)
 def _step(
     config: Config, spec: Spec, optimizer: optax.GradientTransformation, placement: Placement
 ) -> Step:

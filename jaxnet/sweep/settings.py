@@ -161,16 +161,13 @@ def plan(
     for setting in settings:
         check_task(replace(config, **setting._asdict()), dataset.task)
     config = replace(config, epochs=config.epochs or default_epochs(len(dataset.train)))
-    held_out = range(folds) if folds else (None,)
-    keys = itertools.product(range(config.seed, config.seed + seeds), held_out)
-    keys = tuple(itertools.starmap(Key, keys))
-    table, target = dataset.table, dataset.encoding.target.name
-    labels = find_labels(table, target, dataset.task)
+    keys = itertools.product(range(config.seed, config.seed + seeds), range(folds or 1))
+    keys = tuple(Key(seed, fold if folds else None) for seed, fold in keys)
+    about = dataset.table, dataset.encoding.target.name, dataset.task
+    labels = find_labels(*about)
     trained = {key: _rows(labels, config, key, folds)[0] for key in keys}
     data.row_batches(len(trained[keys[0]]), config.batch_size or 1)  # refuses a batch too large
-    encodings = {
-        key: fit(table, target, dataset.task, rows, config) for key, rows in trained.items()
-    }
+    encodings = {key: fit(*about, rows, config) for key, rows in trained.items()}
     return Plan(config, dataset, settings, keys, folds, labels, encodings)
 
 

@@ -5,7 +5,7 @@ Each block of a file has a digest, which is checked before its rows are first us
 
 from __future__ import annotations
 
-import mmap
+import itertools
 import os
 import weakref
 import zlib
@@ -19,6 +19,7 @@ from jaxnet import files
 
 NUMBERS, CODES = "numbers.npy", "codes.npy"
 DIGESTED = 2**20  # bytes of a file that have a digest
+JOINED = 2**12  # bytes between two rows up to which they are read at once
 
 
 def write(
@@ -97,19 +98,30 @@ class Array:
             self._offset = file.tell()
         self._row = self.shape[1] * self.dtype.itemsize
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Return the rows from `start` to before `stop`. Raises: as `check`."""
-        self.check(np.arange(start, stop))
-        found = np.empty((stop - start, self.shape[1]), self.dtype)
-        if os.preadv(self._file, [found.data], self._offset + start * self._row) < found.nbytes:
-            raise self._fault("is cut short")
-        return found
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return some rows, given in ascending order.
 
-    def check(self, rows: np.ndarray) -> None:
-        """Check the blocks of some rows that this process has not checked before.
+        Rows that are near each other are read at once. No map is made of the file: if it were cut
+        short, to touch its map would end the process.
 
         Raises: ValueError for a file that is cut short, or a block that has changed.
         """
+        if not self._row or not len(rows):
+            return np.empty((len(rows), self.shape[1]), self.dtype)
+        self._check_rows(rows)
+        starts = np.flatnonzero(np.diff(rows, prepend=-JOINED - 1) * self._row > JOINED)
+        first, last = rows[starts], rows[np.append(starts[1:], len(rows)) - 1]
+        number = last - first + 1  # of rows to read from each first one on
+        places = (self._offset + first * self._row).tolist()
+        sizes = (number * self._row).tolist()
+        read = b"".join(map(os.pread, itertools.repeat(self._file), sizes, places))
+        if len(read) < sum(sizes):
+            raise self._fault("is cut short")
+        skipped = np.repeat(np.cumsum(number) - number - first, np.diff(starts, append=len(rows)))
+        return np.frombuffer(read, self.dtype).reshape(-1, self.shape[1])[rows + skipped]
+
+    def _check_rows(self, rows: np.ndarray) -> None:
+        """Check the blocks of some rows that this process has not checked before."""
         if self._row and self._unchecked.any():
             for place in [*range(0, self._row, DIGESTED), self._row - 1]:  # within the row
                 self._check((self._offset + rows * self._row + place) // DIGESTED)
@@ -125,13 +137,3 @@ class Array:
     def _fault(self, text: str) -> ValueError:
         what = f"delete the folder {self._path.parent}, and it is made again from the table"
         return ValueError(f"{self._path}: the file {text} since it was written; {what}")
-
-    def map(self) -> np.ndarray:
-        """Map the array anew: the pages that the map before has touched are given back.
-
-        Raises: ValueError for a file that is cut short: to touch its map would end the process.
-        """
-        if os.fstat(self._file).st_size < self._offset + self.shape[0] * self._row:
-            raise self._fault("is cut short")
-        pages = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
-        return np.ndarray(self.shape, self.dtype, pages, self._offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxnet.tables.forms import functions
 from jaxnet.tables.table import fault
 
 
+@functools.cache
 def is_text(type: Any) -> bool:
     """Return whether a type holds text; categories that are integers do too."""
     import pyarrow as pa
@@ -39,6 +41,7 @@ def to_strings(column: Any) -> Any:
     return column if pa.types.is_string(column.type) else column.cast(pa.string())
 
 
+@functools.cache
 def kind_of(type: Any) -> str | None:
     """Return the kind of a column, None for one that holds nothing; "" for one that cannot be."""
     import pyarrow as pa

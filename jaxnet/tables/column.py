@@ -27,7 +27,7 @@ class Column(NamedTuple):
     it was written. fill: for each number what a missing one becomes, the median of training.
     missing: the places of numbers (0 of categories) with an input that is 1 where they are missing.
     bins: (place, lower, upper), the number's share of the way from lower to upper, within 0..1.
-    cycles: (place, period), the angle of the number in its period.
+    cycles: (place, period, times), the number's angle in its period, so many times.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Column(NamedTuple):
     fill: tuple[float, ...] = ()
     missing: tuple[int, ...] = ()
     bins: tuple[tuple[int, float, float], ...] = ()
-    cycles: tuple[tuple[int, float], ...] = ()
+    cycles: tuple[tuple[int, float, int], ...] = ()
 
     @property
     def width(self) -> int:
@@ -103,7 +103,7 @@ def _column(found: Any) -> Column:
         bool(column.mean) or not (column.bins or column.cycles),
         all(place in places for place in column.missing),
         all(place in places and _ascend(*edges) for place, *edges in column.bins),
-        all(place in places and _ascend(0, *period) for place, *period in column.cycles),
+        all(p in places and _ascend(0, period) and k >= 1 for p, period, k in column.cycles),
     )
     if not all(good):
         raise ValueError(f"the encoding of column {column.name!r}")

@@ -25,7 +25,7 @@ from jaxnet.tables import arrays, reader, table
 from jaxnet.tables.arrays import CODES, NUMBERS
 from jaxnet.tables.folder import Source, sources
 from jaxnet.tables.options import AS_FOUND, ReadOptions
-from jaxnet.tables.scan import Scan, check_words, header_of, scan
+from jaxnet.tables.scan import Scan, check_words, header_of, missing_at, scan
 from jaxnet.tables.store import (
     DESCRIPTION,
     Field,
@@ -84,7 +84,7 @@ def convert(
         log.warning("%s: %s", Path(path).name, note)
     store = Store(path, found, drop)
     if options.missing == "error":
-        _check_missing(store)
+        _check_missing(store, options)
     return store
 
 
@@ -95,13 +95,13 @@ def _remove(folder: Path) -> None:
             shutil.rmtree(folder)
 
 
-def _check_missing(store: Store) -> None:
+def _check_missing(store: Store, options: ReadOptions) -> None:
     """Refuse a table that misses a value, and name the first in its first block."""
     for block in store.blocks(list(store.columns)):
         for name, column in block.columns.items():
             if (gaps := table.is_missing(column)).any():
                 row = store.row(block.offset + int(gaps.argmax()))
-                table.check_finite(row.path, name, row.columns[name], row.offset, "error")
+                raise missing_at(Source(Path(row.path)), name, row.offset + 1, options)
 
 
 def _sources(path: str | Path) -> list[Source]:
@@ -124,10 +124,10 @@ def _look(
             return {}, "there are none"
     if found.get("version") != VERSION:
         return {}, "there are none"
-    now = [[_name(path, file), [*files.state(file)]] for file, _ in paths]
+    now = [[_name(path, source.file), [*files.state(source.file)]] for source in paths]
     if [[file["name"], file["state"]] for file in found["files"]] != now:
         return found, CHANGED
-    for (file, _), known in zip(paths, found["files"], strict=True):
+    for (file, *_), known in zip(paths, found["files"], strict=True):
         if known["doubtful"] and files.sha256(file) != known["sha256"]:
             return found, CHANGED
     if found["options"] != _options(options):
@@ -162,7 +162,7 @@ def _convert(
     on_progress: Callable[[Conversion], None],
 ) -> dict[str, Any]:
     """Write arrays in the place of those `found`, and last of all what they are; return that."""
-    folder, states = folder_of(path), [files.state(file) for file, _ in paths]
+    folder, states = folder_of(path), [files.state(source.file) for source in paths]
     if found:
         log.warning("%s: its arrays are made anew: %s", path, reason)
         held = {column["name"] for column in found["columns"] if reason != CHANGED}
@@ -170,8 +170,8 @@ def _convert(
         drop = set(drop) - held
     (folder / DESCRIPTION).unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
-        for file, _ in paths:
-            stack.enter_context(files.unchanged(file))
+        for source in paths:
+            stack.enter_context(files.unchanged(source.file))
         look = scan(path, paths, drop, options)
         fields = _fields(look)
         notes = look.notes
@@ -181,7 +181,7 @@ def _convert(
         described = [
             {"name": _name(path, file), "state": known, "doubtful": _doubtful(known), "rows": rows}
             | {"sha256": files.sha256(file)}
-            for (file, _), known, rows in zip(paths, states, look.rows, strict=True)
+            for (file, *_), known, rows in zip(paths, states, look.rows, strict=True)
         ]
     source = _source(path, described)
     found = {"version": VERSION, "rows": sum(look.rows), "names": look.names, "files": described}
@@ -269,7 +269,7 @@ def _codes(column: np.ndarray, index: dict[str, int]) -> list[int]:
 
 
 def _digest(found: dict[str, Any]) -> int:
-    return arrays.digest(json.dumps(found, sort_keys=True).encode())
+    return arrays.digest(json.dumps(found, sort_keys=True, default=str).encode())
 
 
 def _source(path: Path, described: list[dict[str, Any]]) -> dict[str, Any]:

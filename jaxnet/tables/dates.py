@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 DAY = 86_400_000_000  # microseconds
-CYCLES = (0, 365.2425), (0, 7.0), (1, 86400.0)  # of days: year and week; of seconds: the day
-CONSTANT = 0.02  # sines and cosines within it are one: 1 January moves by a day, 0.017, in its year
+# (place, period, times): of days the year and the week, of seconds the day, each several times
+CYCLES = (
+    *((0, 365.2425, times) for times in (1, 2)),
+    *((0, 7.0, times) for times in (1, 2, 3)),  # which tell the seven days apart
+    *((1, 86400.0, times) for times in (1, 2)),
+)
+CONSTANT = 0.05  # sines and cosines within it are one: 1 January moves by a day, 0.017, in a year
 
 
 def split(values: np.ndarray) -> np.ndarray:
@@ -26,13 +31,14 @@ def split(values: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def angles(numbers: np.ndarray, cycles: tuple[tuple[int, float], ...]) -> np.ndarray:
+def angles(numbers: np.ndarray, cycles: tuple[tuple[int, float, int], ...]) -> np.ndarray:
     """Return the angle (N, C) of numbers (N, D), none missing, in each of C cycles."""
-    places, periods = [place for place, _ in cycles], np.array([period for _, period in cycles])
-    return 2 * np.pi * (numbers[:, places] % periods) / periods
+    places = [place for place, _, _ in cycles]
+    periods, times = (np.array([cycle[i] for cycle in cycles]) for i in (1, 2))
+    return 2 * np.pi * times * (numbers[:, places] % periods) / periods
 
 
-def varying(numbers: np.ndarray) -> tuple[tuple[int, float], ...]:
+def varying(numbers: np.ndarray) -> tuple[tuple[int, float, int], ...]:
     """Return those of CYCLES in which numbers (N, D), none missing, have more than one angle."""
     cycles = tuple(cycle for cycle in CYCLES if cycle[0] < numbers.shape[1])
     turned = angles(numbers, cycles)

@@ -55,8 +55,7 @@ def decide(
                 return {}, [], _ambiguous(name, look, found)
             kind = found[0] if found else "text"
             if found and " " in kind:
-                value = parse(_one(look.example), kind)[0][0]
-                value = str(value).removesuffix("T00:00:00.000000")
+                value = _value(look.example, kind)
                 notes.append(f"column {name!r}: {quote(look.example)} is read as {value}")
         kinds[name] = _widest(name, kind, look.types)
     return kinds, notes, None
@@ -82,6 +81,12 @@ def _one(text: str) -> Any:
     return pa.array([text])
 
 
+def _value(text: str, kind: str) -> str:
+    """Return a number or a date as a message shows it."""
+    value = str(parse(_one(text), kind)[0][0])
+    return value.removesuffix("T00:00:00.000000").removesuffix(".0")
+
+
 def _decimals(look: Look) -> Iterable[str]:
     """Return the decimal sign that a column certainly has, if any."""
     if look.kind == "real":
@@ -101,7 +106,7 @@ def _open(look: Look, decimal: str | None, orders: set[str]) -> list[str]:
     found = look.candidates or []
     if found and found[0].startswith("real"):
         plain = not look.separators
-        if look.typed and plain and "unit" not in found[0]:
+        if plain and "unit" not in found[0] and (look.typed or look.zeros):
             return []
         found = [k for k in found if k[13] == decimal] or found if not plain else found[:1]
     if len(found) > 1 and len(orders) == 1:
@@ -111,12 +116,11 @@ def _open(look: Look, decimal: str | None, orders: set[str]) -> list[str]:
 
 def _ambiguous(name: str, look: Look, found: list[str]) -> Fault:
     first = parse(_one(look.example), found[0])[0][0]
-    values = [str(parse(_one(look.example), kind)[0][0]) for kind in found]
-    values = [value.removesuffix("T00:00:00.000000") for value in values]
+    values = [_value(look.example, kind) for kind in found]
     if found[0].startswith("date"):
-        option = "--dates day-first or --dates month-first"
+        option = "`dates` day-first or `dates` month-first"
     else:
-        option = "--decimal . or --decimal ,"
+        option = "`decimal` . or `decimal` ,"
     what = f"may be {' or '.join(values)}, as all of the column; say {option}"
     return Fault(name, lambda texts: parse(texts, found[0])[0] == first, what)
 
@@ -143,14 +147,17 @@ def judge(
     if not words and not more:
         zeros = next((t for t in given if has_leading_zeros(_one(t))), None)
         why = f"since {quote(zeros)} begins with a zero" if zeros else ""
-        return f"column {name!r} is text, {why}" if zeros and numbers else "", None
+        return f"column {name!r} holds categories, {why}" if zeros and numbers else "", None
     if numbers and words and _are_codes(words, len(given)):
-        return f"column {name!r} is text, since {quote(words[0])} is among its numbers", None
+        return (
+            f"column {name!r} holds categories, since {quote(words[0])} is among its numbers",
+            None,
+        )
     what = "is text in a column of numbers" if numbers else "is no date in a column of dates"
     column = shlex.quote(name)
-    remedy = f"correct it, or say --categorical {column} or --drop {column}"
+    remedy = f"correct it, or say `categorical` {column} or `drop` {column}"
     if len(words) == 1 and not re.search(r"\d", words[0]):
-        missing = f"--missing-words {shlex.quote(words[0])}"
+        missing = f"`missing_words` {shlex.quote(words[0])}"
         remedy = f"if it means a missing value, say {missing}; if not, {remedy}"
     return "", Fault(name, lambda texts: parse(texts, best)[1], f"{what}; {remedy}")
 

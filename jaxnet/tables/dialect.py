@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import itertools
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,7 +31,8 @@ class Dialect(NamedTuple):
 
     encoding: None for UTF-8. start: where the rows begin in its text as UTF-8, in bytes. names:
     those of the columns, "" where there is none. padding: how many more columns the rows have, all
-    of them empty. spaced: spaces stand before the cells. notes: what of this is worth telling.
+    of them empty. spaced: spaces stand before the cells. sure: most rows have as many values as
+    there are names. notes: what of this is worth telling.
     """
 
     encoding: str | None
@@ -39,6 +41,7 @@ class Dialect(NamedTuple):
     names: list[str]
     padding: int = 0
     spaced: bool = False
+    sure: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -54,7 +57,7 @@ def sniff(file: Path, options: ReadOptions) -> Dialect:
         whole = len(head) <= size
         skipped, notes, said = _before_header(head, whole)
         text = head[skipped:]
-        if (ends := first_row_end(text, options.delimiter or said or ",")) >= 0 or whole:
+        if (ends := first_row_end(text, options.sign or said or ",")) >= 0 or whole:
             break
         if size > MAX_ROW_BYTES:
             raise ValueError(f"{file}: the header is longer than {MAX_ROW_BYTES:,} bytes")
@@ -64,7 +67,7 @@ def sniff(file: Path, options: ReadOptions) -> Dialect:
     if ends < 0 and text.count(b'"') % 2:
         opened = text[text.rfind(b'"') :].decode(errors="replace")
         raise ValueError(f"{file}: a quote in the header is never closed: {quote(opened)}")
-    found = _choose(file, text, whole, options.delimiter or said)
+    found = _choose(file, text, whole, options.sign or said)
     return found._replace(
         encoding=encoding, start=found.start + skipped, notes=(*notes, *found.notes)
     )
@@ -76,7 +79,9 @@ def open_text(file: Path, encoding: str | None) -> Iterator[Callable[[int], byte
     import pyarrow as pa
 
     packed = suffix_of(file) == ".csv.gz"  # pyarrow itself does not know .GZ
-    with pa.input_stream(str(file), compression="gzip" if packed else None) as stream:
+    with pa.input_stream(
+        pa.OSFile(os.fsencode(file)), compression="gzip" if packed else None
+    ) as stream:
         if encoding is None:
             yield stream.read
             return
@@ -91,7 +96,7 @@ def open_text(file: Path, encoding: str | None) -> Iterator[Callable[[int], byte
                 except UnicodeError as error:
                     before = lines + raw[: getattr(error, "start", 0)].count(b"\n")
                     what = f"line {before + 1}: the text is not {encoding}"
-                    raise ValueError(f"{file}: {what}; say its --encoding") from None
+                    raise ValueError(f"{file}: {what}; say its `encoding`") from None
                 lines += text.count("\n")
             return text.encode("utf-8", "surrogatepass")
 
@@ -113,7 +118,7 @@ def _encoding(file: Path, options: ReadOptions) -> str | None:
         name = "utf-16-be" if zero % 2 == 0 else "utf-16-le"
         row = head[:zero].count(b"\n")
         where = f"row {row}" if row else "the header"
-        what = f"{where}: the text is not UTF-8; if it is UTF-16, say --encoding {name}"
+        what = f"{where}: the text is not UTF-8; if it is UTF-16, say `encoding` {name}"
         raise ValueError(f"{file}: {what}")
     return None
 
@@ -161,7 +166,7 @@ def _choose(file: Path, text: bytes, whole: bool, delimiter: str | None) -> Dial
     try:
         "".join(best.names).encode()
     except UnicodeEncodeError:
-        what = "the text of the header is not UTF-8; say its encoding, as --encoding latin-1"
+        what = "the text of the header is not UTF-8; say its encoding, as `encoding` latin-1"
         raise ValueError(f"{file}: {what}") from None
     if delimiter is None and best.delimiter != usual:
         sign = NAMES.get(best.delimiter, best.delimiter)
@@ -191,7 +196,8 @@ def _try(
     spaced = width > 1 and all(raw.count(delimiter + " ") >= len(row) - 1 for row, raw in rows)
     end = first_row_end(text, delimiter)
     start = len(text) if end < 0 else end
-    return score, Dialect(None, delimiter, start, names, padding, spaced and bool(rows))
+    found = Dialect(None, delimiter, start, names, padding, spaced and bool(rows), share >= 0.5)
+    return score, found
 
 
 def _sample(text: str, whole: bool, delimiter: str) -> list[tuple[list[str], str]]:

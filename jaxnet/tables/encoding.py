@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from jaxnet.tables.table import (
     KINDS,
     Table,
     check_finite,
-    check_lengths,
     check_wanted,
     fault,
     is_missing,
@@ -74,53 +72,6 @@ def encode_target(table: Table, encoding: Encoding, dtype: str = "float32") -> n
     y = aligned((len(values), column.width), dtype)
     _fill(table, values, column, y)
     return y
-
-
-def from_columns(columns: Any, features: tuple[Column, ...], path: str = "`columns`") -> Table:
-    """Return the table of a mapping of arrays by name, or of numbers (N, D_in) in order."""
-    if hasattr(columns, "keys"):
-        names = list(columns.keys())
-        check_wanted(path, names, (column.name for column in features))
-        arrays = {column.name: np.asarray(columns[column.name]) for column in features}
-        check_lengths(path, {name: array.shape for name, array in arrays.items()})
-        arrays = {name: _plain(path, name, array) for name, array in arrays.items()}
-    else:
-        arrays = _split(np.asarray(columns), features, path)
-    for name, array in arrays.items():
-        check_finite(path, name, array)
-    return Table(path, arrays)
-
-
-def _split(x: np.ndarray, features: tuple[Column, ...], path: str) -> dict[str, np.ndarray]:
-    """Return the columns of a matrix of numbers (N, D_in)."""
-    held = {c.name: "categories" if c.categories else "dates" for c in features}
-    if other := [c.name for c in features if c.categories or c.base == "date"]:
-        why = f"since column {other[0]!r} holds {held[other[0]]}; got an array of shape {x.shape}"
-        raise ValueError(f"{path} must be a mapping of names to arrays, {why}")
-    stops = np.cumsum([len(column.mean) for column in features])
-    if x.ndim != 2 or x.shape[1] != stops[-1] or x.dtype.kind not in "biuf":
-        got = f"got {x.dtype} of shape {x.shape}"
-        raise ValueError(f"{path} must be numbers (N, {stops[-1]}), {got}")
-    parts = np.split(x, stops[:-1], axis=1)
-    return {column.name: part for column, part in zip(features, parts, strict=True)}
-
-
-def _plain(path: str, name: str, array: np.ndarray) -> np.ndarray:
-    """Return an array that a user gave as a column: numbers, booleans, or text as objects."""
-    if array.dtype == object and not all(isinstance(value, str) for value in array.flat):
-        values = [None if value is None or value != value else value for value in array.tolist()]
-        for row, value in enumerate(values, start=1):
-            if not isinstance(value, (str, bool, int, float, np.generic, list, NoneType)):
-                what = f"the value is neither number nor text: {quote(str(value))}"
-                raise fault(path, name, what, row)
-        if any(isinstance(value, str) for value in values):
-            return np.array([v if v is None else str(v) for v in values], object)
-        array = np.array([np.nan if value is None else value for value in values])
-    if array.dtype.kind in "UT":
-        array = array.astype(object)
-    if array.dtype.kind not in KINDS:
-        raise fault(path, name, f"must be numbers, booleans or text, got {array.dtype}")
-    return array.reshape(len(array), -1) if array.ndim > 2 else array
 
 
 def _find(table: Table, column: Column) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from jaxnet.tables.table import SUFFIXES, find, suffix_of
@@ -13,10 +13,19 @@ NONE = "__HIVE_DEFAULT_PARTITION__"  # as Hive writes a missing value in a folde
 
 
 class Source(NamedTuple):
-    """A file of a table. keys: the values, by column, that the names of its folders hold."""
+    """A file of a table, or columns in memory, for which `file` is how messages name them.
+
+    keys: the values, by column, that the names of its folders hold. columns: those in memory, as
+    Arrow arrays or NumPy's.
+    """
 
     file: Path
     keys: Mapping[str, str | None] = {}
+    columns: Mapping[str, Any] | None = None
+
+
+def is_csv(file: Path) -> bool:
+    return suffix_of(file) in (".csv", ".csv.gz", ".tsv")
 
 
 def sources(path: str | Path) -> list[Source]:

@@ -73,7 +73,7 @@ def parse(texts: Any, kind: str) -> tuple[np.ndarray, np.ndarray]:
         values, bad = _numbers(distinct, word, form)
     places = places.to_numpy(zero_copy_only=False)
     if texts.null_count:
-        none: Any = {"text": None, "date": np.datetime64("NaT")}.get(word, np.nan)
+        none: Any = {"text": None, "date": np.datetime64("NaT", "us")}.get(word, np.nan)
         values = np.append(values.astype(float) if values.dtype.kind in "bi" else values, none)
         bad = np.append(bad, False)
     return values[places], bad[places]

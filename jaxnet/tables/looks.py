@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxnet.tables import arrow
-from jaxnet.tables.forms import cast, functions, guess, has_leading_zeros, parse
+from jaxnet.tables.forms import PLAIN, cast, functions, guess, has_leading_zeros, parse
 from jaxnet.tables.indexes import Count
 from jaxnet.tables.options import ReadOptions
 from jaxnet.tables.table import KINDS
 
+STARTS = {"integer": r"-?\d+", "real": PLAIN}  # of columns of numbers
 GROUPED = r"^[+-]?[1-9]\d{0,2}(\.\d{3})*$"  # which may be thousands
 
 
@@ -29,23 +31,23 @@ class Look:
         self.kind: str | None = "words" if words else None
         self.types: dict[str, Path] = {}
         self.count = Count()
-        self.again = self.separators = self.held = self.typed = False
+        self.again = self.separators = self.held = self.typed = self.read_plain = self.zeros = False
         self.grouped, self.example = not commas, ""
         self.candidates: list[str] | None = [] if name in options.categorical else None
         self._dtypes: set[np.dtype] = set()
-        self._gaps, self._parts = False, []
-        self._options, self._name, self._keep = options, name, keep
+        self.gaps, self._parts = False, []
+        self._options, self._name, self._keep, self._words = options, name, keep, words
 
     def update(self, file: Path, column: Any, offset: int, typed: bool) -> None:
         """Add a block of a file, an Arrow array or one of numbers (N,) or (N, D), whose rows come
         after `offset` others. typed: the file has types.
         """
         if isinstance(column, np.ndarray) or not arrow.is_text(column.type):
-            self._add_typed(file, column, offset)
+            self._add_values(file, column, offset, typed)
             return
         texts = arrow.to_strings(column)
         self.typed |= typed
-        self._gaps |= texts.null_count > 0
+        self.gaps |= texts.null_count > 0
         if self.kind != "words" and texts.null_count < len(texts) and not self.typed:
             numbers = self._numbers(texts)
             if numbers is not None:
@@ -57,22 +59,33 @@ class Look:
             self.kind = "words"
         if self.kind == "words" and self.candidates != []:
             self._eliminate(texts)
+            self.again |= self.read_plain and not self.candidates
         if self._keep:
             self._parts.append(texts.dictionary_encode() if self.kind == "words" else texts)
 
-    def _add_typed(self, file: Path, column: Any, offset: int) -> None:
+    def _add_values(self, file: Path, column: Any, offset: int, typed: bool) -> None:
+        """Add what is no text: of the kind that is known, if the file has no types."""
         if isinstance(column, np.ndarray):
-            values, gaps = column, False
-            self.types.setdefault(KINDS[column.dtype.kind], file)
+            values, kind = column, KINDS[column.dtype.kind]
         else:
             values = arrow.to_numpy(file, self._name, column, offset)
-            gaps = column.null_count > 0
-            if column.null_count < len(column):
-                self.types.setdefault(arrow.kind_of(column.type) or "real", file)
-        self._dtypes.add(values.dtype)
-        self._gaps |= gaps
+            kind = arrow.kind_of(column.type) or "real"
+            self.gaps |= column.null_count > 0
+            kind = "" if column.null_count == len(column) else kind
+        if typed:
+            self._dtypes.add(values.dtype)
+            if kind:
+                self.types.setdefault(kind, file)
+        self.read_plain |= not typed
         self.count.update(values)
         self._parts += [values] * self._keep
+
+    @property
+    def plain(self) -> str | None:
+        """What the column may be read as from now on, without its text; an integer may be 007."""
+        if self.candidates == ["boolean"] and not self._words:
+            return "boolean"
+        return "real" if self.kind == "real" and not self.grouped else None
 
     def add_type(self, file: Path, type: Any, gaps: bool) -> None:
         """Add a block of an Arrow type of which only this is known. Raises: ValueError."""
@@ -81,7 +94,7 @@ class Look:
         values = arrow.to_numpy(file, self._name, pa.array([], type))
         self._dtypes.add(values.dtype)
         self.types.setdefault(arrow.kind_of(type) or "real", file)
-        self._gaps |= gaps
+        self.gaps |= gaps
 
     def dtype(self, kind: str) -> np.dtype:
         """Return the dtype of the values as a kind."""
@@ -92,7 +105,7 @@ class Look:
         if self.kind is not None:
             found = {*found, np.dtype({"boolean": bool, "integer": int}.get(word, float))}
         dtype = np.result_type(*found)
-        return np.dtype(float) if self._gaps and dtype.kind in "biu" else dtype
+        return np.dtype(float) if self.gaps and dtype.kind in "biu" else dtype
 
     def finish(self, kind: str) -> np.ndarray:
         """Return the values of all blocks as a kind."""
@@ -108,9 +121,6 @@ class Look:
         from pyarrow import ArrowInvalid
 
         compute = functions()
-
-        if has_leading_zeros(texts):
-            return None
         for clean in (False, True):
             if clean:
                 given = compute.utf8_trim_whitespace(texts)
@@ -118,16 +128,18 @@ class Look:
                 if texts.null_count == len(texts):  # of quoted words, which may be texts
                     self.held = True
                     return None if self.kind is None else np.full(len(texts), np.nan)
+            first = texts[compute.index(texts.is_valid(), True).as_py()].as_py()
             for kind in ("integer", "real"):
-                if (kind == "integer" and self.kind == "real") or (
-                    kind == "real" and self._options.decimal == ","
-                ):
+                known = self.kind == "real" if kind == "integer" else self._options.decimal == ","
+                if known or not re.fullmatch(STARTS[kind], first):  # a cast that fails is slow
                     continue
                 try:
                     numbers = cast(texts, kind)
                 except ArrowInvalid:
                     continue
-                self._gaps |= texts.null_count > 0
+                if kind == "integer" and has_leading_zeros(texts):
+                    return None
+                self.gaps |= texts.null_count > 0
                 self.kind = kind
                 if kind == "real" and self.grouped:
                     found = compute.match_substring_regex(texts, GROUPED)
@@ -145,8 +157,7 @@ class Look:
         if self.candidates is None:
             self.example = given[0].as_py()
             self.candidates = guess(self.example, self._options.decimal, self._options.dates)
-        if has_leading_zeros(given):
-            self.candidates = [kind for kind in self.candidates if not kind.startswith("real")]
+        self.zeros |= has_leading_zeros(given)
         digits = bool(compute.any(compute.match_substring_regex(given, r"\d")).as_py())
         self.candidates = [
             kind

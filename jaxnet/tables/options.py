@@ -18,11 +18,11 @@ ORDERS = ("day-first", "month-first")
 class ReadOptions(NamedTuple):
     """How the text of a file is read; what is None or empty is found from the file.
 
-    delimiter: one character between the columns. encoding: a codec of Python. decimal: "." or ",".
-    missing_words: the texts that are missing values, in place of MISSING_WORDS. dates: "day-first"
-    or "month-first" for dates as 01/02/2023, or a format as "%d.%m.%Y". missing: "fill" leaves NaN,
-    None or NaT for a missing value, "error" refuses it. categorical: columns that hold categories,
-    whose text is never taken for numbers or dates.
+    delimiter: the character between the columns, or "tab". encoding: a codec of Python. decimal:
+    "." or ",". missing_words: the texts that are missing values, in place of MISSING_WORDS. dates:
+    "day-first" or "month-first" for dates as 01/02/2023, or a format as "%d.%m.%Y". missing: "fill"
+    leaves NaN, None or NaT for a missing value, "error" refuses it. categorical: columns that hold
+    categories, whose text is never taken for numbers or dates.
     """
 
     delimiter: str | None = None
@@ -37,6 +37,11 @@ class ReadOptions(NamedTuple):
     def words(self) -> tuple[str, ...]:
         return self.missing_words or MISSING_WORDS
 
+    @property
+    def sign(self) -> str | None:
+        """The delimiter as it is in the text."""
+        return "\t" if self.delimiter in ("tab", "\\t") else self.delimiter
+
     def check(self) -> None:
         """Raises: ValueError naming the wrong option."""
         from jaxnet.spec import check_choice
@@ -44,7 +49,7 @@ class ReadOptions(NamedTuple):
         check_choice("missing", self.missing, MISSING)
         if self.decimal is not None:
             check_choice("decimal", self.decimal, (".", ","))
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+        if self.sign is not None and (len(self.sign) != 1 or self.sign in '"\r\n'):
             raise ValueError(f"`delimiter` must be one character, or tab; got {self.delimiter!r}")
         try:
             codecs.lookup(self.encoding or "utf-8")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ class Header(NamedTuple):
 def read_header(source: Source, options: ReadOptions) -> Header:
     """Raises: ValueError for a file that cannot be read."""
     file, suffix = source.file, table.suffix_of(source.file)
+    if source.columns is not None:
+        return Header(list(source.columns))
     if suffix == ".npz":
         with _errors(file, ".npz file without pickled objects"), zipfile.ZipFile(file) as archive:
             return Header([name.removesuffix(".npy") for name in archive.namelist()])
@@ -46,78 +49,80 @@ def read_header(source: Source, options: ReadOptions) -> Header:
 
 
 def parts(
-    source: Source,
-    names: list[str],
-    rows: int,
-    options: ReadOptions,
-    *,
-    verbatim: bool = False,
+    source: Source, names: list[str], options: ReadOptions, rows: int = ROWS, **how: Any
 ) -> Iterator[dict[str, Any]]:
-    """Yield columns, some rows at a time: as Arrow arrays, or those of an .npz that are no text as
-    they are. rows: how many, 0 for as many as are read at once. verbatim: the text of a CSV is
-    never missing.
+    """Yield columns, some rows at a time, about `rows` if that costs nothing: as Arrow arrays, or
+    those of an .npz that are no text as they are. how: as `csv_file.batches` takes it.
     """
+    import pyarrow as pa
+
     file, suffix = source.file, table.suffix_of(source.file)
+    if source.columns is not None:
+        yield {name: source.columns[name] for name in names}
+        return
     with unchanged(file):
         table.check_wanted(file, read_header(source, options).names, names)
         if suffix == ".npz":
-            columns = _npz(file, names)
-            step = rows or max(1, len(columns[names[0]]))
-            for start in range(0, len(columns[names[0]]), step):
-                yield {n: column[start : start + step] for n, column in columns.items()}
+            yield _npz(file, names)
             return
         own = [name for name in names if name not in source.keys]
-        if suffix == ".parquet":
-            batches = _parquet(file, own, rows or ROWS)
-        else:
-            batches = csv_file.batches(file, own, options, verbatim=verbatim)
-        for batch in _even(batches, rows) if rows else batches:
-            yield {name: _column(source, batch, name) for name in names}
+        parquet = suffix == ".parquet"
+        batches = (
+            _parquet(file, own, rows) if parquet else csv_file.batches(file, own, options, **how)
+        )
+        for batch in batches:
+            keys = {n: pa.array([v] * batch.num_rows, pa.string()) for n, v in source.keys.items()}
+            yield {name: keys[name] if name in keys else batch[name] for name in names}
 
 
-def _column(source: Source, batch: Any, name: str) -> Any:
-    import pyarrow as pa
-
-    if name not in source.keys:
-        column = batch[name]
-        return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return pa.array([source.keys[name]] * batch.num_rows, pa.string())
-
-
-def _even(batches: Iterator[Any], rows: int) -> Iterator[Any]:
-    """Yield the rows of record batches as Arrow tables of `rows` rows, the last maybe of fewer."""
-    import pyarrow as pa
-
+def even(parts: Iterable[dict[str, Any]], rows: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of parts as parts of `rows` rows, the last maybe of fewer."""
     some, count = [], 0
-    for batch in batches:
-        while batch.num_rows:
-            part = batch.slice(0, rows - count)
-            batch = batch.slice(part.num_rows)
-            some, count = [*some, part], count + part.num_rows
+    for part in parts:
+        size, start = len(next(iter(part.values()))), 0
+        while start < size:
+            stop = min(size, start + rows - count)
+            some.append({name: column[start:stop] for name, column in part.items()})
+            start, count = stop, count + stop - start
             if count == rows:
-                yield pa.Table.from_batches(some)
+                yield _together(some)
                 some, count = [], 0
     if some:
-        yield pa.Table.from_batches(some)
+        yield _together(some)
+
+
+def _together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    import pyarrow as pa
+
+    joined = {}
+    for name, first in parts[0].items():
+        join = np.concatenate if isinstance(first, np.ndarray) else pa.concat_arrays
+        joined[name] = first if len(parts) == 1 else join([part[name] for part in parts])
+    return joined
 
 
 def _parquet(file: Path, names: list[str], rows: int) -> Iterator[Any]:
+    import pyarrow as pa
     from pyarrow import parquet
 
     # Buffered, or a row group's columns would be read whole.
     buffer = min(2**20, max(2**14, 2**27 // max(1, len(names))))
     options = {"buffer_size": buffer, "pre_buffer": False}
-    with _errors(file, "Parquet file"), parquet.ParquetFile(file, **options) as reader:
+    with (
+        _errors(file, "Parquet file"),
+        parquet.ParquetFile(pa.OSFile(os.fsencode(file)), **options) as reader,
+    ):
         for batch in reader.iter_batches(rows, columns=names):
             yield batch.select(names)  # "a" has brought "a.b" along
 
 
 def metadata(file: Path) -> Any:
     """Return pyarrow's metadata of a Parquet file. Raises: ValueError."""
+    import pyarrow as pa
     from pyarrow import parquet
 
-    with _errors(file, "Parquet file"):
-        return parquet.read_metadata(file)
+    with _errors(file, "Parquet file"), pa.OSFile(os.fsencode(file)) as opened:
+        return parquet.read_metadata(opened)
 
 
 def _npz(file: Path, names: list[str]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from jaxnet.tables import arrow, table
 from jaxnet.tables.folder import Source, sources
 from jaxnet.tables.looks import read_as
 from jaxnet.tables.options import AS_FOUND, ReadOptions
-from jaxnet.tables.parts import ROWS, metadata, parts
-from jaxnet.tables.scan import check_words, scan
+from jaxnet.tables.parts import ROWS, even, metadata, parts
+from jaxnet.tables.scan import check_words, missing_at, scan
 from jaxnet.tables.table import Table
 
 log = logging.getLogger("jaxnet")
@@ -34,16 +34,30 @@ def read(path: str | Path, drop: Collection[str] = (), options: ReadOptions = AS
     Raises: FileNotFoundError; ValueError for another kind of file, a damaged or an empty one, a
     repeated or unknown column, an infinite value, text among numbers, and what is ambiguous.
     """
-    files = [Source(table.find(path)[0])]
-    found = scan(path, files, drop, options, keep=True)
+    return read_source(path, Source(table.find(path)[0]), drop, options)
+
+
+def read_source(
+    path: str | Path, source: Source, drop: Collection[str], options: ReadOptions
+) -> Table:
+    """As `read`, of a file or of columns in memory."""
+    found = scan(path, [source], drop, options, keep=True)
     notes = found.notes
     for name, column in found.values.items():
-        table.check_finite(path, name, column, 0, options.missing)
+        _check(source, name, column, 0, options)
         if column.dtype == object:
-            notes += check_words(files, name, dict.fromkeys(column.tolist()), options)
+            notes += check_words([source], name, dict.fromkeys(column.tolist()), options)
     for note in notes:
         log.warning("%s: %s", Path(path).name, note)
     return Table(str(path), found.values, 0, found.kinds, found.left_out)
+
+
+def read_kinds(source: Source, kinds: Mapping[str, str], options: ReadOptions) -> Table:
+    """Return the columns in memory that are named in `kinds`, which are as those of `blocks`."""
+    (part,) = parts(source, list(kinds), options)
+    found = {n: _value(source, n, column, kinds[n], 0, options) for n, column in part.items()}
+    columns = {name: values for name, (values, _) in found.items()}
+    return Table(str(source.file), columns, 0, {name: kind for name, (_, kind) in found.items()})
 
 
 def blocks(
@@ -74,13 +88,23 @@ def file_blocks(
     source: Source, kinds: Mapping[str, str], rows: int, options: ReadOptions
 ) -> Iterator[Table]:
     """As `blocks`, of one file of a table, which may be empty."""
-    file, offset = source.file, 0
-    for part in parts(source, list(kinds), rows, options):
-        found = {
-            n: _value(file, n, column, kinds[n], offset, options) for n, column in part.items()
-        }
-        columns = {name: values for name, (values, _) in found.items()}
-        yield Table(str(file), columns, offset, {name: kind for name, (_, kind) in found.items()})
+    found: dict[str, str] = {}
+    known = {name: kind for name, kind in kinds.items() if kind in ("integer", "real", "boolean")}
+
+    def values() -> Iterator[dict[str, np.ndarray]]:
+        offset = 0
+        for part in parts(source, list(kinds), options, rows, known=lambda: known):
+            columns = {}
+            for name, column in part.items():
+                columns[name], found[name] = _value(
+                    source, name, column, kinds[name], offset, options
+                )
+            yield columns
+            offset += len(next(iter(columns.values())))
+
+    offset = 0
+    for columns in even(values(), rows):
+        yield Table(str(source.file), columns, offset, dict(found))
         offset += len(next(iter(columns.values())))
 
 
@@ -94,26 +118,36 @@ def copies(
     those of a CSV of text, or those of an .npz as (N,) or (N, D).
     """
     for source in sources(path):
-        yield from parts(source, list(names), rows, options, verbatim=True)
+        yield from even(parts(source, list(names), options, rows, verbatim=True), rows)
 
 
 def _value(
-    file: Path, name: str, column: Any, kind: str, offset: int, options: ReadOptions
+    source: Source, name: str, column: Any, kind: str, offset: int, options: ReadOptions
 ) -> tuple[np.ndarray, str]:
     """Return a column, whose rows come after `offset` others, as an array, and its kind."""
     if isinstance(column, np.ndarray):
         values, kind = column, table.KINDS[column.dtype.kind]
     elif not arrow.is_text(column.type):
-        values = arrow.to_numpy(file, name, column, offset)
+        values = arrow.to_numpy(source.file, name, column, offset)
         kind = arrow.kind_of(column.type) or "real"
     else:
         texts = arrow.to_strings(column)
         values, bad = read_as(texts, kind, options)
         if bad.any():
             row = int(bad.argmax())
-            raise table.wrong_kind(file, offset + row + 1, name, texts[row].as_py(), kind)
-    table.check_finite(file, name, values, offset, options.missing)
+            raise table.wrong_kind(source.file, offset + row + 1, name, texts[row].as_py(), kind)
+    _check(source, name, values, offset, options)
     return values, kind
+
+
+def _check(
+    source: Source, name: str, values: np.ndarray, offset: int, options: ReadOptions
+) -> None:
+    """Refuse infinity, and what is missing if the options do."""
+    table.check_finite(source.file, name, values, offset)
+    if options.missing == "error" and (gaps := table.is_missing(values)).any():
+        row = int(np.argwhere(gaps)[0][0]) + offset + 1
+        raise missing_at(source, name, row, options)
 
 
 def estimate(file: Path) -> int:

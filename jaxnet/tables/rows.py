@@ -95,11 +95,15 @@ def rows_of(
 
 
 def encode(
-    table: Table | Store, encoding: Encoding, dtype: str = "float32", rows: np.ndarray | None = None
+    table: Table | Store,
+    encoding: Encoding,
+    dtype: str = "float32",
+    rows: np.ndarray | None = None,
+    unseen: str = "error",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return x (N, D_in), and y: (N, D_out) standardised numbers or (N,) int32 classes.
 
-    rows: the N rows to encode, in that order; None for all.
+    rows: the N rows to encode, in that order; None for all. unseen: as in `encode_features`.
 
     Raises: ValueError as `encode_features`, naming the row in its file.
     """
@@ -108,15 +112,16 @@ def encode(
     y = aligned((len(rows), encoding.target.width), dtype)
     if encoding.target.categories:
         y = aligned((len(rows),), np.int32)
+    order = np.argsort(rows, kind="stable")  # so that the disk is read in one direction
     for start in range(0, len(rows), BLOCK):
-        here = slice(start, start + BLOCK)
+        here = order[start : start + BLOCK]
         some = table.take(rows[here])
         try:
-            x[here] = encode_features(some, encoding, dtype)
+            x[here] = encode_features(some, encoding, dtype, unseen)
             y[here] = encode_target(some, encoding, dtype)
         except ValueError:
-            for row in rows[here].tolist():  # to name the first that is wrong
-                encode_features(table.row(row), encoding, dtype)
+            for row in rows[np.sort(here)].tolist():  # to name the first that is wrong
+                encode_features(table.row(row), encoding, dtype, unseen)
                 encode_target(table.row(row), encoding, dtype)
             raise
     return x, y

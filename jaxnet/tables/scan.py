@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnet.tables import arrow, table
 from jaxnet.tables.decide import Fault, decide, judge
-from jaxnet.tables.folder import Source
+from jaxnet.tables.folder import Source, is_csv
 from jaxnet.tables.indexes import NAMES
 from jaxnet.tables.looks import Look
 from jaxnet.tables.options import ReadOptions
@@ -59,6 +59,8 @@ def scan(
     if not kinds:
         raise table.empty(path)
     lines += [line for name in kinds for line in _numbering(name, looks[name], sum(rows))]
+    gaps = [name for name, kind in kinds.items() if kind == "text" and looks[name].gaps]
+    lines += _missing_words(files, gaps, options)
     dtypes = {name: looks[name].dtype(kind) for name, kind in kinds.items()}
     values = {name: looks[name].finish(kind) for name, kind in kinds.items() if keep}
     if left_out:
@@ -110,7 +112,7 @@ def _left_out(
     if first.lower() in NAMES and (count := looks[first].count.text(in_order=True)):
         found[first] = count
     elif not first:
-        what = "column 1 has no name; name it, or leave it out with --drop ''"
+        what = "column 1 has no name; name it, or leave it out with `drop` ''"
         raise ValueError(f"{path}: {what}")
     return found
 
@@ -130,13 +132,17 @@ def _look(source: Source, looks: Mapping[str, Look], options: ReadOptions, keep:
     file, rows = source.file, 0
     if any(look.again for look in looks.values()):
         return 1
-    names, typed = list(looks), table.suffix_of(file) in (".parquet", ".npz")
+    names, typed = list(looks), not is_csv(file)
     if table.suffix_of(file) == ".parquet" and not keep:
         names, rows = _look_at_metadata(file, looks)
         if not names:
             return rows
         rows = 0
-    for part in parts(source, names, 0, options):
+
+    def known() -> dict[str, str]:
+        return {name: kind for name in names if (kind := looks[name].plain)}
+
+    for part in parts(source, names, options, known=known):
         for name, column in part.items():
             looks[name].update(file, column, rows, typed and name not in source.keys)
         rows += len(column)
@@ -175,7 +181,44 @@ def _numbering(name: str, look: Look, rows: int) -> list[str]:
     if not found or rows <= NUMBERED:
         return []
     what = f"holds each of {found} once; if it numbers the rows, leave it out with"
-    return [f"column {name!r} {what} --drop {shlex.quote(name)}"]
+    return [f"column {name!r} {what} `drop` {shlex.quote(name)}"]
+
+
+def _missing_words(files: list[Source], names: list[str], options: ReadOptions) -> list[str]:
+    """Return a line for each column of text that has a word taken for a missing value, among the
+    first of its missing values.
+    """
+    lines, names = [], names * (not options.missing_words)
+    for source in files:
+        if names and is_csv(source.file):
+            read = (parts(source, names, options, verbatim=verbatim) for verbatim in (False, True))
+            for part, texts in zip(*read, strict=True):
+                seen = [name for name in names if name in texts and part[name].null_count]
+                for name in seen:
+                    words = dict.fromkeys(texts[name].filter(part[name].is_null()).to_pylist())
+                    if word := next(filter(None, words), None):
+                        what = f"{table.quote(word)} is taken for a missing value"
+                        advice = "`missing_words` says which texts are"
+                        lines.append(f"column {name!r}: {what}; {advice}")
+                names = [name for name in names if name not in seen]
+                if not names:
+                    break
+    return lines
+
+
+def missing_at(source: Source, name: str, row: int, options: ReadOptions) -> ValueError:
+    """Return the error for a missing value, which shows the text that stands there."""
+    shown = ""
+    if is_csv(source.file) and name not in source.keys:
+        before = row - 1
+        for part in parts(source, [name], options, verbatim=True):
+            if before < len(part[name]):
+                text = part[name][before].as_py()
+                shown = f" ({table.quote(text)})" * bool(text)
+                break
+            before -= len(part[name])
+    what = f"the value is missing{shown}; fill it in or drop the column"
+    return table.fault(source.file, name, what, row)
 
 
 def check_words(
@@ -203,7 +246,7 @@ def refusal(files: list[Source], fault: Fault, options: ReadOptions) -> ValueErr
     """Return the error that names the first row that is refused, if there is any."""
     for source in files:
         rows = 0
-        for part in parts(source, [fault.name], 0, options):
+        for part in parts(source, [fault.name], options):
             texts: Any = part[fault.name]
             if not isinstance(texts, np.ndarray) and arrow.is_text(texts.type):
                 texts = arrow.to_strings(texts)

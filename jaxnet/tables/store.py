@@ -20,7 +20,6 @@ from jaxnet.tables.table import Table
 
 DESCRIPTION = "arrays.json"
 BLOCK_BYTES = 2**24  # of rows that are read at once
-GATHERED = 128  # rows that are gathered from one map, of which Linux may hold 2 MB for each
 
 
 class Field(NamedTuple):
@@ -71,18 +70,13 @@ class Store:
     def blocks(self, names: Collection[str]) -> Iterator[Table]:
         rows = max(1, BLOCK_BYTES // (8 * len(self._fields)))
         for start in range(0, self.num_rows if names else 0, rows):
-            taken = [array.rows(start, min(start + rows, self.num_rows)) for array in self._arrays]
+            some = np.arange(start, min(start + rows, self.num_rows))
+            taken = [array.rows(some) for array in self._arrays]
             yield Table(self.path, self._columns(taken, names), start, self.kinds)
 
     def take(self, rows: np.ndarray) -> Table:
         order = np.argsort(rows)  # so that the disk is read in one direction
-        taken = [np.empty((len(rows), a.shape[1]), a.dtype) for a in self._arrays]
-        for array in self._arrays:
-            array.check(rows)
-        for start in range(0, len(order), GATHERED):
-            some = order[start : start + GATHERED]
-            for out, array in zip(taken, self._arrays, strict=True):
-                out[some] = array.map()[rows[some]]
+        taken = [array.rows(rows[order])[np.argsort(order)] for array in self._arrays]
         return Table(self.path, self._columns(taken, self._fields), 0, self.kinds)
 
     def _columns(self, taken: list[np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
@@ -112,7 +106,7 @@ def to_dates(numbers: np.ndarray) -> np.ndarray:
     """Return numbers (N,) of microseconds since 1970 as datetime64[us], NaT for NaN."""
     gaps = np.isnan(numbers)
     dates = np.where(gaps, 0, numbers).astype(np.int64).view("M8[us]")
-    dates[gaps] = np.datetime64("NaT")
+    dates[gaps] = np.datetime64("NaT", "us")
     return dates
 
 

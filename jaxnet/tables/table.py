@@ -5,6 +5,7 @@ Every error names the file, and the row and column where there is one; data rows
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -103,9 +104,9 @@ def choose(path: Any, names: list[str], drop: Collection[str]) -> list[str]:
     check_unique(path, names)
     if "" in names[1:] and "" not in drop:  # the first may number the rows
         place = names.index("", 1) + 1
-        raise ValueError(f"{path}: column {place} has no name; name it, or say --drop ''")
+        raise ValueError(f"{path}: column {place} has no name; name it, or say `drop` ''")
     if unknown := sorted(set(drop) - set(names)):
-        raise missing(path, f"column {unknown[0]!r} to drop", names)
+        raise missing(path, unknown, names, ending=" to drop")
     if not set(names) - set(drop):
         raise empty(path)
     return [name for name in names if name not in drop]
@@ -114,7 +115,7 @@ def choose(path: Any, names: list[str], drop: Collection[str]) -> list[str]:
 def check_wanted(path: Any, names: Collection[str], wanted: Iterable[str]) -> None:
     """Refuse a table that lacks a column, or has two of that name."""
     if lacking := [name for name in wanted if name not in names]:
-        raise missing(path, f"column {lacking[0]!r}", names)
+        raise missing(path, lacking, names)
     check_unique(path, [name for name in names if name in set(wanted)])
 
 
@@ -159,8 +160,16 @@ def fault(path: Any, name: str, what: str, row: int | None = None) -> ValueError
     return ValueError(f"{path}: {where}{what}")
 
 
-def missing(path: Any, what: str, names: Collection[str]) -> ValueError:
-    return ValueError(f"{path}: no {what}; the columns are {list_names(names)}")
+def missing(
+    path: Any, lacking: list[str], names: Collection[str], noun: str = "column", ending: str = ""
+) -> ValueError:
+    """Return the error for columns that a table lacks, with the names that may be meant."""
+    plain = {name.casefold().strip(): name for name in names}
+    close = (difflib.get_close_matches(name.casefold().strip(), plain, 1) for name in lacking)
+    meant = [plain[one[0]] for one in close if one]
+    what = f"no {noun}{'s' * (len(lacking) > 1)} {list_names(map(repr, lacking))}{ending}"
+    hint = f"; did you mean {list_names(map(repr, dict.fromkeys(meant)))}?" * bool(meant)
+    return ValueError(f"{path}: {what}; the columns are {list_names(names)}{hint}")
 
 
 def empty(path: Any) -> ValueError:
@@ -187,7 +196,7 @@ def is_number(text: str) -> bool:
     return True
 
 
-def list_names(columns: Collection[str]) -> str:
+def list_names(columns: Iterable[str]) -> str:
     """Return the names for a message: the first twenty, and how many there are."""
     names = list(columns)
     return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")

@@ -53,7 +53,7 @@ def infer_task(table: Source, target: str) -> tuple[str, str]:
 def target_of(table: Source, target: str) -> np.ndarray:
     """Return the target's column. Raises: ValueError if there is none, or it holds dates."""
     if target not in table.columns:
-        raise missing(table.path, f"target column {target!r}", table.columns)
+        raise missing(table.path, [target], table.columns, "target column")
     column = table.columns[target]
     if column.dtype.kind == "M":
         what = "holds dates, and must hold numbers or text to be the target"

@@ -12,6 +12,7 @@ from jaxnet.cli import main
 from jaxnet.cli.commands import COMMANDS, options_of, with_options
 from jaxnet.runs import config
 from jaxnet.spec import ACTIVATIONS
+from jaxnet.tables.options import MISSING
 
 FILES = {
     "good.csv": "a,b,word,y\n"
@@ -74,6 +75,8 @@ BAD = {
     "activation": known("activation", ACTIVATIONS),
     "schedule": known("schedule", config.SCHEDULES),
     "task": known("task", config.TASKS),
+    "missing": known("missing", MISSING),
+    "numbers": known("numbers", config.NUMBERS),
     "dtype": known("dtype", config.DTYPES),
     "device": (good("--device", "abacus"), r"--device must be one of auto, cpu.*; got 'abacus'"),
     "no file": (data("none.csv"), r"--data names no file: none\.csv"),
@@ -83,7 +86,10 @@ BAD = {
     "header only": (data("header.csv"), r"header\.csv: the table is empty"),
     "length of row": (data("short.csv"), r"short\.csv: row 2 has 2 values where .* 3 columns"),
     "text": (data("text.csv"), r"text\.csv: row 3, column 'a': 'abc' is text in a column of num"),
-    "nan": (data("nan.csv"), r"nan\.csv: row 2, column 'a': the value is missing"),
+    "nan": (
+        data("nan.csv", "--missing", "error"),
+        r"nan\.csv: row 2, column 'a': the value is missing",
+    ),
     "infinite": (data("infinite.csv"), r"infinite\.csv: row 3, column 'a': the value is inf"),
     "one class": (data("one class.csv"), r"one class\.csv: the target 'y' has one value only, cat"),
     "no target": (good("--target", "z"), r"no target column 'z'; the columns are a, b, word, y"),
@@ -146,7 +152,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(capsys, folder
     assert re.search(rf"^jaxnet: (\S.*)?{message}.*\n\Z", err), err
     assert err.count("\n") == 1
     assert "`" not in err  # every argument that it names is an option of the command
-    assert len(out.splitlines()) == (3 if case in AFTER_THE_SUMMARY else 0)
+    assert len(out.splitlines()) == (4 if case in AFTER_THE_SUMMARY else 0)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 

@@ -224,8 +224,13 @@ def test_a_reader_that_leaves_early_is_no_error(trained):
 
 def test_a_path_whose_bytes_are_not_utf_8_costs_no_work(folder, capsys, tmp_path):
     name = tmp_path / os.fsdecode(b"r\xff")
+    name.mkdir()
+    data = name / "table.csv"
+    data.write_text(TABLE)
+    on_disk = ["--on-disk", "on", "--out", name / "second"]
     for argv in (
-        [*TRAIN, "--out", name],
+        [*TRAIN, "--data", data, "--out", name],
+        [*TRAIN, "--data", data, *on_disk],
         ["train", "--resume", name, "--epochs", "4"],
         ["show", name],
         ["show", name, "runs/table-1", "--png", name / "both.png"],

@@ -51,9 +51,9 @@ def visits():
     rng = np.random.default_rng(1)
     moments = np.datetime64("1969-11-03T05:06:07", "us") + rng.integers(0, 2**52, 9)
     whole = moments.astype("M8[s]").astype("M8[us]")  # seconds that float32 holds
-    whole[4] = np.datetime64("NaT")
+    whole[4] = np.datetime64("NaT", "us")
     days = whole.astype("M8[D]")
-    days[[0, 8]] = np.datetime64("NaT")
+    days[[0, 8]] = np.datetime64("NaT", "D")
     return {
         "time": pa.array(whole),
         "ward": pa.array(["b", None, "a", "b", "a", None, "a", "b", "a"]),

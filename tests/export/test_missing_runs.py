@@ -63,7 +63,7 @@ def trained(tmp_path_factory):
 def test_every_column_is_encoded_and_the_rows_without_a_target_are_left_out(trained):
     config, run, _ = trained
     time, age, town, visits = run.encoding.features
-    assert (time.base, len(time.mean), len(time.cycles)) == ("date", 2, 3)
+    assert (time.base, len(time.mean), len(time.cycles)) == ("date", 2, 7)
     assert all(column.missing for column in (time, age, town, visits))
     assert (town.categories, visits.categories) == (("a", "b", "c"), ("0", "1", "2", "3"))
     with_target = sum(row["label"] != "" for row in rows_of(config.data))
@@ -95,8 +95,9 @@ def test_a_file_a_frame_and_the_exported_files_give_the_same_predictions(trained
     np.testing.assert_allclose(written, want, rtol=1e-6)  # float32 in decimals
     inputs = raw_inputs(run, table)
     assert np.isnan(inputs["numbers"]).any()
-    by_jax = jax.export.deserialize(bytearray(export.stablehlo(run))).call(*inputs.values())
-    graph = onnx.load_from_string(export.onnx(run))
+    folded = run.folded()  # the temperature is in the last layer, as `export.export` has it
+    by_jax = jax.export.deserialize(bytearray(export.stablehlo(folded))).call(*inputs.values())
+    graph = onnx.load_from_string(export.onnx(folded))
     (by_onnx,) = ReferenceEvaluator(graph).run(None, inputs)
     for got in (by_jax, by_onnx):
         # Bins some hundredth of a number wide lose two of float32's seven digits.
@@ -110,6 +111,10 @@ def test_evaluating_leaves_out_and_counts_the_rows_without_a_target(trained, tmp
     assert metrics.rows == len(known) < N
     left_out = f"{N - len(known)} rows have no value of the target 'label', and are left out"
     assert left_out in caplog.messages
+    other = tmp_path / "other.csv"
+    other.write_text(new.read_text().rstrip().rpartition("\n")[0] + "\n,,,,cured,\n")
+    with pytest.raises(ValueError, match=rf"row {N}, column 'label': 'cured' is not among the cl"):
+        inference.evaluate(run, other)
     none = tmp_path / "none.csv"
     lines = new.read_text().splitlines()
     without = [line.replace("ill", "").replace("well", "") for line in lines[1:]]

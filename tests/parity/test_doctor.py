@@ -4,11 +4,15 @@ wrong.
 
 import math
 import os
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from packaging.specifiers import SpecifierSet
 
+import jaxnet
 from jaxnet.parity.doctor import examine, programs, reference, trials
 from jaxnet.parity.doctor.programs import FORMS, KNOWN, Program
 from jaxnet.spec import ACTIVATIONS, LOSSES
@@ -64,6 +68,16 @@ def test_a_right_program_is_right(program):
     assert checked.share < 0.9
 
 
+def test_the_releases_that_are_wrong_are_not_installed():
+    text = (Path(jaxnet.__file__).parents[1] / "pyproject.toml").read_text()
+    ranges = re.findall(r'"jax(?:\[\w+\])?([^"\w][^"]*)"', text)
+    assert len(ranges) == 3  # for CPUs, and two extras
+    for wanted in map(SpecifierSet, ranges):
+        assert programs.RIGHT in wanted
+        for releases, _ in programs.FAULTS.values():
+            assert not list(wanted.filter(releases))
+
+
 def test_every_form_activation_and_loss_is_among_them():
     assert {p.form for p in SMALL} == set(FORMS) == set(programs._LINES)
     assert {p.activation for p in SMALL} == set(ACTIVATIONS)
@@ -91,6 +105,7 @@ def test_a_wrong_number_is_seen_in_every_leaf(program, monkeypatch):
 def test_a_planted_miscompilation_is_found_and_made_as_small_as_it_goes():
     *right, last = iter_until_wrong(trials.search(60, 3, nothing))
     assert all(checked.wrong is None for checked in right)
+    assert last.wrong.compiled
     assert is_planted(last.wrong.program)
     small = trials.shrink(last.wrong, 60, nothing)
     assert small.program._replace(dtype="float64") == Program("network", 37, (3, 1))
@@ -103,6 +118,13 @@ def iter_until_wrong(checks):
         yield checked
         if checked.wrong:
             return
+
+
+def test_a_fault_op_by_op_is_found_and_made_small_too(planted, monkeypatch):
+    monkeypatch.setattr(trials, "run", lambda program, compiled: planted(program, not compiled))
+    *_, last = iter_until_wrong(trials.search(60, 3, nothing))
+    assert not last.wrong.compiled
+    assert trials.shrink(last.wrong, 60, nothing).program.rows == 37
 
 
 @pytest.mark.usefixtures("planted")
@@ -195,7 +217,7 @@ def test_an_examination_says_what_is_wrong_and_what_helps():
     assert found.known == [(program, None) for program in KNOWN]
     assert found.wrong is not None
     assert found.wrong.program._replace(dtype="float64") == Program("network", 37, (3, 1))
-    assert found.wrong.eager is True
+    assert (found.wrong.compiled, found.wrong.other) == (True, True)
     assert list(found.flags.items()) == [("--xla_cpu_experimental_ynn_fusion_type=", True)]
     assert found.tried > 0
     assert found.share > 1

@@ -469,8 +469,8 @@ def test_a_data_file_that_changes_while_it_is_read_is_refused(folder, monkeypatc
 
     read = reader.read
 
-    def read_late(path, drop=()):
-        table = read(path, drop)
+    def read_late(*arguments):
+        table = read(*arguments)
         (folder / "price.csv").write_text(TABLE + TABLE.splitlines()[1] + "\n")
         return table
 

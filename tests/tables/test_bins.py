@@ -54,9 +54,15 @@ def test_each_number_of_a_wide_column_and_missing_ones_have_bins():
 
 @pytest.mark.parametrize(
     ("rows", "width", "binned"),
-    [(BINNED_ROWS, 2, True), (BINNED_ROWS - 1, 2, False), (BINNED_ROWS, BINNED_NUMBERS + 1, False)],
+    [
+        (BINNED_ROWS, 2, True),
+        (BINNED_ROWS - 1, 2, False),
+        (20 * BINS, 20, True),
+        (20 * BINS - 1, 20, False),
+        (2000, BINNED_NUMBERS + 1, False),
+    ],
 )
-def test_auto_makes_bins_for_many_rows_of_few_numbers(rows, width, binned):
+def test_auto_makes_bins_unless_they_are_too_many(rows, width, binned):
     values = np.random.default_rng(0).random((rows + 3, width))
     _, encoding = fit(np.arange(rows), "auto", a=values, y=np.arange(rows + 3.0))
     assert bool(encoding.features[0].bins) == binned

@@ -145,7 +145,7 @@ SAME = [  # as `tables.read` says it
 OTHER = {
     CSV + "1,x,2\n1,x,2.5\n": "row 2, column 'y': '2.5' is no integer in a column of integers; cor",
     CSV + "1,x,2\n1,x,2\n1,K\xf6,2\n": "row 3, column 'word': the text is not UTF-8",
-    "a,w\xf6rd,y\n1,2,3\n": "the text of the header is not UTF-8; say its encoding, as --enc",
+    "a,w\xf6rd,y\n1,2,3\n": "the text of the header is not UTF-8; say its encoding, as `enc",
     "b,y,c,word\n1,2,3,x\n": "no column 'a'; the columns are b, y, c, word$",
     CSV
     + f"{'x' * 200},x,2\n": f"row 1, column 'a': '{'x' * 60}...' is text in a column of numbers",

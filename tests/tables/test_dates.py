@@ -7,7 +7,7 @@ from jaxnet.tables.encoding import encode_features
 from jaxnet.tables.fitting import fit_encoding
 from jaxnet.tables.table import Table
 
-YEAR, WEEK, DAY = dates.CYCLES
+YEAR, WEEK, DAY = dates.CYCLES[:2], dates.CYCLES[2:5], dates.CYCLES[5:]
 
 
 def times(*texts):
@@ -27,21 +27,29 @@ def test_a_time_is_whole_days_and_seconds_of_the_day():
     assert dates.text((10957.0,)) == "2000-01-01"
 
 
-def test_the_parts_of_a_date_are_days_and_the_angles_of_year_and_week():
+def test_the_parts_of_a_date_are_days_and_angles_of_year_and_week():
     values = times("2024-03-01", "2024-03-04", "2024-09-01", "2025-03-01")
     data, encoding = fit(values)
     (column,) = encoding.features
-    assert (column.cycles, len(column.mean), column.kind) == ((YEAR, WEEK), 1, "date")
+    assert (column.cycles, len(column.mean), column.kind) == (YEAR + WEEK, 1, "date")
     x = encode_features(data, encoding, "float64")
     days = np.array([0, 3, 184, 365.0])
     np.testing.assert_allclose(x[:, 0], (days - days.mean()) / days.std(), rtol=1e-12)
-    for place, period in ((1, YEAR[1]), (2, WEEK[1])):
-        sine, cosine = x[:, place], x[:, place + 2]
-        turned = np.unwrap(np.arctan2(sine, cosine)) if period > 300 else np.arctan2(sine, cosine)
-        moved = (turned - turned[0]) * period / (2 * np.pi) - days
-        # Days since 1970 keep 11 of 16 digits of an angle.
-        np.testing.assert_allclose(np.round(moved / period) * period, moved, atol=1e-8)
-    assert x.shape == (4, 5)
+    assert x.shape == (4, 1 + 2 * 5)
+    for place, (_, period, number) in enumerate(column.cycles, start=1):
+        turned = x[:, place + 5] + 1j * x[:, place]  # a cosine and a sine
+        want = np.exp(2j * np.pi * number * days / period)
+        # Days since 1970 leave 11 of an angle's 16 digits.
+        np.testing.assert_allclose(turned / turned[0], want, atol=1e-9)
+
+
+def test_the_seven_days_of_the_week_are_told_apart_by_a_linear_layer():
+    _, encoding = fit(times("2024-01-01") + np.arange(7) * np.timedelta64(1, "D"))
+    (column,) = encoding.features
+    week = Table("t", {"when": times("2024-05-06") + np.arange(7) * np.timedelta64(1, "D")})
+    x = encode_features(week, encoding, "float64")[:, 1:]
+    x = x[:, [k for k, cycle in enumerate(column.cycles * 2) if cycle in WEEK]]
+    assert np.linalg.matrix_rank(np.column_stack([np.ones(7), x])) == 7
 
 
 def test_the_hour_is_there_where_training_has_different_ones():
@@ -49,18 +57,18 @@ def test_the_hour_is_there_where_training_has_different_ones():
     assert len(fit(whole)[1].features[0].mean) == 1
     data, encoding = fit(whole + np.array([0, 6, 12], "m8[h]"))
     (column,) = encoding.features
-    assert (column.cycles, len(column.mean)) == ((YEAR, WEEK, DAY), 2)
-    x = encode_features(data, encoding, "float64")
-    # The sine and cosine of noon, 18 and 0 o'clock.
-    np.testing.assert_allclose(x[:, 4], [0, -1, 0], atol=1e-12)
-    np.testing.assert_allclose(x[:, 7], [-1, 0, 1], atol=1e-12)
+    assert (column.cycles, len(column.mean)) == (YEAR + WEEK + DAY, 2)
+    sines, cosines = np.split(encode_features(data, encoding, "float64")[:, 2:], 2, axis=1)
+    # Of noon, 18 and 0 o'clock.
+    np.testing.assert_allclose(sines[:, 5:], [[0, 0], [-1, 0], [0, 0]], atol=1e-12)
+    np.testing.assert_allclose(cosines[:, 5:], [[-1, 1], [0, -1], [1, 1]], atol=1e-12)
 
 
 def test_cycles_that_training_does_not_go_through_are_left_out():
     weekly = times("2024-01-01") + np.arange(5) * np.timedelta64(7, "D")
-    assert fit(weekly)[1].features[0].cycles == (YEAR,)
+    assert fit(weekly)[1].features[0].cycles == YEAR
     yearly = np.array([f"{year}-01-01" for year in range(2001, 2012)], "M8[us]")
-    assert fit(yearly)[1].features[0].cycles == (WEEK,)
+    assert fit(yearly)[1].features[0].cycles == WEEK
 
 
 def test_a_missing_date_is_the_median_date_and_marked():

@@ -6,9 +6,9 @@ from jaxnet.tables.encoding import (
     aligned,
     encode_features,
     encode_target,
-    from_columns,
 )
 from jaxnet.tables.fitting import fit_encoding
+from jaxnet.tables.frames import from_columns
 from jaxnet.tables.rows import encode
 from jaxnet.tables.table import Table
 from jaxnet.tables.targets import MAX_CLASSES, infer_task
@@ -205,11 +205,20 @@ def fit(task="regression", rows=None, categorical=(), **columns):
     return fit_encoding(data, "y", task, rows, categorical)
 
 
+def test_text_that_hardly_repeats_is_left_out_and_said_unless_it_is_asked_for():
+    data, said = table(a=NAMES, b=STEPS, c=NAMES[:-1] + NAMES[:1], y=STEPS), []
+    for categorical, names in [((), "bc"), (["a"], "abc")]:
+        options: dict = {"categorical": categorical, "say": said.append}
+        encoding = fit_encoding(data, "y", "regression", np.arange(len(STEPS)), **options)
+        assert "".join(column.name for column in encoding.features) == names
+    what = "column 'a' has 21 distinct texts in 21 rows, as an id has, and is left out"
+    assert said == [f"{what}; --categorical 'a' takes it"]
+
+
 NAMES = [f"id {i}" for i in range(MAX_CLASSES + 1)]
 STEPS = np.arange(float(len(NAMES)))
 BAD: dict = {
-    r"column 'a' has 21 distinct categories in 21 rows; drop it": {"a": NAMES, "y": STEPS},
-    r"column 'a' has 21 distinct .*; drop it": {"a": STEPS, "y": STEPS, "categorical": ["a"]},
+    r"there is no feature column beside the target 'y'": {"a": NAMES, "y": STEPS},
     r"column 'y' has 21 distinct .*; choose another target, or `task` regression": {
         "a": STEPS,
         "y": STEPS,
@@ -367,7 +376,9 @@ BAD_COLUMNS: dict = {
     r"row 2, column 'colour': the value is neither number nor text: ": {
         "colour": np.array(["red", object], object)
     },
-    r"column 'length' must be numbers, booleans or text, got complex128": {"length": [1j, 2j]},
+    r"column 'length' must be numbers, booleans, dates or text, got complex128": {
+        "length": [1j, 2j]
+    },
     r"row 1, column 'length': 'x' is text in a column of numbers": {"length": ["x", "1"]},
 }
 

@@ -186,7 +186,7 @@ COLUMN = {
     "fill": [1.0, 2.0],
     "missing": [1],
     "bins": [[0, 0.0, 1.5]],
-    "cycles": [[1, 7.0]],
+    "cycles": [[1, 7.0, 2]],
 }
 WRONG = {
     "name": 3,
@@ -197,7 +197,7 @@ WRONG = {
     "fill": [1.0, NAN],
     "missing": [2],
     "bins": [[0, 1.5, 1.5]],
-    "cycles": [[1, -7.0]],
+    "cycles": [[1, 7.0, 0]],
 }
 
 

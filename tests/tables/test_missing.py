@@ -31,7 +31,7 @@ KINDS = {"real": "real", "count": "integer", "flag": "boolean", "word": "text", 
 def with_gaps():
     """What is right: NaN, None and NaT in every fourth row; day's day alone is whole."""
     columns = {name: c.astype(float) if c.dtype.kind in "bi" else c for name, c in WHOLE.items()}
-    none = {"f": np.nan, "O": None, "M": np.datetime64("NaT")}
+    none = {"f": np.nan, "O": None, "M": np.datetime64("NaT", "us")}
     for column in (columns := {name: c.copy() for name, c in columns.items()}).values():
         column[GAPS] = none[column.dtype.kind]
     return columns

@@ -15,8 +15,8 @@ import jaxnet
 from jaxnet import data, sweep
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import prepare
+from jaxnet.tables import arrays, csv_file, store, targets
 from jaxnet.tables import convert as conversion
-from jaxnet.tables import csv_file, store, targets
 from jaxnet.tables import rows as rows_module
 from jaxnet.tables.convert import convert
 from jaxnet.tables.fitting import fit_encoding
@@ -38,7 +38,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(conversion, "BLOCK_NUMBERS", 29 * len(COLUMNS))
     monkeypatch.setattr(csv_file, "BLOCK_BYTES", 2000)
     monkeypatch.setattr(store, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(store, "GATHERED", 13)
+    monkeypatch.setattr(arrays, "JOINED", 130)
     monkeypatch.setattr(rows_module, "BLOCK", 11)
 
 
@@ -229,8 +229,8 @@ def test_a_sweep_needs_its_table_in_memory(tmp_path):
             sweep.plan(config)
 
 
-# 690 MiB as arrays. Of them some 128 at most are mapped at a time; pyarrow's buffers and the
-# imports take 100 more, the sample for the medians 16, and what is freed is not all given back.
+# 690 MiB as arrays. Of them some 40 at most are read at a time; pyarrow's buffers and the imports
+# take 100 more, the sample for the medians 16, and what is freed is not all given back.
 BOUNDED = """
 import sys
 import numpy as np

@@ -268,11 +268,11 @@ def test_a_long_list_of_names_is_cut():
 def test_a_column_without_a_name_is_refused_until_dropped(tmp_path):
     path = tmp_path / "pandas.csv"
     path.write_text(",a,b\n7,1.5,x\n3,2.5,y\n")
-    with pytest.raises(ValueError, match="column 1 has no name; name it, or leave it out with --d"):
+    with pytest.raises(ValueError, match="column 1 has no name; name it, or leave it out with `d"):
         read(path)
     assert set(read(path, drop=[""]).columns) == {"a", "b"}
     path.write_text("a,,b\n7,1.5,x\n3,2.5,y\n")
-    with pytest.raises(ValueError, match="column 2 has no name; name it, or say --drop ''"):
+    with pytest.raises(ValueError, match="column 2 has no name; name it, or say `drop` ''"):
         read(path)
 
 

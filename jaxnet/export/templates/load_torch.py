@@ -61,7 +61,9 @@ def encode(column, value):
     filled = [f if math.isnan(n) else n for n, f in zip(given, column["fill"], strict=True)]
     scaled = zip(filled, column["mean"], column["std"], strict=True)
     shares = [(filled[place] - low) / (high - low) for place, low, high in column["bins"]]
-    angles = [2 * math.pi * math.fmod(filled[p] / period, 1) for p, period in column["cycles"]]
+    turns = [math.fmod(filled[place], period) / period for place, period, _ in column["cycles"]]
+    times = [times for _, _, times in column["cycles"]]
+    angles = [2 * math.pi * n * turn for n, turn in zip(times, turns, strict=True)]
     return [
         *((n - mean) / std for n, mean, std in scaled),
         *(min(max(share, 0), 1) for share in shares),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,12 +12,15 @@ import numpy as np
 from jaxnet.parity.doctor import reference
 from jaxnet.parity.doctor.programs import Program, draw
 
+OP_BY_OP = 20  # one program of so many is run op by op, which takes as long as five compiled ones
+
 
 class Wrong(NamedTuple):
-    """A program whose compiled form is wrong, in its worst leaf.
+    """A program that is wrong, in its worst leaf.
 
     error: the largest difference, as a share of the leaf's largest number. wrong of count: the
-    numbers beyond rounding. eager: whether the same program is right op by op.
+    numbers beyond rounding. compiled: whether it was compiled, or run op by op. other: whether it
+    is right the other way.
     """
 
     program: Program
@@ -24,7 +28,8 @@ class Wrong(NamedTuple):
     error: float
     wrong: int
     count: int
-    eager: bool | None = None
+    compiled: bool = True
+    other: bool | None = None
 
 
 class Checked(NamedTuple):
@@ -42,7 +47,7 @@ def check(program: Program, *, compiled: bool = True) -> Checked:
     if found.wrong:
         limit = reference.limit(program, args, _coarse(program))
         found = _worst(program, got, want, limit)
-    return found
+    return found._replace(wrong=found.wrong and found.wrong._replace(compiled=compiled))
 
 
 def run(program: Program, compiled: bool) -> tuple[reference.Leaves, Any]:
@@ -94,10 +99,12 @@ def _worst(program: Program, got: reference.Leaves, want: reference.Leaves, limi
 def search(seconds: float, seed: int, say: Callable[[Program], None]) -> Iterator[Checked]:
     """Yield what became of programs at random until the time is over; `say` each one before."""
     rng, end = np.random.default_rng(seed), time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    for i in itertools.count(1):
+        if time.perf_counter() > end:
+            return
         program = draw(rng, platform())
         say(program)
-        yield check(program)
+        yield check(program, compiled=i % OP_BY_OP != 0)
 
 
 def shrink(wrong: Wrong, seconds: float, say: Callable[[Program], None]) -> Wrong:
@@ -111,7 +118,7 @@ def shrink(wrong: Wrong, seconds: float, say: Callable[[Program], None]) -> Wron
             return False
         tried.add(program)
         say(program)
-        found = check(program).wrong
+        found = check(program, compiled=wrong.compiled).wrong
         wrong = found or wrong
         return found is not None
 
