@@ -57,6 +57,7 @@ def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exp
     for name in formats:
         check_choice("format", name, tuple(FORMATS))
     chosen, notes = _choose(formats)
+    weights = _weights(model, folder, chosen)
     if model.temperature != 1:
         notes.append(
             f"the last layer is divided by the temperature {model.temperature:.4g}, so that the "
@@ -69,7 +70,7 @@ def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exp
         contents[folder / made.file] = made.build(model), f"{made.what}; see {made.program}"
         program = (TEMPLATES / made.program).read_bytes()
         contents[folder / made.program] = program, f"an example: python {made.program}"
-    about = describe(model) | {"weights": _weights(model, folder, chosen)}
+    about = describe(model) | {"weights": weights}
     described = json.dumps(about, indent=1, ensure_ascii=False).encode() + b"\n"
     contents[folder / DESCRIPTION] = described, "columns, categories, scales, classes; versions"
     _write(folder, {path: content for path, (content, _) in contents.items()})
