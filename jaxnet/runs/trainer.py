@@ -115,9 +115,6 @@ def make_trainer(
 
     config, placement: as `resolve` returns them.
     """
-    alike = replace(config, out=None, seed=0)
-    rows = len(dataset.train), len(dataset.validation)
-    compile_cache.bound_memory((alike, dataset.spec, rows, placement))
     optimizer = _scheduled(
         config.optimizer,
         config.learning_rate,

@@ -16,7 +16,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxnet import data, optimizers
-from jaxnet.engine import compile_cache, epochs
+from jaxnet.engine import epochs
 from jaxnet.runs import evaluation, trainer
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
@@ -46,7 +46,6 @@ class Program:
     """
 
     def __init__(self, config: Config, dataset: Dataset, *, stacked: bool):
-        compile_cache.bound_memory(object())  # no other sweep has the same programs
         self.config, self.spec, self.stacked = config, dataset.spec, stacked
         self.rows, self.batch_size = len(dataset.train), dataset.batch_size
         self.num_steps = dataset.steps_per_epoch * config.epochs
