@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from jaxnet.runs.config import Config
     from jaxnet.runs.run import Dataset
     from jaxnet.tables.column import Encoding
+    from jaxnet.tables.convert import Conversion
 
 REPORT_SECONDS = 2.0  # between two lines about a conversion
 
@@ -152,7 +154,6 @@ def print_task(dataset: Dataset, config: Config) -> None:
     either = column.dtype != object and column.ndim == 1  # text or (N, D) leaves no choice
     override = f" (--task {other} overrides)" if config.task == "auto" and either else ""
     print(f"{dataset.task} of {target!r}, since {dataset.reason}{override}")
-
 
 
 def conversion_reporter() -> Callable[[Conversion], None]:
