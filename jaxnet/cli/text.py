@@ -62,11 +62,12 @@ def draw_picture(path: Path, draw: Callable[[Path], None], given: Path | None) -
     try:
         draw(path)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
         if given is not None:
             raise OSError(
-                f"`png` must be a file that can be written, got {path} ({error.strerror})"
+                f"`png` must be a file that can be written, got {path} ({reason})"
             ) from None
-        print(f"note: {path} cannot be written ({error.strerror}); --png FILE draws elsewhere")
+        print(f"note: {path} cannot be written ({reason}); --png FILE draws elsewhere")
     else:
         print(path)
 
@@ -153,21 +154,6 @@ def print_task(dataset: Dataset, config: Config) -> None:
     either = column.dtype != object and column.ndim == 1  # text or (N, D) leaves no choice
     override = f" (--task {other} overrides)" if config.task == "auto" and either else ""
     print(f"{dataset.task} of {target!r}, since {dataset.reason}{override}")
-
-
-def draw(path: Path, draw: Callable[[], None], png: Path | None) -> None:
-    """Draw and say where; a place that cannot be written is an error only if it was asked for."""
-    try:
-        draw()
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        if png is not None:
-            raise OSError(
-                f"`png` must be a file that can be written, got {path} ({reason})"
-            ) from None
-        print(f"note: {path} cannot be written ({reason}); --png FILE draws elsewhere")
-    else:
-        print(path)
 
 
 def conversion_reporter() -> Callable[[Conversion], None]:
