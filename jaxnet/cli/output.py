@@ -42,7 +42,7 @@ def stream(descriptor: int, like: TextIO | None) -> io.TextIOWrapper:
         raw if unbuffered else io.BufferedWriter(raw),
         encoding=like.encoding if like is not None else "utf-8",
         errors="backslashreplace",
-        line_buffering=descriptor == 2 or raw.isatty(),
+        line_buffering=getattr(like, "line_buffering", False),
         write_through=unbuffered,
     )
 

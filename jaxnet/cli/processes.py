@@ -61,7 +61,7 @@ def delay_native_errors() -> Callable[[], None]:
     os.dup2(writer, 2)
     os.close(writer)
     sys.stderr.flush()
-    sys.stderr = os.fdopen(shown, "w", 1, sys.stderr.encoding, sys.stderr.errors, closefd=False)
+    sys.stderr = output.stream(shown, sys.stderr)
     ending = threading.Event()
 
     def forward():

@@ -169,22 +169,16 @@ def _rows(width: int) -> int:
 
 @contextlib.contextmanager
 def _place(out: Any) -> Iterator[Any]:
-    """Yield where to write: a stream, or a file that takes its name when it is whole."""
+    """Yield where to write: a stream, or a new file, which stays away if one has appeared."""
     if hasattr(out, "write"):
         yield out
-    else:
-        with replacing(Path(out)) as part:
-            yield part
-
-
-@contextlib.contextmanager
-def _creating(out: Path) -> Iterator[Path]:
-    """`files.replacing` for a file that may have appeared meanwhile, and then stays."""
+        return
     try:
-        with replacing(out, new=True) as part:
-            yield part
+        # opened here, since pyarrow opens no path that is not UTF-8
+        with replacing(Path(out), new=True) as part, part.open("wb") as file:
+            yield file
     except FileExistsError:
-        raise _exists(out) from None
+        raise _exists(Path(out)) from None
 
 
 def _exists(out: Path) -> FileExistsError:
@@ -226,15 +220,13 @@ def _table(block: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _writer(path: Any, suffix: str) -> Iterator[Callable[[Any], None]]:
+def _writer(file: Any, suffix: str) -> Iterator[Callable[[Any], None]]:
     """Yield what writes a table as lines, or as a row group."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 
     kind = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}[suffix]
     with contextlib.ExitStack() as stack:
-        # a stream, or a file whose name need not be UTF-8
-        file = path if hasattr(path, "write") else stack.enter_context(path.open("wb"))
         writer = None
 
         def write(table: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -21,8 +22,15 @@ def metadata(file: Path) -> Any:
     """Return pyarrow's metadata of a file. Raises: ValueError."""
     from pyarrow import parquet
 
-    with naming_damage(file, "Parquet file"):
-        return parquet.read_metadata(file)
+    with naming_damage(file, "Parquet file"), _opened(file) as opened:
+        return parquet.read_metadata(opened)
+
+
+def _opened(file: Path) -> Any:
+    """Open a file, whose name need not be UTF-8."""
+    import pyarrow as pa
+
+    return pa.OSFile(os.fsencode(file))
 
 
 def batches(file: Path, names: list[str], rows: int) -> Iterator[Any]:
@@ -33,7 +41,10 @@ def batches(file: Path, names: list[str], rows: int) -> Iterator[Any]:
     # Buffered, or a row group's columns would be read whole.
     buffer = min(2**20, max(2**14, 2**27 // max(1, len(names))))
     options = {"buffer_size": buffer, "pre_buffer": False}
-    with naming_damage(file, "Parquet file"), parquet.ParquetFile(file, **options) as reader:
+    with (
+        naming_damage(file, "Parquet file"),
+        parquet.ParquetFile(_opened(file), **options) as reader,
+    ):
         coded = _coded_integers(reader.metadata) & {*names}
         for batch in reader.iter_batches(rows, columns=names):
             batch = batch.select(names)  # "a" has brought "a.b" along
