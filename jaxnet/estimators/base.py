@@ -61,7 +61,8 @@ class Estimator(BaseEstimator):
         kept: dict[str, Any] = {**super().__getstate__()}  # type: ignore[bad-unpacking]
         if "model_" in kept:
             model = kept["model_"]
-            kept["model_"] = vars(model) | {
+            names = ("task", "params", "temperature", "balance")
+            kept["model_"] = {name: getattr(model, name) for name in names} | {
                 "spec": asdict(model.spec),
                 "encoding": encoding_to_json(model.encoding),
                 "weighting": list(model.weighting),
