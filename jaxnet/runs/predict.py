@@ -53,8 +53,7 @@ def predict(
     target among them makes it target_predicted. unseen, threshold: as in `Model.predict`.
     delimiter, encoding: of a CSV, by default as in training.
 
-    Raises: ValueError for bad input, FileExistsError if `out` exists, OSError if it cannot be
-    written; then nothing is left of it.
+    Raises: ValueError for bad input, FileExistsError if `out` exists, OSError: nothing is written.
     """
     check_choice("unseen", unseen, UNSEEN)
     columns, cut = model.encoding, model.threshold(threshold)
