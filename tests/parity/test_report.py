@@ -69,6 +69,22 @@ def test_a_cause_is_named_only_if_the_runner_up_is_ten_times_further(distances, 
     assert replace(check(make(doubled)), causes=causes).cause == cause
 
 
+@pytest.mark.parametrize(
+    ("candidate", "causes", "remedy"),
+    [
+        (make(), [], ""),
+        (make(doubled), [parity.Cause("nearest", "halve it", 0.0)], "halve it"),
+        (make(doubled), [parity.Cause(name, name, 0.0) for name in "ab"], "tell the causes apart"),
+        (make(doubled), [], "give the layers names: `parity.tap`, or modules in place of functions"),
+    ],
+    ids=["equal", "named", "ambiguous", "unknown"],
+)
+def test_a_mismatch_always_has_a_remedy(candidate, causes, remedy):
+    report = replace(check(candidate), causes=causes)
+    assert report.remedy == strict_json(report.to_json())["remedy"] == remedy
+    assert (remedy in str(report)) or report.cause == "ambiguous"
+
+
 @pytest.mark.parametrize("candidate", [make(), make(doubled)], ids=["equal", "mismatch"])
 def test_every_form_of_the_report_tells_the_same(candidate):
     report = check(candidate)
