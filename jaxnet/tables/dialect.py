@@ -185,9 +185,8 @@ def _try(
     names = header[: max(1, max((i + 1 for i, name in enumerate(header) if name), default=1))]
     fits, named_rows = width >= len(names), False
     if any("".join(row[len(names) :]) for row, _ in rows):  # there are more values than names
-        names, firsts = header, [row[:1] for row, _ in rows]
-        named_rows = width == len(header) + 1 and len(header) > 1 and len(rows) > 1
-        named_rows &= all(first not in firsts[:i] for i, first in enumerate(firsts))
+        quoted = all(raw.startswith('"') for _, raw in rows)
+        names, named_rows = header, quoted and width == len(header) + 1 and len(header) > 1
         names = ["", *names] if named_rows else names  # as R writes its row names
         fits = width == len(names)
     padding = max(0, width - len(names)) if fits else 0

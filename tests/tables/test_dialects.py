@@ -96,6 +96,12 @@ def test_a_delimiter_that_fits_no_row_is_asked_about(tmp_path):
         read(path)
 
 
+def test_a_value_too_many_in_each_row_shifts_no_column(tmp_path):
+    path = write(tmp_path / "a.csv", "n,price,w\n" + "".join(f"{i},1,23{i},x\n" for i in range(9)))
+    with pytest.raises(ValueError, match="row 1 has 4 values where the header has 3 columns"):
+        read(path)
+
+
 def test_a_guess_of_the_delimiter_and_comments_left_out_are_logged(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     read(write(tmp_path / "a.csv", "# one\n# two\na;w\n" + ROWS.replace(",", ";")))
