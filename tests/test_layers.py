@@ -36,6 +36,7 @@ ROOMS = {
     ),
     "sweep": (f"{CORE} tables engine runs", "numpy jax", ""),
     "export": (f"{CORE} tables engine runs", "numpy jax safetensors", "onnx"),
+    "estimators": (f"{CORE} tables engine runs", "numpy jax sklearn", ""),
     "cli": (f"{CORE} parity tables engine runs sweep export", "tyro", "jax numpy rich"),
 }
 AT_TOP = {  # files that are imported only where they are used, and so may import more at their top

@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Hashable
+import threading
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import jax
@@ -53,18 +54,30 @@ def folder() -> Path:
 
 
 _kinds: set[Hashable] = set()
+_at_work = 0
+_lock = threading.Lock()
 
 
-def bound_memory(kind: Hashable) -> None:
-    """Free the programs that this process has compiled before those of one kind of training too
-    many: JAX would keep them all. What is needed again is compiled again, to the same bits.
+@contextlib.contextmanager
+def bounded(kind: Hashable) -> Iterator[None]:
+    """Train within the block. JAX keeps the programs of all trainings; those of the earlier ones
+    are freed before there is one kind too many, unless another thread trains just then. What is
+    needed again is compiled again, to the same bits.
 
     kind: equal for trainings that share their programs.
     """
-    if kind not in _kinds and len(_kinds) >= MAX_KINDS:
-        _kinds.clear()
-        jax.clear_caches()
-    _kinds.add(kind)
+    global _at_work
+    with _lock:
+        if kind not in _kinds and len(_kinds) >= MAX_KINDS and not _at_work:
+            _kinds.clear()
+            jax.clear_caches()
+        _kinds.add(kind)
+        _at_work += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _at_work -= 1
 
 
 class Programs:

@@ -51,22 +51,10 @@ def start(
     in use, for two processes with one number; TimeoutError if a process does not come;
     ConnectionError if another program answers; RuntimeError if JAX has computed before.
     """
-    global _watchdog
     given = {"coordinator": coordinator, "process_id": process_id, "num_processes": num_processes}
     by_hand = any(value is not None for value in given.values())
     options = _by_hand(given) if by_hand else _detected(timeout)
-    address, own, count = (
-        options[name] for name in ("coordinator_address", "process_id", "num_processes")
-    )
-    if own == 0:
-        members = rendezvous.gather(address, count, timeout, all_addresses=not by_hand)
-    else:
-        members = rendezvous.reach(address, own, count, timeout)
-    delay_abort()
-    _watchdog = Watchdog(members)
-    atexit.register(_leave)
-    if own:
-        rendezvous.await_listener(address, timeout)
+    _meet(options, timeout, all_addresses=not by_hand)
     # its handler would replace Python's of SIGTERM
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -77,6 +65,22 @@ def start(
         heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
         shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
     )
+
+
+def _meet(options: dict[str, Any], timeout: int, *, all_addresses: bool) -> None:
+    """Meet the other processes, and watch them from here on."""
+    global _watchdog
+    coordinator, number = options["coordinator_address"], options["process_id"]
+    count = options["num_processes"]
+    if number == 0:
+        members = rendezvous.gather(coordinator, count, timeout, all_addresses=all_addresses)
+    else:
+        members = rendezvous.reach(coordinator, number, count, timeout)
+    delay_abort()
+    _watchdog = Watchdog(members)
+    atexit.register(_leave)
+    if number:
+        rendezvous.await_listener(coordinator, timeout)
 
 
 def _by_hand(given: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exp
     for name in formats:
         check_choice("format", name, tuple(FORMATS))
     chosen, notes = _choose(formats)
-    weights = digest(model.params)
+    weights = _weights(model, folder, chosen)
     if model.temperature != 1:
         notes.append(
             f"the last layer is divided by the temperature {model.temperature:.4g}, so that the "
@@ -70,7 +70,7 @@ def export(model: Model, folder: str | Path, formats: Sequence[str] = ()) -> Exp
         contents[folder / made.file] = made.build(model), f"{made.what}; see {made.program}"
         program = (TEMPLATES / made.program).read_bytes()
         contents[folder / made.program] = program, f"an example: python {made.program}"
-    about = describe(model) | {"weights": _weights(weights, folder, chosen)}
+    about = describe(model) | {"weights": weights}
     described = json.dumps(about, indent=1, ensure_ascii=False).encode() + b"\n"
     contents[folder / DESCRIPTION] = described, "columns, categories, scales, classes; versions"
     _write(folder, {path: content for path, (content, _) in contents.items()})
@@ -203,13 +203,13 @@ def _choose(formats: Sequence[str]) -> tuple[list[str], list[str]]:
     return [name for name in FORMATS if name != "onnx"], [f"onnx was left out: {missing}"]
 
 
-def _weights(weights: str, folder: Path, chosen: Sequence[str]) -> dict[str, str]:
+def _weights(model: Model, folder: Path, chosen: Sequence[str]) -> dict[str, str]:
     """Return the digest of the weights that each exported file is of, also of an earlier export."""
     found: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
         earlier = read_json(folder / DESCRIPTION)["weights"].items()
-        found = {name: of for name, of in earlier if (folder / name).is_file()}
-    return found | dict.fromkeys((FORMATS[name].file for name in chosen), weights)
+        found = {name: weights for name, weights in earlier if (folder / name).is_file()}
+    return found | dict.fromkeys((FORMATS[name].file for name in chosen), digest(model.params))
 
 
 def _write(folder: Path, contents: dict[Path, bytes]) -> None:

@@ -197,7 +197,7 @@ def _table(
     """Return the table; name, path, bytes and sha256 of its file, and the columns left out."""
     if config.data is None and config.target is not None:
         raise ValueError(
-            "`data` and `target` must be given together, or in Python `table` and `target`; got "
+            "`data` and `target` must be given together, or in Python a table and its target; got "
             f"the target {config.target!r} alone"
         )
     path = data.digits_path() if config.data is None else Path(config.data)

@@ -19,13 +19,13 @@ from jaxnet.runs.folder import PARAMS
 from jaxnet.runs.record import Record
 from jaxnet.spec import QUANTILES, Batch, Spec
 from jaxnet.tables.calibration import balanced_threshold, fit_temperature, softmax
-from jaxnet.tables.column import Encoding, classes, decode
+from jaxnet.tables.column import Column, Encoding, classes, decode
 from jaxnet.tables.encoding import encode_features, encode_target
-from jaxnet.tables.frames import from_columns
 from jaxnet.tables.metrics import Metrics, chosen, quantiles
 from jaxnet.tables.missing import Filled
 from jaxnet.tables.options import AS_FOUND, ReadOptions
 from jaxnet.tables.statistics import Sample
+from jaxnet.tables.table import Table
 from jaxnet.tables.weights import EQUAL, Weighting
 
 CALIBRATION = ("temperature", "balance")  # what is kept beside the weights of a classifier
@@ -117,7 +117,7 @@ class Model:
     def batch(self, columns: Any, unseen: str = "error") -> Batch:
         """Return columns with the target encoded: x (N, D_in) and y. Raises: as `evaluate`."""
         encoding = self.encoding
-        table = from_columns(columns, (*encoding.features, encoding.target), self.reading)
+        table = _table(columns, (*encoding.features, encoding.target), self.reading)
         x = encode_features(table, encoding, self.dtype, unseen)
         return Batch(x, encode_target(table, encoding, self.dtype))
 
@@ -146,9 +146,8 @@ class Model:
         return replace(self, params=params, temperature=1.0)
 
     def _encode(self, columns: Any, unseen: str) -> np.ndarray:
-        from jaxnet.tables.frames import from_columns  # brings the reader of files
 
-        table = from_columns(columns, self.encoding.features, self.reading)
+        table = _table(columns, self.encoding.features, self.reading)
         filled = Filled(self.encoding)
         filled.update(table)
         x = encode_features(table, self.encoding, self.dtype, unseen)
@@ -203,6 +202,12 @@ class Model:
         if not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise ValueError(f"`threshold` must be a number 0..1, or balance; got {asked!r}")
         return float(value)
+
+
+def _table(columns: Any, features: tuple[Column, ...], reading: ReadOptions) -> Table:
+    from jaxnet.tables.frames import from_columns  # only columns in memory need it
+
+    return from_columns(columns, features, reading)
 
 
 def load(folder: str | Path, record: Record | None = None) -> Model:

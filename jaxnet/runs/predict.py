@@ -51,8 +51,8 @@ def predict(
     probability of each; numbers give `target` in its units, of quantiles the median, target_low and
     target_high. For a target of several columns these are target_0, ... keep: columns of the
     data to copy in front, or "all"; those of a CSV are copied as text. If the target is among them,
-    the prediction is called target_predicted. unseen, threshold: as `Model.predict` takes them.
-    delimiter, encoding: of a CSV, by default as in training.
+    it is called target_predicted. unseen, threshold: as `Model.predict` takes them. delimiter,
+    encoding: of a CSV, by default as in training.
 
     Raises: ValueError for bad input, FileExistsError if `out` exists, OSError if it cannot be
     written; then nothing is left of it.
@@ -61,8 +61,7 @@ def predict(
     columns, cut = model.encoding, model.threshold(threshold)
     suffix = ".csv" if hasattr(out, "write") else _check_out(Path(out))
     reading = reading_of(model, delimiter, encoding)
-    keep = kept(data, keep, reading)
-    names = output_names(model, keep)
+    names = output_names(model, keep := kept(data, keep, reading))
     _check_unique([*keep, *names])
     rows, count, filled = _rows(columns.width), 0, Filled(columns)
     copies = reader.copies(data, keep, rows, reading) if keep else itertools.repeat({})
@@ -70,8 +69,8 @@ def predict(
     with _place(out) as place, _writer(place, suffix) as write:
         for block, copied in zip(blocks, copies, strict=False):
             x = encode_features(block, columns, model.dtype, unseen)
-            values = _predicted(model, model.outputs(x), cut)
-            write(_table(copied | dict(zip(names, values, strict=True))))
+            values = zip(names, _predicted(model, model.outputs(x), cut), strict=True)
+            write(_table(copied | dict(values)))
             filled.update(block)
             count += len(x)
     filled.log()

@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jaxnet import files
-from jaxnet.engine import checkpoint, processes
+from jaxnet.engine import checkpoint, compile_cache, processes
 from jaxnet.engine.mesh import Placement
 from jaxnet.engine.signals import Stopped, catch_signals
 from jaxnet.runs import loop, state, tensorboard
@@ -64,7 +64,7 @@ def train(
     """
     main = processes.is_main()
     writer: checkpoint.Writer | None = None
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, compile_cache.bounded(_kind(config, dataset, placement)):
         stack.enter_context(processes.detect_loss(partial(_how_to_resume, folder)))
         stack.enter_context(on_device(config))
         received = stack.enter_context(catch_signals())
@@ -92,11 +92,18 @@ def train(
         return _finish(folder, dataset, trainer, state.on_host(now), reason)
 
 
+def _kind(config: Config, dataset: Dataset, placement: Placement) -> Hashable:
+    """Equal for trainings that share their compiled programs."""
+    rows = len(dataset.train), len(dataset.validation)
+    return replace(config, out=None, seed=0), dataset.spec, rows, placement
+
+
 def _how_to_resume(folder: Path) -> str:
     """What to add to the error for a lost process."""
     saved = checkpoint.steps(folder / CHECKPOINTS)[-1:]
     hint = "".join(f"; --resume {folder} continues from step {step}" for step in saved)
-    return hint or "; nothing is saved yet: start all processes again"
+    again = f"; nothing is saved yet: remove {folder} if it is there, and start all processes again"
+    return hint or again
 
 
 def _restore(

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 from jaxnet import data
-from jaxnet.engine import compile_cache, deterministic, epochs, gram, streams
+from jaxnet.engine import deterministic, epochs, gram, streams
 from jaxnet.engine import mesh as parallel
 from jaxnet.engine.mesh import Placement
 from jaxnet.runs import evaluation, steps
@@ -118,9 +118,6 @@ def make_trainer(
 
     config, placement: as `resolve` returns them.
     """
-    alike = replace(config, out=None, seed=0)
-    rows = len(dataset.train), len(dataset.validation)
-    compile_cache.bound_memory((alike, dataset.spec, rows, placement))
     optimizer = steps.optimizer_of(config, dataset.num_steps(config))
     if config.gram == "on":
         return _dual(config, dataset, params, optimizer, placement)

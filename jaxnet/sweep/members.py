@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnet.engine import epochs
+from jaxnet.engine import compile_cache, epochs
 from jaxnet.runs import steps, trainer
 from jaxnet.runs.dataset import Dataset
 from jaxnet.sweep import settings as sweep_settings
@@ -72,12 +72,13 @@ def train_members(
         on_progress(SweepProgress(ended, plan.num_members, made / plan.num_members))
 
     for hidden in plan.architectures:
-        workers = Workers(plan, hidden, sweep_settings.mapping(plan, hidden))
-        members = len(plan.keys) * len(workers.settings)
-        begun += members
-        for result in workers.results(report, signal):
-            ended += 1
-            yield result
+        with compile_cache.bounded(object()):  # nothing else shares its programs
+            workers = Workers(plan, hidden, sweep_settings.mapping(plan, hidden))
+            members = len(plan.keys) * len(workers.settings)
+            begun += members
+            for result in workers.results(report, signal):
+                ended += 1
+                yield result
         if signal() is not None:
             return
 

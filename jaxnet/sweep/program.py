@@ -17,7 +17,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxnet import data, net, optimizers
-from jaxnet.engine import compile_cache, epochs
+from jaxnet.engine import epochs
 from jaxnet.runs import evaluation, steps
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
@@ -60,7 +60,6 @@ class Program:
         *,
         stacked: bool,
     ):
-        compile_cache.bound_memory(object())  # no other sweep has the same programs
         sizes = max(widths.values()), *dataset.spec.sizes[1:]
         self.spec, self.widths = replace(dataset.spec, sizes=sizes), widths
         self.config, self.stacked, self.asked = config, stacked, asked

@@ -145,7 +145,7 @@ def _chunks(file: Path, dialect: Dialect) -> Iterator[tuple[Any, bool]]:
         line = _line(file, dialect, place + found.opened)
         text = quote(data[found.opened : found.opened + 100].decode(errors="replace"))
         raise ValueError(f"{file}: line {line}: a quote is never closed: {text}")
-    if data.strip():
+    if data.strip(b"\r\n"):
         yield _buffer(data, len(data), dialect), found.doubled
 
 

@@ -92,7 +92,7 @@ def _decimals(look: Look) -> Iterable[str]:
     if look.kind == "real":
         return () if look.grouped else (".",)
     signs = [kind[13] for kind in look.candidates or [] if kind.startswith("real decimal=")]
-    return signs if len(signs) == 1 and look.separators else ()
+    return signs if len(signs) == 1 and look.signs else ()
 
 
 def _orders(look: Look) -> list[str]:
@@ -105,10 +105,11 @@ def _open(look: Look, decimal: str | None, orders: set[str]) -> list[str]:
     """Return the candidates of a column that remain in view of the others."""
     found = look.candidates or []
     if found and found[0].startswith("real"):
-        plain = not look.separators
+        plain = not look.signs
         if plain and "unit" not in found[0] and (look.typed or look.zeros):
             return []
-        found = [k for k in found if k[13] == decimal] or found if not plain else found[:1]
+        usual = "." if look.signs <= {"."} else decimal  # as of numbers without a unit
+        found = [kind for kind in found if kind[13] == (decimal or usual)] or found
     if len(found) > 1 and len(orders) == 1:
         found = [kind for kind in found if kind[:7] in orders] or found
     return found
@@ -140,9 +141,9 @@ def judge(
         wrong = parse(array, kind)[1]
         if kind != "boolean" and wrong.sum() < bad.sum():
             bad, best = wrong, kind
-    if not best or 2 * bad.sum() > len(given):
-        return "", None
     words = [given[i] for i in np.flatnonzero(bad)]
+    if not best or (2 * len(words) > len(given) and not _are_truths(words)):
+        return "", None
     numbers = best.startswith("real")
     if not words and not more:
         zeros = next((t for t in given if has_leading_zeros(_one(t))), None)
@@ -162,9 +163,13 @@ def judge(
     return "", Fault(name, lambda texts: parse(texts, best)[1], f"{what}; {remedy}")
 
 
+def _are_truths(words: list[str]) -> bool:
+    return {word.lower() for word in words} <= {"true", "false"}
+
+
 def _are_codes(words: list[str], number: int) -> bool:
     """Return whether words among numbers make all of them, so many different texts, codes."""
-    if any(guess(word) for word in words) and not {w.lower() for w in words} <= {"true", "false"}:
+    if any(guess(word) for word in words) and not _are_truths(words):
         return False
     codes = all(re.search(r"\d", word) for word in words)
     few = number <= FEW and (codes or len(words) > 1 or bool(guess(words[0])))

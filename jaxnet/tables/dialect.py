@@ -183,7 +183,7 @@ def _try(
     width = widths.most_common(1)[0][0] if rows else len(header)
     header = [name.strip() for name in header]
     names = header[: max(1, max((i + 1 for i, name in enumerate(header) if name), default=1))]
-    fits, named_rows = True, False
+    fits, named_rows = width >= len(names), False
     if any("".join(row[len(names) :]) for row, _ in rows):  # there are more values than names
         names, firsts = header, [row[:1] for row, _ in rows]
         named_rows = width == len(header) + 1 and len(header) > 1 and len(rows) > 1

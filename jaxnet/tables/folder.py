@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from jaxnet.tables.table import SUFFIXES, find, suffix_of
 
-NONE = "__HIVE_DEFAULT_PARTITION__"  # as Hive writes a missing value in a folder's name
+NONE = {"__HIVE_DEFAULT_PARTITION__": None}  # as Hive writes a missing value in a name
 
 
 class Source(NamedTuple):
@@ -49,10 +49,10 @@ def sources(path: str | Path) -> list[Source]:
         if suffix_of(name) == ".npz":
             what = "an .npz file cannot be part of a folder; write it as .parquet"
             raise ValueError(f"{file}: {what}")
+        if not file.stat().st_size:
+            continue
         pairs = (folder.partition("=") for folder in folders)
-        keys = {
-            key: None if value == NONE else unquote(value) for key, sign, value in pairs if sign
-        }
+        keys = {key: NONE.get(text, unquote(text)) for key, sign, text in pairs if sign}
         found.append(Source(file, keys))
     if not found:
         raise ValueError(f"{path}: the folder has no file ending in {', '.join(SUFFIXES[1:])}")

@@ -22,17 +22,20 @@ class Look:
     """What a column is, block after block.
 
     kind: of the text so far: None before there is any, "integer", "real", or "words". types: the
-    kinds of what is no text, and the first file of each. again: numbers came before a word, so that
-    the column must be looked at from its start as words. held: there were only quoted words that
-    may stand for missing values.
+    kinds of what is no text, and the first file of each. candidates: the kinds that words may have,
+    None before there is any; of the categories that a user names, none. again: numbers came before
+    a word, so that the column must be looked at from its start as words. gaps: a value is missing.
+    held: there were only quoted words that may stand for missing values. typed: the text is of a
+    file with types, and no plain number. grouped: the reals may be thousands, as 1.234. signs:
+    those of . and , that a word has, as the `example` does. zeros: a word begins as 007 does.
     """
 
     def __init__(self, options: ReadOptions, name: str, *, commas: bool, keep: bool, words: bool):
         self.kind: str | None = "words" if words else None
         self.types: dict[str, Path] = {}
         self.count = Count()
-        self.again = self.separators = self.held = self.typed = self.read_plain = self.zeros = False
-        self.grouped, self.example = not commas, ""
+        self.again = self.held = self.typed = self.read_plain = self.zeros = False
+        self.grouped, self.signs, self.example = not commas, set[str](), ""
         self.candidates: list[str] | None = [] if name in options.categorical else None
         self._dtypes: set[np.dtype] = set()
         self.gaps, self._parts = False, []
@@ -164,10 +167,11 @@ class Look:
             for kind in self.candidates
             if not parse(given, kind)[1].any() and not (kind == "boolean" and digits)
         ]
-        if not self.separators and self.candidates:
-            signs = compute.index(compute.match_substring_regex(given, "[.,]"), True).as_py()
-            self.separators = signs >= 0
-            self.example = given[signs].as_py() if signs >= 0 else self.example
+        for sign in {".", ","} - self.signs if self.candidates else ():
+            place = compute.index(compute.match_substring(given, sign), True).as_py()
+            if place >= 0:
+                self.example = given[place].as_py()
+                self.signs.add(sign)
 
 
 def read_as(texts: Any, kind: str, options: ReadOptions) -> tuple[np.ndarray, np.ndarray]:

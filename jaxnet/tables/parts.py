@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.files import unchanged
-from jaxnet.tables import csv_file, table
+from jaxnet.tables import csv_file, parquet_file, table
 from jaxnet.tables.folder import Source
 from jaxnet.tables.indexes import of_pandas
 from jaxnet.tables.options import ReadOptions
+from jaxnet.tables.parquet_file import naming_damage
 
 ROWS = 8192  # of a block
+NPZ = ".npz file without pickled objects"
 
 
 class Header(NamedTuple):
@@ -38,10 +37,13 @@ def read_header(source: Source, options: ReadOptions) -> Header:
     if source.columns is not None:
         return Header(list(source.columns))
     if suffix == ".npz":
-        with _errors(file, ".npz file without pickled objects"), zipfile.ZipFile(file) as archive:
+        with (
+            naming_damage(file, NPZ),
+            zipfile.ZipFile(file) as archive,
+        ):
             return Header([name.removesuffix(".npy") for name in archive.namelist()])
     if suffix == ".parquet":
-        schema = metadata(file).schema.to_arrow_schema()
+        schema = parquet_file.read_schema(file)
         return Header([*schema.names, *source.keys], of_pandas(schema))
     dialect = csv_file.read_dialect(file, options)
     names = [*dialect.names, *source.keys]
@@ -66,13 +68,15 @@ def parts(
             yield _npz(file, names)
             return
         own = [name for name in names if name not in source.keys]
-        parquet = suffix == ".parquet"
-        batches = (
-            _parquet(file, own, rows) if parquet else csv_file.batches(file, own, options, **how)
-        )
+        own = own or read_header(source, options).names[:1]  # which counts the rows
+        if suffix == ".parquet":
+            batches = parquet_file.batches(file, own, rows)
+        else:
+            batches = csv_file.batches(file, own, options, **how)
         for batch in batches:
-            keys = {n: pa.array([v] * batch.num_rows, pa.string()) for n, v in source.keys.items()}
-            yield {name: keys[name] if name in keys else batch[name] for name in names}
+            found = dict(zip(own, batch.columns, strict=True))
+            found |= {n: pa.array([v] * len(batch), pa.string()) for n, v in source.keys.items()}
+            yield {name: found[name] for name in names}
 
 
 def even(parts: Iterable[dict[str, Any]], rows: int) -> Iterator[dict[str, Any]]:
@@ -101,36 +105,12 @@ def _together(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return joined
 
 
-def _parquet(file: Path, names: list[str], rows: int) -> Iterator[Any]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    # Buffered, or a row group's columns would be read whole.
-    buffer = min(2**20, max(2**14, 2**27 // max(1, len(names))))
-    options = {"buffer_size": buffer, "pre_buffer": False}
-    with (
-        _errors(file, "Parquet file"),
-        parquet.ParquetFile(pa.OSFile(os.fsencode(file)), **options) as reader,
-    ):
-        for batch in reader.iter_batches(rows, columns=names):
-            yield batch.select(names)  # "a" has brought "a.b" along
-
-
-def metadata(file: Path) -> Any:
-    """Return pyarrow's metadata of a Parquet file. Raises: ValueError."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    with _errors(file, "Parquet file"), pa.OSFile(os.fsencode(file)) as opened:
-        return parquet.read_metadata(opened)
-
-
 def _npz(file: Path, names: list[str]) -> dict[str, Any]:
     """Return arrays as columns: text as Arrow's, more dimensions flattened to (N, D)."""
     import pyarrow as pa
 
     with (
-        _errors(file, ".npz file without pickled objects"),
+        naming_damage(file, NPZ),
         np.load(file, allow_pickle=False) as stored,
     ):
         arrays = {name: stored[name] for name in names}
@@ -147,14 +127,3 @@ def _npz(file: Path, names: list[str]) -> dict[str, Any]:
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         arrays[name] = array.reshape(len(array), -1) if array.ndim > 2 else array
     return {n: pa.array(a) if a.dtype.kind == "U" else a for n, a in arrays.items()}
-
-
-@contextlib.contextmanager
-def _errors(file: Path, kind: str) -> Iterator[None]:
-    """Name the file that cannot be read; pyarrow's errors are ValueError and OSError too."""
-    damage = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-    try:
-        yield
-    except damage as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{file}: not a readable {kind} ({reason})") from None

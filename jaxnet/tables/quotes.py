@@ -13,7 +13,8 @@ import numpy as np
 
 QUOTE = ord('"')
 STEP = 2**16  # bytes that are compared at once, in the processor's cache
-CLOSES = re.compile(rb'[^"]*(?:""[^"]*)*"')  # from the character after the quote that opens
+# from the character after the quote that opens; never less than it can match, or "" would close
+CLOSES = re.compile(rb'[^"]*+(?:""[^"]*+)*+"')
 
 
 class Rows(NamedTuple):
@@ -87,9 +88,10 @@ def without_spaces(data: bytes, delimiter: str) -> bytes:
         while sign + b" " in data:
             data = data.replace(sign + b" ", sign)
         return re.sub(rb"(?m)^ +", b"", data)
-    cell = rb"(^|[" + re.escape(delimiter).encode() + rb'\r\n]) +("[^"]*(?:""[^"]*)*")?'
-    quoted = rb"(^|[" + re.escape(delimiter).encode() + rb'\r\n])("[^"]*(?:""[^"]*)*")'
-    return re.sub(cell + b"|" + quoted, rb"\1\2\3\4", data)
+    begins = rb"(^|[" + re.escape(delimiter).encode() + rb"\r\n])"
+    quoted = rb'("' + CLOSES.pattern + rb")"
+    cells = begins + rb" +" + quoted + rb"?|" + begins + quoted  # the last is left as it is
+    return re.sub(cells, rb"\1\2\3\4", data)
 
 
 def _line_end(data: bytes, begin: int, end: int) -> int:

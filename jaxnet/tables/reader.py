@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.tables import arrow, table
+from jaxnet.tables import arrow, parquet_file, table
 from jaxnet.tables.folder import Source, sources
 from jaxnet.tables.looks import read_as
 from jaxnet.tables.options import AS_FOUND, ReadOptions
-from jaxnet.tables.parts import ROWS, even, metadata, parts
+from jaxnet.tables.parts import ROWS, even, parts
 from jaxnet.tables.scan import check_words, missing_at, scan
 from jaxnet.tables.table import Table
 
@@ -153,6 +153,6 @@ def _check(
 def estimate(file: Path) -> int:
     """Return about how many bytes the columns of a CSV or Parquet file take as arrays."""
     if table.suffix_of(file) == ".parquet":
-        found = metadata(file)
+        found = parquet_file.metadata(file)
         return 8 * found.num_rows * found.num_columns
     return file.stat().st_size * (4 if table.suffix_of(file) == ".csv.gz" else 1)

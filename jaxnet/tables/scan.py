@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.tables import arrow, table
+from jaxnet.tables import arrow, parquet_file, table
 from jaxnet.tables.decide import Fault, decide, judge
 from jaxnet.tables.folder import Source, is_csv
 from jaxnet.tables.indexes import NAMES
 from jaxnet.tables.looks import Look
 from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.parts import Header, metadata, parts, read_header
+from jaxnet.tables.parts import Header, parts, read_header
 
 NUMBERED = 20  # rows from which on a column that numbers them is told
 
@@ -134,10 +134,14 @@ def _look(source: Source, looks: Mapping[str, Look], options: ReadOptions, keep:
         return 1
     names, typed = list(looks), not is_csv(file)
     if table.suffix_of(file) == ".parquet" and not keep:
-        names, rows = _look_at_metadata(file, looks)
+        told, number = parquet_file.told(file)
+        for name in told.keys() & looks.keys():
+            type, nulls = told[name]
+            if nulls < number:
+                looks[name].add_type(file, type, nulls > 0)
+        names = [name for name in names if name not in told]
         if not names:
-            return rows
-        rows = 0
+            return number
 
     def known() -> dict[str, str]:
         return {name: kind for name in names if (kind := looks[name].plain)}
@@ -149,30 +153,6 @@ def _look(source: Source, looks: Mapping[str, Look], options: ReadOptions, keep:
         if any(look.again for look in looks.values()):
             break
     return rows
-
-
-def _look_at_metadata(file: Path, looks: Mapping[str, Look]) -> tuple[list[str], int]:
-    """Show the looks what the metadata of a Parquet file tell; return the columns of which they do
-    not tell enough, and the number of rows.
-    """
-    found = metadata(file)
-    schema = found.schema.to_arrow_schema()
-    nulls: dict[str, int | None] = dict.fromkeys(schema.names, 0)
-    for group in (found.row_group(i) for i in range(found.num_row_groups)):
-        for place in range(group.num_columns):
-            column = group.column(place)
-            known, before = column.statistics, nulls.get(column.path_in_schema)
-            counted = known is not None and known.has_null_count and before is not None
-            nulls[column.path_in_schema] = before + known.null_count if counted else None
-    unknown = []
-    for name in looks:
-        type = schema.field(name).type if name in schema.names else None
-        gaps = nulls.get(name)
-        if type is None or gaps is None or arrow.is_text(type) or arrow.is_nested(type):
-            unknown.append(name)
-        elif gaps < found.num_rows:
-            looks[name].add_type(file, type, gaps > 0)
-    return unknown, found.num_rows
 
 
 def _numbering(name: str, look: Look, rows: int) -> list[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import queue
 import subprocess
 import sys
 import tempfile
@@ -116,26 +117,18 @@ def config(out: str, **options) -> Config:
 
 def steps(total: int) -> Iterator[int]:
     """One training of so many steps, with an evaluation every 15 of them."""
-    per_epoch, done, ready = 15, [0], threading.Condition()
+    options = config("steps", epochs=-(-total // 15), checkpoint_every=1.0)
+    dataset, made = runs.prepare(options), queue.SimpleQueue()
 
-    def on_progress(progress: runs.Progress) -> None:
-        with ready:
-            done.append(progress.step)
-            ready.notify()
+    def train() -> None:
+        try:
+            runs.train(options, dataset=dataset, on_progress=lambda now: made.put(now.step))
+        finally:
+            made.put(None)
 
-    epochs = -(-total // per_epoch)
-    options = {"epochs": epochs, "checkpoint_every": 1.0}
-    dataset = runs.prepare(config("steps", **options))
-    thread = threading.Thread(
-        target=runs.train,
-        args=[config("steps", **options)],
-        kwargs={"dataset": dataset, "on_progress": on_progress},
-    )
+    thread = threading.Thread(target=train)
     thread.start()
-    while done[-1] < epochs * per_epoch:
-        with ready:
-            ready.wait()
-        yield done[-1]
+    yield from iter(made.get, None)
     thread.join()
 
 

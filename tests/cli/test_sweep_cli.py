@@ -31,6 +31,7 @@ def test_it_says_what_it_trains_and_ends_with_a_table_and_the_next_commands(caps
     assert set(re.findall(r"[^ -~]", out)) == {"\n"}
     lines = out.splitlines()
     assert lines[0] == "t.csv: 20 rows, held out: 4"
+    assert lines.pop(1) == "columns: 2 numbers"
     assert lines[1].startswith("classification of 'y', since it has 2 distinct integers")
     what = "12 networks: 6 settings x 2 seeds; relu, adam, batch 16, 2 epochs, in 2 programs:"
     assert lines[2] == what

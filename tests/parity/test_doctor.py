@@ -89,8 +89,8 @@ def test_a_wrong_number_is_seen_in_every_leaf(program, monkeypatch):
     with program.settings():
         _, args = program.load()
     want = reference.exact(program, args)
-    # 20 % of a leaf's largest number in bfloat16, whose products lose 1 % each; 0.1 % else
-    share = 0.2 if program.products == "bfloat16" else 1e-3
+    # half of a leaf's largest number in bfloat16, whose products lose 1 % each; 0.1 % else
+    share = 0.5 if program.products == "bfloat16" else 1e-3
     for name, leaf in want.items():
         for change in (share * np.abs(leaf).max(), math.nan):
             wrong = leaf.copy()
