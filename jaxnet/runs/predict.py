@@ -46,13 +46,12 @@ def predict(
 ) -> int:
     """Write the prediction for each row of a data file, in its order; return how many there are.
 
-    data: a file, or a folder of such. out: a new file that ends in .csv or .parquet, or a binary
-    stream, written as CSV. Classes give the column `target`, with the class, and p_CLASS for the
-    probability of each; numbers give `target` in its units, of quantiles the median, target_low and
-    target_high. For a target of several columns these are target_0, ... keep: columns of the
-    data to copy in front, or "all"; those of a CSV are copied as text. If the target is among them,
-    it is called target_predicted. unseen, threshold: as `Model.predict` takes them. delimiter,
-    encoding: of a CSV, by default as in training.
+    data: a file, or a folder of such. out: a new .csv or .parquet file, or a binary stream, written
+    as CSV. Classes give the column `target`, with the class, and p_CLASS for the probability of
+    each; numbers give `target` in its units, of quantiles the median, target_low and target_high.
+    Those of several columns are target_0, ... keep: columns of the data to copy in front, or "all";
+    those of a CSV are copied as text. If the target is among them, it is called target_predicted.
+    unseen, threshold: as in `Model.predict`. delimiter, encoding: by default as in training.
 
     Raises: ValueError for bad input, FileExistsError if `out` exists, OSError if it cannot be
     written; then nothing is left of it.
