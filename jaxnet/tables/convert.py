@@ -265,7 +265,7 @@ def _codes(column: np.ndarray, index: dict[str, int]) -> list[int]:
     for text in dict.fromkeys(values):
         if text is not None:
             index.setdefault(text, len(index))
-    return [index.get(text, -1) for text in values]
+    return list(map((index | {None: -1}).__getitem__, values))
 
 
 def _digest(found: dict[str, Any]) -> int:

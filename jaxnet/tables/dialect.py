@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
+import functools
 import io
 import itertools
 import os
@@ -12,8 +13,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from jaxnet.files import state
 from jaxnet.tables.options import ReadOptions
 from jaxnet.tables.quotes import first_row_end
 from jaxnet.tables.table import empty, quote, suffix_of
@@ -50,6 +52,12 @@ def sniff(file: Path, options: ReadOptions) -> Dialect:
 
     Raises: ValueError for an empty file, a header that never ends, or one in another encoding.
     """
+    return _sniff(file, state(file), options)
+
+
+@functools.lru_cache(8)
+def _sniff(file: Path, now: Any, options: ReadOptions) -> Dialect:
+    """As `sniff`, of a file that is as it is `now`."""
     encoding, size = _encoding(file, options), BYTES
     while True:
         with open_text(file, encoding) as read:
