@@ -135,7 +135,10 @@ def test_a_process_that_fails_alone_says_why_and_the_others_that_it_did(said):
 
 
 # `python -m jaxnet`, with fewer seconds until a silent process is lost
-COMMAND = "from jaxnet.engine import watchdog; watchdog.SILENCE = {}; import jaxnet.__main__"
+COMMAND = (
+    "import sys; from jaxnet.engine import watchdog; watchdog.SILENCE = {}; "
+    "from jaxnet.__main__ import main; sys.exit(main())"
+)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxnet import data, net, numpy_net, runs
+from jaxnet import net, numpy_net, runs
 from jaxnet.cli import run_text
 from jaxnet.runs import predict, session
 from jaxnet.runs.config import Config, default_epochs
+from jaxnet.tables.reader import read
+from jaxnet.tables.targets import find_labels
 
 ROWS = 45
 RNG = np.random.default_rng(0)
@@ -109,7 +111,7 @@ def test_balanced_classes_weigh_the_same_together():
 def test_evaluate_weighs_as_the_run_does(folder, case):
     target, options = CASES[case]
     run = runs.train(config(target, **options))
-    held_out = data.split(ROWS, 0.2, 0)[1]
+    held_out = find_labels(read("t.csv"), target, run.task).split(0.2, 0)[1]
     write(folder / "held.csv", {name: column[held_out] for name, column in COLUMNS.items()})
     loaded = runs.load(run.folder)
     want = run.metrics["validation"]["loss"]

@@ -33,7 +33,7 @@ def test_growth_is_the_exit_code(monkeypatch, capsys):
 
     def grows(total):
         for i in range(total):
-            held.append(np.ones(2**21))  # 16 MiB
+            held.append(np.ones(2**23))  # 64 MiB, in a process that may have some 1,500
             yield i + 1
 
     monkeypatch.setitem(long_use.CASES, "grows", (grows, 12))

@@ -128,7 +128,6 @@ FAULTS: dict = {
     "one value": ("constant", "regression", (), {}),
     "one class": ("y", "classification", (), {"y": np.ones(N, int), "a": COLUMNS["real"]}),
     "one text": ("y", "classification", (), {"y": np.full(N, "x", object), "a": COLUMNS["real"]}),
-    "an id": ("real", "regression", ["short"], {}),
     "text ids": (
         "y", "regression", (), {"a": np.array([f"id{i}" for i in range(N)], object), "y": HUGE},
     ),
