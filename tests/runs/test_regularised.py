@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxnet import net, numpy_net, runs
+from jaxnet import data, net, numpy_net, runs
 from jaxnet.cli import run_text
 from jaxnet.runs import predict, session
 from jaxnet.runs.config import Config, default_epochs
