@@ -175,7 +175,7 @@ def test_a_printed_program_is_the_one_that_is_run(capsys):
     [
         ("import os; os.abort()", "the process ended by SIGABRT"),
         ("raise SystemExit('no such device')", "the process ended with code 1: no such device"),
-        ("import time; time.sleep(60)", "the process was ended after 0 s without a result"),
+        ("import time; time.sleep(60)", "the process gave no result for 0.4 s"),
     ],
 )
 def test_a_process_that_ends_or_hangs_is_reported(code, said, monkeypatch):
@@ -184,6 +184,14 @@ def test_a_process_that_ends_or_hangs_is_reported(code, said, monkeypatch):
     ((kind, text),) = examine.events({"programs": []})
     assert kind == "ended"
     assert text.startswith(said)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_process_that_is_ended_from_outside_decides_nothing(name, monkeypatch):
+    code = f"import os, signal; os.kill(os.getpid(), signal.{name})"
+    monkeypatch.setattr(examine, "CHILD", code)
+    with pytest.raises(ChildProcessError, match=f"ended by {name} from outside: run it again"):
+        list(examine.events({"programs": []}))
 
 
 def test_the_process_answers_and_takes_a_flag():

@@ -22,6 +22,8 @@ FLAGS = {  # platform -> XLA's options that turn off what was found wrong before
     "cpu": ("--xla_cpu_experimental_ynn_fusion_type=", "--xla_backend_optimization_level=0"),
     "gpu": ("--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false"),
 }
+# by which a program ends its own process; any other signal comes from outside, and decides nothing
+CRASHES = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGTRAP")
 CHILD = "from jaxnet.parity.doctor import examine; examine.child()"
 
 Tell = Callable[[str, Any], None]
@@ -76,7 +78,10 @@ def examine(seconds: float, seed: int, on_facts: Callable[[dict], None]) -> Exam
 
 
 def events(request: dict[str, Any], flag: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what a new process says to a request, and "ended" with how it ended if not well."""
+    """Yield what a new process says to a request, and "ended" with how it ended if not well.
+
+    Raises: ChildProcessError if it was ended from outside.
+    """
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     if flag:
         env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {flag}".strip()
@@ -87,23 +92,30 @@ def events(request: dict[str, Any], flag: str = "") -> Iterator[tuple[str, Any]]
         subprocess.Popen(command, stderr=errors, **pipes) as process,
     ):
         assert process.stdout is not None
-        timer = _watch(process)
+        hung = threading.Event()
+        timer = _watch(process, hung)
         try:
             for line in process.stdout:
                 timer.cancel()
-                timer = _watch(process)
+                timer = _watch(process, hung)
                 yield tuple(json.loads(line))
             code = process.wait()
         finally:
             timer.cancel()
             process.kill()
-        if code:
-            errors.seek(0)
+        errors.seek(0)
+        if hung.is_set():
+            yield "ended", f"the process gave no result for {HANG:g} s"
+        elif code:
             yield "ended", _ending(code, errors.read())
 
 
-def _watch(process: subprocess.Popen) -> threading.Timer:
-    timer = threading.Timer(HANG, process.kill)
+def _watch(process: subprocess.Popen, hung: threading.Event) -> threading.Timer:
+    def end() -> None:
+        hung.set()
+        process.kill()
+
+    timer = threading.Timer(HANG, end)
     timer.daemon = True
     timer.start()
     return timer
@@ -111,9 +123,9 @@ def _watch(process: subprocess.Popen) -> threading.Timer:
 
 def _ending(code: int, errors: str) -> str:
     last = next((line for line in reversed(errors.splitlines()) if line.strip()), "")
-    if code == -signal.SIGKILL:
-        return f"the process was ended after {HANG:.0f} s without a result, or for its memory"
-    how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    how = f"ended with code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+    if code < 0 and signal.Signals(-code).name not in CRASHES:
+        raise ChildProcessError(f"the examination was {how} from outside: run it again")
     return f"the process {how}" + (f": {last.strip()[:300]}" if last else "")
 
 
