@@ -43,7 +43,9 @@ def fit(loss: Callable[[Any], torch.Tensor], optimizer: torch.optim.Optimizer, d
 
 
 def tensors(batch: Batch) -> Batch:
-    return Batch(torch.tensor(batch.x), torch.tensor(batch.y))
+    weights = None if batch.weights is None else torch.tensor(batch.weights)
+    masks = None if batch.masks is None else tuple(map(torch.tensor, batch.masks))
+    return Batch(torch.tensor(batch.x), torch.tensor(batch.y), weights=weights, masks=masks)
 
 
 def trajectory(losses: list, params: dict[str, torch.Tensor]) -> Trajectory:

@@ -311,7 +311,7 @@ def test_weights_masks_and_label_smoothing_are_the_oracles(network, parts):
 def test_class_weights_of_torchs_own_loss_are_weights_of_the_rows(label_smoothing):
     rng = np.random.default_rng(0)
     y_pred, y = torch.tensor(rng.standard_normal((6, 3))), torch.tensor([0, 2, 1, 1, 0, 2])
-    of_class = torch.tensor([0.5, 2.0, 1.25])
+    of_class = torch.tensor([0.5, 2.0, 1.25], dtype=torch.float64)
     if not label_smoothing:  # torch weighs the smoothed part by the other classes' weights
         want = torch.nn.CrossEntropyLoss(weight=of_class)(y_pred, y)
     else:
