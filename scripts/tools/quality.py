@@ -212,7 +212,7 @@ def measure(fit: Fit, x, y, classes: bool, seed: int) -> tuple[float, float]:
 
 
 def measured(found: dict[str, Any], models: list[str], options: argparse.Namespace) -> None:
-    """Measure models on the tables; put mean loss and seconds into `found`, saved after each."""
+    """Measure models on the tables; put the mean loss into `found`, saved after each."""
     for title, tables in TABLES.items():
         for table in tables:
             if options.tables and table.name not in options.tables:
@@ -227,13 +227,13 @@ def measured(found: dict[str, Any], models: list[str], options: argparse.Namespa
                     for seed in range(options.seeds)
                 ]
                 loss, seconds = (statistics.mean(values) for values in zip(*each, strict=True))
-                entry["models"][name] = {"loss": loss, "seconds": seconds, "seeds": options.seeds}
+                entry["models"][name] = {"loss": loss, "seeds": options.seeds}
                 print(f"{table.name:20}{name:20}{loss:9.4f}{seconds:8.1f} s", flush=True)
                 (DOCS / "quality.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def page(found: dict[str, Any], title: str) -> str:
-    """Return the losses of all models as a table of Markdown, with mean ranks and times."""
+    """Return the losses of all models as a table of Markdown, with mean ranks."""
     tables = found[title]
     names = [n for n in MODELS if all(n in entry["models"] for entry in tables.values())]
     lines = [f"| {title} | rows | columns | " + " | ".join(names) + " |"]
@@ -247,8 +247,6 @@ def page(found: dict[str, Any], title: str) -> str:
         lines.append(f"| {table} | {entry['rows']} | {entry['columns']} | {' | '.join(cells)} |")
     ranks = losses.rank().mean(axis=1)
     lines.append("| mean rank | | | " + " | ".join(f"{ranks[name]:.2f}" for name in names) + " |")
-    seconds = [statistics.mean(e["models"][n]["seconds"] for e in tables.values()) for n in names]
-    lines.append("| mean seconds | | | " + " | ".join(f"{each:.1f}" for each in seconds) + " |")
     return "\n".join(lines)
 
 
