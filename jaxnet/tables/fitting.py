@@ -76,7 +76,7 @@ def _leave_out(
             say(f"column {name!r} has no value to train on, and is left out")
         elif number > _most_categories(table):
             what = f"has {number:,} distinct texts in {table.num_rows:,} rows, as an id has"
-            say(f"column {name!r} {what}, and is left out; --categorical {name!r} takes it")
+            say(f"column {name!r} {what}, and is left out; `categorical` {name!r} takes it")
         else:
             continue
         del found[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxnet.tables.statistics import Moments, Sample
 PAIRS = 5000  # of predicted and true numbers that are kept for a picture
 
 
-class Metrics:
+class Metrics(ABC):
     """What a network's outputs are worth, block after block, for a target's classes or numbers.
 
     rows: how many there were.
@@ -48,8 +49,9 @@ class Metrics:
         """Add a block of which only the target matters, for `of_sums`."""
         self.rows += len(y)
 
+    @abstractmethod
     def _add(self, y_pred: np.ndarray, y: np.ndarray) -> None:
-        raise NotImplementedError
+        """Add a block that is not empty, to what is not the loss."""
 
     # (**sums) -> the metrics of other outputs on the same rows, of which only sums are known
     of_sums: Callable[..., dict[str, float | None]]
@@ -58,13 +60,13 @@ class Metrics:
     def _mean_loss(self) -> float:
         return self._sum / (self._weight or 1)
 
+    @abstractmethod
     def short(self) -> dict[str, float | None]:
         """Return those metrics of `result` that training has of every epoch (`of_sums`)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self) -> dict[str, float | None]:
         """Return the metrics in one number each."""
-        raise NotImplementedError
 
     @property
     def calibration(self) -> dict[str, Any]:

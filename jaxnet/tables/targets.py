@@ -91,14 +91,14 @@ class Labels(NamedTuple):
         code[self.rows] = self.classes
         names = np.arange(len(counts))
         told = {
-            "with 1 row only": counts == 1,
-            "without a row to train on": ~np.isin(names, code[train]) & (counts > 1),
-            "without a row to validate on": ~np.isin(names, code[held_out]) & (counts > 1),
+            "only 1 row": counts == 1,
+            "no row to train on": ~np.isin(names, code[train]) & (counts > 1),
+            "no row to validate on": ~np.isin(names, code[held_out]) & (counts > 1),
         }
         for what, found in told.items():
             if texts := [str(self.values[place]) for place in np.flatnonzero(found)]:
                 noun = "class" if len(texts) == 1 else "classes"
-                log.warning(f"{len(texts)} {noun} {what}: {list_names(texts)}")
+                log.warning(f"{what} is of the {noun} {list_names(texts)}")
 
 
 def find_labels(table: Source, target: str, task: str) -> Labels:

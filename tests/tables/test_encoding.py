@@ -212,7 +212,7 @@ def test_text_that_hardly_repeats_is_left_out_and_said_unless_it_is_asked_for():
         encoding = fit_encoding(data, "y", "regression", np.arange(len(STEPS)), **options)
         assert "".join(column.name for column in encoding.features) == names
     what = "column 'a' has 21 distinct texts in 21 rows, as an id has, and is left out"
-    assert said == [f"{what}; --categorical 'a' takes it"]
+    assert said == [f"{what}; `categorical` 'a' takes it"]
 
 
 NAMES = [f"id {i}" for i in range(MAX_CLASSES + 1)]

@@ -58,8 +58,8 @@ def test_what_is_odd_about_rows_and_classes_is_said(caplog):
     found.log(9, np.array([2, 3, 6, 8]), np.array([4, 5]))
     assert caplog.messages == [
         "2 rows have no value of the target 'y', and are left out",
-        "1 class with 1 row only: c",
-        "1 class without a row to validate on: b",
+        "only 1 row is of the class c",
+        "no row to validate on is of the class b",
     ]
     caplog.clear()
     labels([1, 1, 2, 2]).log(4, np.array([0, 2]), np.array([1, 3]))
