@@ -23,11 +23,16 @@ LOOKED_AT = 200  # texts that say what forms a column may have
 
 
 class Fault(NamedTuple):
-    """A column that is refused. wrong: returns which of its texts (N,) are. what: why."""
+    """A column that is refused.
+
+    wrong: returns which of its texts (N,) are. what: says why of such a text. example: a text of
+    the column.
+    """
 
     name: str
     wrong: Callable[[Any], np.ndarray]
-    what: str
+    what: Callable[[str], str]
+    example: str
 
 
 def decide(
@@ -116,14 +121,21 @@ def _open(look: Look, decimal: str | None, orders: set[str]) -> list[str]:
 
 
 def _ambiguous(name: str, look: Look, found: list[str]) -> Fault:
-    first = parse(_one(look.example), found[0])[0][0]
-    values = [_value(look.example, kind) for kind in found]
+    """Return the fault of a column whose first text that two forms read differently is shown."""
     if found[0].startswith("date"):
         option = "`dates` day-first or `dates` month-first"
     else:
         option = "`decimal` . or `decimal` ,"
-    what = f"may be {' or '.join(values)}, as all of the column; say {option}"
-    return Fault(name, lambda texts: parse(texts, found[0])[0] == first, what)
+
+    def what(text: str) -> str:
+        values = " or ".join(_value(text, kind) for kind in found)
+        return f"{quote(text)} may be {values}, as all of the column; say {option}"
+
+    def differ(texts: Any) -> np.ndarray:
+        one, other = (parse(texts, kind)[0] for kind in found[:2])
+        return (one != other) & texts.is_valid().to_numpy(zero_copy_only=False)
+
+    return Fault(name, differ, what, look.example)
 
 
 def judge(
@@ -160,7 +172,11 @@ def judge(
     if len(words) == 1 and not re.search(r"\d", words[0]):
         missing = f"`missing_words` {shlex.quote(words[0])}"
         remedy = f"if it means a missing value, say {missing}; if not, {remedy}"
-    return "", Fault(name, lambda texts: parse(texts, best)[1], f"{what}; {remedy}")
+
+    def why_not(text: str) -> str:
+        return f"{quote(text)} {what}; {remedy}"
+
+    return "", Fault(name, lambda texts: parse(texts, best)[1], why_not, words[0] if words else "")
 
 
 def _are_truths(words: list[str]) -> bool:

@@ -94,7 +94,8 @@ def _settled(
         kinds, lines, fault = decide(looks, options, commas)
         again = {name for name, look in looks.items() if look.again}
         if fault and not again:
-            raise refusal(files, fault, options) or table.fault(path, fault.name, fault.what)
+            what = fault.what(fault.example)
+            raise refusal(files, fault, options) or table.fault(path, fault.name, what)
         if not again:
             return looks, rows, kinds, lines
         words |= again
@@ -233,7 +234,7 @@ def refusal(files: list[Source], fault: Fault, options: ReadOptions) -> ValueErr
                 wrong = fault.wrong(texts)
                 if wrong.any():
                     row = int(wrong.argmax())
-                    what = f"{table.quote(texts[row].as_py())} {fault.what}"
+                    what = fault.what(texts[row].as_py())
                     return table.fault(source.file, fault.name, what, rows + row + 1)
             rows += len(texts)
     return None

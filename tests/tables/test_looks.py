@@ -101,6 +101,12 @@ def test_what_is_ambiguous_is_refused_with_the_option_that_settles_it(tmp_path, 
         assert got == (np.datetime64(value) if option == "dates" else value)
 
 
+def test_an_ambiguous_date_is_shown_by_a_row_that_the_two_orders_read_differently(tmp_path):
+    path = write(tmp_path / "a.csv", "v;w\n01/01/2023;x\n;y\n03/04/2023;y\n")
+    with pytest.raises(ValueError, match="row 3, column 'v': '03/04/2023' may be 2023-04-03 or"):
+        read(path)
+
+
 def test_the_decimal_sign_that_a_user_says_is_that_of_all_numbers(tmp_path):
     path = write(tmp_path / "a.csv", "v;w\n1.234;x\n5.678;y\n")
     assert read(path, (), ReadOptions(decimal=",")).columns["v"].tolist() == [1234, 5678]
