@@ -22,7 +22,7 @@ from jaxnet.estimators import JaxnetClassifier, JaxnetRegressor
 
 # Weights count as repeated rows to the tolerance of float64, in batches of all rows.
 WHOLE = {"hidden": (8,), "epochs": 60, "learning_rate": 0.05, "batch_size": 1000}
-WHOLE |= {"validation": None, "dtype": "float64"}
+WHOLE |= {"validation": None, "dtype": "float64", "numbers": "standard"}
 
 
 @parametrize_with_checks([JaxnetClassifier(**WHOLE), JaxnetRegressor(**WHOLE)])

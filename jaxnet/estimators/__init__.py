@@ -40,7 +40,7 @@ class JaxnetClassifier(ClassifierMixin, Estimator):
         patience=None,
         validation=0.2,
         categorical=(),
-        numbers="standard",
+        numbers="auto",
         ensemble=1,
         dropout=0.0,
         label_smoothing=0.0,

@@ -42,7 +42,7 @@ class Estimator(BaseEstimator):
         patience=None,
         validation=0.2,
         categorical=(),
-        numbers="standard",
+        numbers="auto",
         ensemble=1,
         dropout=0.0,
         random_state=0,

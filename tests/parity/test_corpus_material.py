@@ -55,7 +55,7 @@ def run_reference(source):
                 "forward": {"y_pred": prediction.detach().numpy()},
                 "loss": {"loss": loss.detach().numpy()},
                 "gradient": {
-                    k: p.grad.numpy().copy() if p.requires_grad else np.full(p.shape, np.nan)
+                    k: np.full(p.shape, np.nan) if p.grad is None else p.grad.numpy().copy()
                     for k, p in module.named_parameters()
                 },
                 "buffers": {k: b.numpy().copy() for k, b in module.named_buffers() if b.ndim},

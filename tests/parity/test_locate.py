@@ -310,7 +310,8 @@ class TorchLSTM(nn.Module):
     def __init__(self):
         super().__init__()
         self.lstm = nn.LSTM(WIDTH, HIDDEN)
-        self.lstm.bias_ih_l0.requires_grad_(False).zero_()  # Flax has one bias
+        bias = self.lstm.get_parameter("bias_ih_l0")
+        bias.requires_grad_(False).zero_()  # Flax has one bias
         self.last = nn.Linear(HIDDEN, 3)
 
     def forward(self, x):

@@ -43,7 +43,7 @@ def observe(function, case, context=nullcontext()):  # noqa: B008
     with context:
         result = function(*inputs, *buffers)
     outputs = [y for y in (result if isinstance(result, tuple) else (result,)) if y is not None]
-    total = sum((y * draw(*y.shape, seed=7)).sum() for y in outputs)
+    total: Any = sum((y * draw(*y.shape, seed=7)).sum() for y in outputs)
     leaves = [x for x in inputs if x.requires_grad]
     grads = torch.autograd.grad(total, leaves, materialize_grads=True)
     return [x.detach() for x in (*outputs, *grads, *buffers)]
@@ -1013,13 +1013,14 @@ def test_one_call_of_several_is_changed_alone_in_every_run_inside_the_context():
     plain = block(SMALL)
     found = {name: context for name, _, context in replays(lambda: block(SMALL))}
     mistaken = Block()
+    norms: list[Any] = list(mistaken.norms)
     for i in range(2):
-        mistaken.norms[i].eps = 1e-3
+        norms[i].eps = 1e-3
         for _ in range(2):  # a context may be entered again
             with found[f"{name} (call {i + 1} of 2)"]:
                 assert agree([block(SMALL), block(SMALL)], [mistaken(SMALL)] * 2)
-        mistaken.norms[i].eps = 1e-5
-    for norm in mistaken.norms:
+        norms[i].eps = 1e-5
+    for norm in norms:
         norm.eps = 1e-3
     with found[name]:
         assert agree([block(SMALL)], [mistaken(SMALL)])

@@ -124,7 +124,7 @@ def _noise(module: torch.nn.Module) -> str:
         if part.training
         and (
             (isinstance(part, torch.nn.modules.dropout._DropoutNd) and part.p > 0)
-            or (isinstance(getattr(part, "dropout", None), float) and part.dropout > 0)
+            or (isinstance(rate := getattr(part, "dropout", None), float) and rate > 0)
         )
     ]
     return ", ".join(found)

@@ -53,7 +53,7 @@ class _Taps(Taps):
         self.token = torch.zeros((), requires_grad=True)  # so that data have gradients too
         self._locks = locks
 
-    def _record(self, key: Key, x: torch.Tensor) -> torch.Tensor:
+    def _record(self, key: Key, x: Any) -> torch.Tensor:
         with torch._C.DisableTorchFunction():  # these calls are not the program's
             self.values[key] = _array(x)
             value, grad = self._locks.get(key, (None, None))
@@ -73,8 +73,8 @@ class _Lock(torch.autograd.Function):
         return value.clone()  # what is done in place later must not change another's value
 
     @staticmethod
-    def backward(ctx: Any, arrived: Any) -> Any:
-        grad, taps, key = ctx.rest
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (arrived,), (grad, taps, key) = grad_outputs, ctx.rest
         if taps.backward:
             taps.grads[key] = _array(arrived)
             arrived = arrived if grad is None else torch.tensor(grad, dtype=arrived.dtype)

@@ -18,6 +18,7 @@ def reference(source: str) -> parity.Trajectory:
     bug = BUGS[source]
 
     def clip(parameters):
+        assert bug.clip is not None
         torch.nn.utils.clip_grad_norm_(parameters, bug.clip)
 
     made = parity.torch_participant(
