@@ -10,7 +10,7 @@ N, D_in, H, D_out = 64, 200, 100, 10
 rng = np.random.default_rng(0)
 x = rng.standard_normal((N, D_in))
 y = rng.standard_normal((N, D_out))
-w1 = rng.standard_normal((D_in, H))
+w1 = rng.standard_normal((D_in, H)) / 10
 w2 = rng.standard_normal((H, D_out))
 
 # The mistake: NumPy's numbers are float64, and JAX takes them as float32 without a word.
@@ -26,7 +26,7 @@ def loss_fn(w1, dtype, bits):
         a, b = (lax.reduce_precision(m, exponent_bits=11, mantissa_bits=bits) for m in (a, b))
         return a @ b
 
-    h = jax.nn.relu(product(jnp.asarray(x, dtype), w1))
+    h = jnp.tanh(product(jnp.asarray(x, dtype), w1))
     return jnp.square(product(h, jnp.asarray(w2, dtype)) - jnp.asarray(y, dtype)).sum()
 
 
