@@ -55,7 +55,7 @@ def write_script_pages(app):
         title, _, rest = doc.partition(": ")
         page = DOCS / "scripts" / f"{script.stem}.md"
         text = f"# {title}\n\n{rest[:1].upper()}{rest[1:]}\n\n`python scripts/{script.name}`\n\n"
-        text += f"```{{program}} ../scripts/{script.name}\n```\n"
+        text += f"```{{script}} ../scripts/{script.name}\n```\n"
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
 

@@ -2,7 +2,8 @@
 
 import re
 
-NAMED = re.compile(r"([a-z_]\w*(?:, [a-z_]\w*)*|Raises|Fitted): ?(.*)")
+NAME = r"[a-z_]\w*(?:\([\w, ]*\))?"
+NAMED = re.compile(rf"({NAME}(?:, {NAME})*|Raises|Fitted): ?(.*)")
 
 
 def marked(line: str) -> str:
@@ -16,21 +17,14 @@ def marked(line: str) -> str:
     return "".join(texts)
 
 
-def field(name: str, text: str) -> str:
-    """Return the field of a line such as `x: (N, D_in) floats`, or `Raises: ValueError if`."""
-    if name == "Raises":
-        error, _, text = text.partition(" ")
-        return f":raises {error.rstrip(':,')}: {marked(text)}"
-    return f":{name}: {marked(text)}"
-
-
 def to_rst(lines: list[str]) -> list[str]:
+    """Make a list of lines such as `x: (N, D_in) floats`, and code of indented blocks."""
     out: list[str] = []
-    state = "text"  # or "field" or "code"
+    state = "text"  # or "item" or "code"
     for line in lines:
         named = NAMED.fullmatch(line)
         if not line.strip():
-            state = "text" if state == "field" else state
+            state = "text" if state == "item" else state
             out.append("")
         elif line.startswith("    ") and (state == "code" or not (out and out[-1].strip())):
             out += [] if state == "code" else ["::", ""]
@@ -38,10 +32,10 @@ def to_rst(lines: list[str]) -> list[str]:
             state = "code"
         elif named:
             out += [""] if state == "text" else []
-            out.append(field(*named.groups()))
-            state = "field"
-        elif state == "field":
-            out.append("   " + marked(line.strip()))
+            out.append(f"- **{named[1]}**: {marked(named[2])}")
+            state = "item"
+        elif state == "item":
+            out.append("  " + marked(line.strip()))
         else:
             state = "text"
             out.append(marked(line))
@@ -52,6 +46,16 @@ def on_docstring(app, what, name, obj, options, lines):
     lines[:] = to_rst(lines)
 
 
+def on_member(app, what, name, obj, skip, options):
+    return True if type(obj).__name__ == "_tuplegetter" else None  # "Alias for field number 0"
+
+
+def on_signature(app, what, name, obj, options, signature, returns):
+    return (signature or "").replace("<factory>", "...") or None, returns
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", on_docstring)
+    app.connect("autodoc-skip-member", on_member)
+    app.connect("autodoc-process-signature", on_signature)
     return {"parallel_read_safe": True}

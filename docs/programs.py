@@ -1,7 +1,7 @@
 """Directives that show programs and what they print, run while the site is built.
 
 `columns STAGE PART` shows a part of a stage of the tutorial in PyTorch, NumPy and JAX side by side;
-the part `output` is what the three print, whose numbers must agree. `program PATH` shows a script.
+the part `output` is what the three print, whose numbers must agree. `script PATH` shows a script.
 """
 
 import ast
@@ -89,7 +89,7 @@ class Columns(SphinxDirective):
         return [row]
 
 
-class Program(SphinxDirective):
+class Script(SphinxDirective):
     required_arguments = 1
 
     def run(self):
@@ -104,5 +104,5 @@ class Program(SphinxDirective):
 
 def setup(app):
     app.add_directive("columns", Columns)
-    app.add_directive("program", Program)
+    app.add_directive("script", Script)
     return {"parallel_read_safe": True}
