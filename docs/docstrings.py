@@ -1,9 +1,7 @@
 """Docstrings of this repository, which are plain text, as reStructuredText for the reference."""
 
+import inspect
 import re
-
-NAME = r"[a-z_]\w*(?:\([\w, ]*\))?"
-NAMED = re.compile(rf"({NAME}(?:, {NAME})*|Raises|Fitted): ?(.*)")
 
 
 def marked(line: str) -> str:
@@ -17,37 +15,34 @@ def marked(line: str) -> str:
     return "".join(texts)
 
 
-def to_rst(lines: list[str]) -> list[str]:
-    """Make a list of lines such as `x: (N, D_in) floats`, and code of indented blocks."""
-    out: list[str] = []
-    state = "text"  # or "item" or "code"
-    for line in lines:
-        named = NAMED.fullmatch(line)
-        if not line.strip():
-            state = "text" if state == "item" else state
-            out.append("")
-        elif line.startswith("    ") and (state == "code" or not (out and out[-1].strip())):
-            out += [] if state == "code" else ["::", ""]
-            out.append(line)
-            state = "code"
-        elif named:
-            out += [""] if state == "text" else []
-            out.append(f"- **{named[1]}**: {marked(named[2])}")
-            state = "item"
-        elif state == "item":
-            out.append("  " + marked(line.strip()))
-        else:
-            state = "text"
-            out.append(marked(line))
-    return out
+def paragraph_to_rst(paragraph: str, names: list[str]) -> list[str]:
+    """Make code of an indented block, and a list of sentences such as `x: (N, D_in) floats`."""
+    lines = paragraph.splitlines()
+    if all(line.startswith("    ") for line in lines):
+        return ["::", "", *lines, ""]
+    if any(line.startswith("- ") for line in lines):
+        return [*map(marked, lines), ""]
+    name = rf"(?:{'|'.join(map(re.escape, [*names, 'Raises', 'Fitted']))})(?:\([\w, ]*\))?"
+    item = rf"(?:^|(?<=[.;)] ))(?={name}(?:, {name})*: )"
+    prose, *items = re.split(item, " ".join(map(str.strip, lines)))
+    listed = (text.split(": ", 1) for text in items)
+    return [marked(prose), "", *(f"- **{key}**: {marked(text)}" for key, text in listed), ""]
 
 
 def on_docstring(app, what, name, obj, options, lines):
-    lines[:] = to_rst(lines)
+    try:
+        names = list(inspect.signature(obj).parameters)
+    except (TypeError, ValueError):
+        names = []
+    paragraphs = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
+    lines[:] = [line for text in paragraphs for line in paragraph_to_rst(text, names)]
 
 
 def on_member(app, what, name, obj, skip, options):
-    return True if type(obj).__name__ == "_tuplegetter" else None  # "Alias for field number 0"
+    """Leave out the fields of named tuples, and what scikit-learn adds to an estimator."""
+    foreign = (getattr(obj, "__module__", None) or "").startswith("sklearn")
+    added = type(obj).__name__ == "_tuplegetter" or name.endswith("_request")
+    return True if foreign or added else None
 
 
 def on_signature(app, what, name, obj, options, signature, returns):
