@@ -58,7 +58,7 @@ EXERCISE = Exercise(
     rule=rule,
     errors=(
         (
-            "update.*missing|missing.*update|not enough values to unpack",
+            "Expected dict, got|not enough values to unpack|Mismatch custom node|tuple arity",
             "optimizer.update(grads, opt_state, params) returns two things: the updates, and the "
             "new state",
         ),

@@ -15,7 +15,7 @@ def draw(rng):
     rate = float(rng.choice([0.2, 0.3]))
     seeds = [int(seed) for seed in rng.integers(0, 2**31, 2)]
     x = rng.uniform(0.5, 1.5, SHAPE) * rng.choice([-1, 1], SHAPE)  # no element is 0
-    return [{"x": x, "rate": rate, "seeds": seeds}]
+    return [{"x": x, "rate": rate, "seeds": seeds}] * 2
 
 
 def ask(module, x, rate, seeds):

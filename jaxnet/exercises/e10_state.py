@@ -74,8 +74,9 @@ EXERCISE = Exercise(
     errors=(
         (
             "trace level|TraceContextError",
-            "the model from outside is changed inside jax.grad: there, call a model that is merged "
-            "from graphdef, params and stats, and return its new statistics beside the loss",
+            "a variable from outside is changed inside jax.grad: call a model there that has its "
+            "own, nnx.merge(graphdef, params, stats, copy=True), and return its new statistics "
+            "beside the loss",
         ),
         (
             "(?i)has_aux|aux",

@@ -18,11 +18,10 @@ def draw(rng):
 def ask(module, buffer, i, row, rows):
     import jax.numpy as jnp
 
-    given, other = jnp.array(buffer), jnp.array(row)
-    pushed = module.push(given, i, other)
-    facts = {"donated": bool(given.is_deleted()), "row donated": bool(other.is_deleted())}
+    given = jnp.array(buffer)
+    pushed = module.push(given, i, jnp.asarray(row))
     filled = module.fill(jnp.array(buffer), jnp.asarray(rows))
-    return {"pushed": pushed, "filled": filled}, facts
+    return {"pushed": pushed, "filled": filled}, {"donated": bool(given.is_deleted())}
 
 
 def _set(buffer, i, row):
@@ -62,10 +61,10 @@ def _only_last(buffer, i, row, rows):
 def rule(rounds, answers, facts):
     if all(fact["donated"] for fact in facts):
         return ""
-    text = "the numbers are right, but the buffer is not donated: two of them are in memory; "
-    if any(fact["row donated"] for fact in facts):
-        return text + "the row is donated in its place: arguments are counted from 0"
-    return text + "jax.jit(push, donate_argnums=0)"
+    return (
+        "the numbers are right, but the buffer is not donated: two of them are in memory; "
+        "jax.jit(push, donate_argnums=0) donates the first argument"
+    )
 
 
 EXERCISE = Exercise(

@@ -87,10 +87,7 @@ EXERCISE = Exercise(
     want=want,
     rule=rule,
     counts={"devices": DEVICES, "rows": ROWS},
-    environment={
-        "JAX_NUM_CPU_DEVICES": str(DEVICES),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
-    },
+    environment={"JAX_NUM_CPU_DEVICES": str(DEVICES)},
     mistakes=(
         Mistake("the loss is the sum: it must be the mean over all rows",
                 partial(want, factor=float(ROWS))),

@@ -79,16 +79,10 @@ def check(path: str | Path, *, seed: int | None = None, seconds: float = 60.0) -
     seed = secrets.randbelow(2**32) if seed is None else seed
     if fault := _gap(source, path):
         return Checked(exercise, Verdict(False, "", fault), "", seed, 0.0)
-    rounds = draw(exercise, seed)
+    rounds = exercise.draw(np.random.default_rng(seed))
     found = runner.run(exercise, path, source, rounds, seconds)
     verdict = judge(exercise, rounds, found.reply)
     return Checked(exercise, verdict, found.printed, seed, found.seconds)
-
-
-def draw(exercise: Exercise, seed: int) -> list[dict]:
-    """Return the inputs of all rounds; the first comes again at the end."""
-    rounds = exercise.draw(np.random.default_rng(seed))
-    return [*rounds, rounds[0]]
 
 
 def _read(path: Path) -> tuple[Exercise, str]:
