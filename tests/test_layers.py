@@ -37,7 +37,8 @@ ROOMS = {
     "sweep": (f"{CORE} tables engine runs", "numpy jax", ""),
     "export": (f"{CORE} tables engine runs", "numpy jax safetensors", "onnx"),
     "estimators": (f"{CORE} tables engine runs", "numpy jax sklearn", ""),
-    "cli": (f"{CORE} parity tables engine runs sweep export", "tyro", "jax numpy rich"),
+    "exercises": ("spec numpy_net files parity", "numpy", "jax flax"),
+    "cli": (f"{CORE} parity tables engine runs sweep export exercises", "tyro", "jax numpy rich"),
 }
 AT_TOP = {  # files that are imported only where they are used, and so may import more at their top
     "parity/adapters/jax_loss.py": "jax",

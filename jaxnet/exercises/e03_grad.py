@@ -52,8 +52,10 @@ EXERCISE = Exercise(
         ),
         (
             "TracerArrayConversionError|__array__",
-            "a NumPy function was given a traced array: inside what JAX differentiates write jnp, "
-            "not np",
+            (
+                "a NumPy function was given a traced array: inside what JAX differentiates write "
+                "jnp, not np"
+            ),
         ),
         (
             "requires real- or complex-valued inputs|argnums",
@@ -67,9 +69,7 @@ EXERCISE = Exercise(
             "reference's times 1/2",
             partial(network, value=0.5),
         ),
-        Mistake(
-            "there is no ReLU between the two layers", partial(network, activation="none")
-        ),
+        Mistake("there is no ReLU between the two layers", partial(network, activation="none")),
         Mistake(
             "there is a ReLU after the second layer: only the hidden layer has one",
             partial(network, last="relu"),

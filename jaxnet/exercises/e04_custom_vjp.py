@@ -76,8 +76,6 @@ EXERCISE = Exercise(
             "the condition is on the gradient: it is x that must be within 1",
             partial(want, rule=lambda x, grad: np.where(np.abs(grad) <= 1, grad, 0)),
         ),
-        Mistake(
-            "the output is x: quantize must still round", partial(want, value=lambda x: x)
-        ),
+        Mistake("the output is x: quantize must still round", partial(want, value=lambda x: x)),
     ),
 )

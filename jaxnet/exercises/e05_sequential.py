@@ -66,8 +66,9 @@ EXERCISE = Exercise(
         Mistake(
             "the gradient is zero: the loss does not depend on the params that it is given; use "
             "nnx.merge(graphdef, params) inside it",
-            lambda **given: network(**given)
-            | {"grads": {name: 0 * p for name, p in given["params"].items()}},
+            lambda **given: (
+                network(**given) | {"grads": {name: 0 * p for name, p in given["params"].items()}}
+            ),
         ),
     ),
 )

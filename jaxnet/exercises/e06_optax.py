@@ -59,8 +59,10 @@ EXERCISE = Exercise(
     errors=(
         (
             "Expected dict, got|not enough values to unpack|Mismatch custom node|tuple arity",
-            "optimizer.update(grads, opt_state, params) returns two things: the updates, and the "
-            "new state",
+            (
+                "optimizer.update(grads, opt_state, params) returns two things: the updates, and "
+                "the new state"
+            ),
         ),
     ),
     mistakes=(

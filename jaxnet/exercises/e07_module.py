@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-
 from jaxnet.exercises.exercise import Exercise, Mistake, WrongAnswerError
 from jaxnet.exercises.flax_leaves import fill, leaves
 from jaxnet.exercises.numpy_twins import SLOPES, VALUES
@@ -74,8 +73,10 @@ EXERCISE = Exercise(
     errors=(
         (
             r"nnx\.List|nnx\.data|pytree attribute",
-            "modules in a Python list are not found: give each layer a name of its own on `self`, "
-            "or use nnx.List",
+            (
+                "modules in a Python list are not found: give each layer a name of its own on "
+                "`self`, or use nnx.List"
+            ),
         ),
         (
             "trace level|TraceContextError",
@@ -88,9 +89,7 @@ EXERCISE = Exercise(
             "linear1: no activation after it; relu must stand between linear1 and linear2",
             partial(want, activation="none"),
         ),
-        Mistake(
-            "linear1: tanh after it, where ReLU is wanted", partial(want, activation="tanh")
-        ),
+        Mistake("linear1: tanh after it, where ReLU is wanted", partial(want, activation="tanh")),
         Mistake(
             "the ReLU is around the whole sum: it belongs between linear1 and linear2",
             partial(want, activation="none", last="relu"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -25,18 +25,25 @@ def draw(rng):
 
 
 def ask(module, params, x, y, repeats):
+    import jax.numpy as jnp
+
+    value, grads = _compiled(module.forward)(params, x, y, jnp.asarray(repeats))
+    return {"loss": value, "grads": grads}, {}
+
+
+@cache  # one program for all depths
+def _compiled(forward):
     import jax
     import jax.numpy as jnp
 
     def loss(params, x, y, repeats):
-        y_pred = module.forward(params, x, repeats)
+        y_pred = forward(params, x, repeats)
         if getattr(y_pred, "shape", None) != y.shape:
             got = getattr(y_pred, "shape", type(y_pred).__name__)
             raise WrongAnswerError(f"forward must return shape {y.shape}, got {got}")
         return jnp.square(y_pred - y).sum()
 
-    value, grads = jax.jit(jax.value_and_grad(loss))(params, x, y, jnp.asarray(repeats))
-    return {"loss": value, "grads": grads}, {}
+    return jax.jit(jax.value_and_grad(loss))
 
 
 def want(params, x, y, repeats):
@@ -84,8 +91,10 @@ EXERCISE = Exercise(
         ("TracerIntegerConversion|ConcretizationType|TracerBoolConversion", LOOP),
         (
             "Reverse-mode differentiation does not work",
-            "a loop whose length is data cannot be differentiated backwards: loop 3 times, and let "
-            "jax.lax.cond or jnp.where decide whether i < repeats",
+            (
+                "a loop whose length is data cannot be differentiated backwards: loop 3 times, and "
+                "let jax.lax.cond or jnp.where decide whether i < repeats"
+            ),
         ),
     ),
     mistakes=(

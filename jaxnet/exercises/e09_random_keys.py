@@ -107,8 +107,10 @@ EXERCISE = Exercise(
     errors=(
         (
             "(?i)must be PRNG|PRNGKey|key array|unexpected PRNG",
-            "jax.random functions take the key as their first argument, and a split makes an array "
-            "of keys: one key for each call",
+            (
+                "jax.random functions take the key as their first argument, and a split makes an "
+                "array of keys: one key for each call"
+            ),
         ),
     ),
 )

@@ -74,9 +74,11 @@ EXERCISE = Exercise(
     errors=(
         (
             "trace level|TraceContextError",
-            "a variable from outside is changed inside jax.grad: call a model there that has its "
-            "own, nnx.merge(graphdef, params, stats, copy=True), and return its new statistics "
-            "beside the loss",
+            (
+                "a variable from outside is changed inside jax.grad: call a model there that has "
+                "its own, nnx.merge(graphdef, params, stats, copy=True), and return its new "
+                "statistics beside the loss"
+            ),
         ),
         (
             "(?i)has_aux|aux",

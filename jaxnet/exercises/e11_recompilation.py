@@ -73,8 +73,10 @@ EXERCISE = Exercise(
     errors=(
         (
             "not a valid JAX type|Non-hashable|unhashable",
-            "what jax.jit is given must be arrays, numbers, or trees of them: capture the loss, "
-            "which never changes, and pass the rest",
+            (
+                "what jax.jit is given must be arrays, numbers, or trees of them: capture the "
+                "loss, which never changes, and pass the rest"
+            ),
         ),
     ),
     mistakes=(

@@ -100,8 +100,10 @@ EXERCISE = Exercise(
     errors=(
         (
             "(?s)scan.*(carry|body|pytree|structure)|carry.*type",
-            "the body of a scan takes (carry, x) and returns (the new carry, what is collected); "
-            "the carry keeps its structure, shapes and dtypes",
+            (
+                "the body of a scan takes (carry, x) and returns (the new carry, what is "
+                "collected); the carry keeps its structure, shapes and dtypes"
+            ),
         ),
     ),
     mistakes=(

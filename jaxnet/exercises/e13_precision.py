@@ -65,7 +65,7 @@ EXERCISE = Exercise(
     ask=ask,
     want=want,
     rule=rule,
-    # sums of 40 terms in float32, in any order; and a rounding to bfloat16 that falls to either side
+    # sums of 40 terms in float32, in any order; a rounding to bfloat16 that falls to either side
     tolerances={"product": 40 * 2.0**-23, "weights": 2.0**-7},
     mistakes=(
         Mistake(

@@ -82,8 +82,10 @@ EXERCISE = Exercise(
         ),
         (
             "has been deleted|donated",
-            "a donated buffer is used again: after push(buffer, ...) only what it returned exists, "
-            "so write buffer = push(buffer, i, row)",
+            (
+                "a donated buffer is used again: after push(buffer, ...) only what it returned "
+                "exists, so write buffer = push(buffer, i, row)"
+            ),
         ),
     ),
     mistakes=(
@@ -91,8 +93,10 @@ EXERCISE = Exercise(
             "a row past the end is lost: JAX drops an update out of bounds; take i modulo N",
             partial(want, push=_drop),
         ),
-        Mistake("a row past the end is put into the last place; take i modulo N",
-                partial(want, push=_clamp)),
+        Mistake(
+            "a row past the end is put into the last place; take i modulo N",
+            partial(want, push=_clamp),
+        ),
         Mistake(
             "the buffer does not change: .at[i].set returns a new one, which must be used",
             partial(want, push=_ignore),

@@ -85,13 +85,17 @@ EXERCISE = Exercise(
     errors=(
         (
             "inconsistent sizes",
-            "one vmap over both takes start i with rate i: each pair needs two, one around the "
-            "other, with in_axes that maps params in one and the rate in the other",
+            (
+                "one vmap over both takes start i with rate i: each pair needs two, one around the "
+                "other, with in_axes that maps params in one and the rate in the other"
+            ),
         ),
         (
             "vmap.*in_axes|in_axes",
-            "in_axes has an entry for each argument that vmap's function takes: 0 for what is "
-            "mapped, None for what is the same for all",
+            (
+                "in_axes has an entry for each argument that vmap's function takes: 0 for what is "
+                "mapped, None for what is the same for all"
+            ),
         ),
     ),
     mistakes=(
@@ -104,12 +108,8 @@ EXERCISE = Exercise(
         Mistake("there is a step too many", partial(want, steps=STEPS + 1)),
         Mistake("no step is taken", partial(want, steps=0)),
         Mistake("the steps go up: subtract rate * gradient", partial(want, sign=-1)),
-        Mistake(
-            "train_many: the first rate is used for all", _right_one(partial(want, rate=0))
-        ),
-        Mistake(
-            "train_many: the first start is used for all", _right_one(partial(want, start=0))
-        ),
+        Mistake("train_many: the first rate is used for all", _right_one(partial(want, rate=0))),
+        Mistake("train_many: the first start is used for all", _right_one(partial(want, start=0))),
         Mistake("train_many: the rates are averaged away", _mean(1)),
         Mistake("train_many: the starts are averaged away", _mean(0)),
     ),

@@ -57,7 +57,7 @@ def rule(rounds, answers, facts):
         if found["devices"] != DEVICES:
             return (
                 f"{right}{name} is on {found['devices']} of {DEVICES} devices: make the mesh of "
-                "all, jax.make_mesh((jax.device_count(),), (\"rows\",)), and use jax.device_put"
+                'all, jax.make_mesh((jax.device_count(),), ("rows",)), and use jax.device_put'
             )
     if fact["params"]["parts"] > 1:
         return f"{right}params is divided: PartitionSpec() puts the whole on each device"
@@ -71,7 +71,7 @@ def rule(rounds, answers, facts):
         if fact[name]["parts"] == 1:
             return (
                 f"{right}each device holds all rows of {name}, and computes everything: "
-                "PartitionSpec(\"rows\") divides them"
+                'PartitionSpec("rows") divides them'
             )
     if rows != ROWS // DEVICES:
         return f"{right}a device holds {rows} rows of x, where {ROWS // DEVICES} are wanted"
@@ -89,8 +89,10 @@ EXERCISE = Exercise(
     counts={"devices": DEVICES, "rows": ROWS},
     environment={"JAX_NUM_CPU_DEVICES": str(DEVICES)},
     mistakes=(
-        Mistake("the loss is the sum: it must be the mean over all rows",
-                partial(want, factor=float(ROWS))),
+        Mistake(
+            "the loss is the sum: it must be the mean over all rows",
+            partial(want, factor=float(ROWS)),
+        ),
         Mistake(
             f"the loss is that of one device's {ROWS // DEVICES} rows: take the mean over all "
             "devices too, by jax.lax.pmean inside jax.shard_map",

@@ -120,8 +120,11 @@ def _gap(source: str, path: Path) -> str:
     inside = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
     allowed = {id(part) for index in inside for part in ast.walk(index)}  # x[..., 0]
     allowed |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    gaps = [node for node in ast.walk(tree)
-            if isinstance(node, ast.Constant) and node.value is Ellipsis and id(node) not in allowed]
+    gaps = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value is Ellipsis and id(node) not in allowed
+    ]
     lines = [gap.lineno for gap in gaps]
     if not lines:
         return ""

@@ -32,8 +32,10 @@ def fill(module: Any, values: Mapping[str, np.ndarray], what: str) -> None:
     own = {name: np.shape(leaf) for name, leaf in leaves(state).items()}
     wanted = {name: value.shape for name, value in values.items()}
     if own != wanted:
-        raise WrongAnswerError(f"{what} must have the parameters {_text(wanted)}, got {_text(own)}"
-                               + _missing(own, wanted))
+        raise WrongAnswerError(
+            f"{what} must have the parameters {_text(wanted)}, got {_text(own)}"
+            + _missing(own, wanted)
+        )
     structure = jax.tree.structure(state)
     nnx.update(module, structure.unflatten([jnp.asarray(values[name]) for name in own]))
 

@@ -63,8 +63,11 @@ def _of_numbers(
     exercise: Exercise, rounds: list[Inputs], answers: list[Answers], wanted: list[Answers]
 ) -> Iterator[Verdict]:
     """Yield what is wrong with the numbers, the surest first; nothing if they are right."""
-    wrong = [name for got, want in zip(answers, wanted, strict=True) for name in
-             _differing(exercise, got, want)]
+    wrong = [
+        name
+        for got, want in zip(answers, wanted, strict=True)
+        for name in _differing(exercise, got, want)
+    ]
     if not wrong:
         return
     where = ", ".join(dict.fromkeys(wrong))
@@ -76,8 +79,12 @@ def _of_numbers(
         if hint := _form(got, want):
             yield Verdict(False, where, hint)
     if rounds[-1] is rounds[0] and _differing(exercise, answers[-1], answers[0]):
-        yield Verdict(False, where, "two calls with the same inputs answer differently: does the "
-                      "file draw random numbers, or keep something from call to call?")
+        yield Verdict(
+            False,
+            where,
+            "two calls with the same inputs answer differently: does the "
+            "file draw random numbers, or keep something from call to call?",
+        )
     for hint in _causes(exercise, rounds, answers, wanted):
         yield Verdict(False, where, hint)
     yield Verdict(False, where, _first(exercise, answers, wanted))
@@ -153,8 +160,10 @@ def _causes(
         yield f"{_in_words(name)}; {remedy}"
     worst = max(_distance(own, value) for value, own in pairs.values())
     if worst < NEAR:
-        yield (f"nearly right: off by {worst:.0e} of the largest number, more than rounding in "
-               "float64: is a part computed in float32, or by finite differences?")
+        yield (
+            f"nearly right: off by {worst:.0e} of the largest number, more than rounding in "
+            "float64: is a part computed in float32, or by finite differences?"
+        )
 
 
 def _in_words(cause: str) -> str:
@@ -178,8 +187,9 @@ def _of_parity(exercise: Exercise, rounds: list[Inputs], answers: list[Answers])
     probes = {f"round {i}": place for i, place in enumerate(others, start=2)}
     case = Case(exercise.number, params, lambda step: first, (1,), 1, probes)
     reference = oracle(exercise.spec, "sgd", exercise.rate or 1e-6)
-    report = check(Participant("your file", recorded), against=reference, case=case,
-                   tiers=(MATHEMATICS,))
+    report = check(
+        Participant("your file", recorded), against=reference, case=case, tiers=(MATHEMATICS,)
+    )
     known = report.cause not in ("", "unknown", "ambiguous")
     return f"{_in_words(report.cause)}; {report.remedy}" if known else ""
 
@@ -201,5 +211,7 @@ def _first(exercise: Exercise, answers: list[Answers], wanted: list[Answers]) ->
             distance = np.abs(value.astype(float) - right)
             at = np.unravel_index(int(distance.argmax()), distance.shape)
             index = f"[{', '.join(map(str, at))}]" if at else ""
-            return f"no known mistake: {name}{index} is {value[at]:.6g}, and must be {right[at]:.6g}"
+            return (
+                f"no known mistake: {name}{index} is {value[at]:.6g}, and must be {right[at]:.6g}"
+            )
     return "no known mistake"

@@ -9,10 +9,16 @@ import numpy as np
 
 from jaxnet.exercises.exercise import Answers
 
-SLOPES: dict[str, Callable] = {"relu": lambda h: h >= 0, "none": np.ones_like,
-                               "tanh": lambda h: 1 - np.tanh(h) ** 2}
-VALUES: dict[str, Callable] = {"relu": lambda h: np.maximum(h, 0), "none": lambda h: h,
-                               "tanh": np.tanh}
+SLOPES: dict[str, Callable] = {
+    "relu": lambda h: h >= 0,
+    "none": np.ones_like,
+    "tanh": lambda h: 1 - np.tanh(h) ** 2,
+}
+VALUES: dict[str, Callable] = {
+    "relu": lambda h: np.maximum(h, 0),
+    "none": lambda h: h,
+    "tanh": np.tanh,
+}
 
 
 def draw_network(rng: np.random.Generator, bias: bool = False) -> dict[str, Any]:

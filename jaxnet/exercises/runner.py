@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import selectors
@@ -32,9 +33,7 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def run(
-    exercise: Exercise, path: Path, source: str, rounds: list[Any], seconds: float
-) -> Outcome:
+def run(exercise: Exercise, path: Path, source: str, rounds: list[Any], seconds: float) -> Outcome:
     """Ask a file's functions in a process of its own, on the CPU, with float64 on.
 
     What it started is ended with it. No more than 20,000 characters that it prints are kept, and
@@ -136,10 +135,8 @@ def _reply(
 
 def _end(process: subprocess.Popen) -> None:
     """End the process and all that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
     for stream in (process.stdout, process.stderr):
         if stream:

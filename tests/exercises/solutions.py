@@ -92,16 +92,26 @@ def step(params, x, y, rate):
 """
 
 
-def fit11(make="step = jax.jit(step)", inside="", call="step(params, x, y, rate)", step=STEP11,
-          append="losses.append(value)"):
+def fit11(
+    make="step = jax.jit(step)",
+    inside="",
+    call="step(params, x, y, rate)",
+    step=STEP11,
+    append="losses.append(value)",
+):
     """The loop of exercise 11."""
     loop = "for (x, y), rate in zip(batches, rates):\n"
     body = "\n".join(filter(None, [inside, f"params, value = {call}", append]))
     return "|" + step + make + "\n" + loop + textwrap.indent(body, "    ")
 
 
-def fit12(body="return new, value", xs="(xs, ys)", use="x, y = batch",
-          sign="-", end="return jax.lax.scan(body, params, (xs, ys))"):
+def fit12(
+    body="return new, value",
+    xs="(xs, ys)",
+    use="x, y = batch",
+    sign="-",
+    end="return jax.lax.scan(body, params, (xs, ys))",
+):
     """The loop of exercise 12."""
     return f"""|
     def body(params, batch):
@@ -121,8 +131,7 @@ for x, y in zip(xs, ys):
 return params, jax.numpy.stack(losses)
 """
 PRODUCT = (
-    "jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), "
-    "preferred_element_type=jnp.float32)"
+    "jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)"
 )
 TRAIN13 = """|
 master = w.astype(jnp.float32)
@@ -160,8 +169,12 @@ def many15(one="train(loss, params, rate, x, y)", inner="(None, 0)", outer="(0, 
     """
 
 
-def place16(x="PartitionSpec('rows')", y="PartitionSpec('rows')", params="PartitionSpec()",
-            devices="jax.device_count()"):
+def place16(
+    x="PartitionSpec('rows')",
+    y="PartitionSpec('rows')",
+    params="PartitionSpec()",
+    devices="jax.device_count()",
+):
     """The placement of exercise 16."""
     return f"""|
     mesh = jax.make_mesh(({devices},), ("rows",), devices=jax.devices()[:{devices}])
@@ -213,12 +226,18 @@ RIGHT = {
         """,
     ],
     "02": [(MASKED, STEP), ("grad_h.at[h < 0].set(0)", STEP)],
-    "03": [(LOSS3, GRAD3), ("jnp.sum((jax.nn.relu(x @ params['w1']) @ params['w2'] - y) ** 2)",
-                            "jax.value_and_grad(loss)(params, x, y)[1]")],
+    "03": [
+        (LOSS3, GRAD3),
+        (
+            "jnp.sum((jax.nn.relu(x @ params['w1']) @ params['w2'] - y) ** 2)",
+            "jax.value_and_grad(loss)(params, x, y)[1]",
+        ),
+    ],
     "04": [(FWD, BWD), ("(jnp.round(x), jnp.abs(x) <= 1)", "(kept * grad,)")],
     "05": [(MODEL, LOSS5), (MODEL.replace("nnx.relu", "lambda h: jnp.where(h < 0, 0, h)"), LOSS5)],
-    "06": [step6(),
-           """
+    "06": [
+        step6(),
+        """
            import jax
            import jax.numpy as jnp
            import optax
@@ -235,19 +254,30 @@ RIGHT = {
                value, grads = jax.value_and_grad(loss)(params)
                updates, opt_state = optimizer.update(grads, opt_state)
                return jax.tree.map(jnp.add, params, updates), opt_state, value
-           """],
+           """,
+    ],
     "07": [(LAYERS7, CALL7)],
     "08": [
         (loop8(),),
-        ("jax.lax.fori_loop(0, 3, lambda i, h: jax.lax.cond(i < repeats, lambda h: "
-         "jax.nn.relu(h @ params['w2']), lambda h: h, h), h)",),
-        ("jax.lax.switch(repeats, [lambda h, n=n: __import__('functools').reduce(lambda h, _: "
-         "jax.nn.relu(h @ params['w2']), range(n), h) for n in range(4)], h)",),
+        (
+            (
+                "jax.lax.fori_loop(0, 3, lambda i, h: jax.lax.cond(i < repeats, lambda h: "
+                "jax.nn.relu(h @ params['w2']), lambda h: h, h), h)"
+            ),
+        ),
+        (
+            (
+                "jax.lax.switch(repeats, [lambda h, n=n: __import__('functools').reduce(lambda h, "
+                "_: jax.nn.relu(h @ params['w2']), range(n), h) for n in range(4)], h)"
+            ),
+        ),
     ],
     "09": [
         (DROPOUT, TWICE),
-        ("x * (jax.random.uniform(key, x.shape) >= rate) / (1 - rate)",
-         "tuple(dropout(jax.random.fold_in(key, i), x, rate) for i in (5, 6))"),
+        (
+            "x * (jax.random.uniform(key, x.shape) >= rate) / (1 - rate)",
+            "tuple(dropout(jax.random.fold_in(key, i), x, rate) for i in (5, 6))",
+        ),
     ],
     "10": [
         (MERGE, STATS, "params, stats"),
@@ -269,8 +299,12 @@ RIGHT = {
     ],
     "11": [
         (fit11(),),
-        (fit11(make="step = jax.jit(step, static_argnums=())", call="step(params, x, y, "
-               "jax.numpy.asarray(rate))", ),),
+        (
+            fit11(
+                make="step = jax.jit(step, static_argnums=())",
+                call="step(params, x, y, jax.numpy.asarray(rate))",
+            ),
+        ),
     ],
     "12": [
         (fit12(),),
@@ -278,8 +312,10 @@ RIGHT = {
     ],
     "13": [
         (PRODUCT, TRAIN13),
-        ("jax.lax.dot(a.astype('bfloat16'), b.astype('bfloat16'), preferred_element_type='float32')",
-         "(w.astype('float32') - rate * grads.sum(axis=0)).astype('bfloat16')"),
+        (
+            "jnp.einsum('nk,km', *map(jnp.bfloat16, (a, b)), preferred_element_type='float32')",
+            "(w.astype('float32') - rate * grads.sum(axis=0)).astype('bfloat16')",
+        ),
     ],
     "14": [
         (PUSH, FILL, DONATE),
@@ -300,10 +336,15 @@ RIGHT = {
     ],
     "15": [
         (train15(), many15()),
-        (train15(), "jax.vmap(lambda p: jax.vmap(lambda r: train(loss, p, r, x, y))(rates))(params)"),
+        (
+            train15(),
+            "jax.vmap(lambda p: jax.vmap(lambda r: train(loss, p, r, x, y))(rates))(params)",
+        ),
     ],
-    "16": [(place16(), grad16()),
-           (place16(), sharded16("jax.lax.pmean(loss, 'rows')", "jax.lax.pmean(g, 'rows')"))],
+    "16": [
+        (place16(), grad16()),
+        (place16(), sharded16("jax.lax.pmean(loss, 'rows')", "jax.lax.pmean(g, 'rows')")),
+    ],
 }
 
 # number -> answers that are wrong, and a part of the hint that each must get
@@ -316,22 +357,39 @@ WRONG = {
         (("h_relu.T @ (2 * (y - y_pred))", W1.format("(2 * (y - y_pred))")), "the sign is wrong"),
         ((f"h.T @ ({G})", W1.format(f"({G})")), "the gradient of w2 takes h"),
         ((f"3 * h_relu.T @ ({G})", W1.format(f"({G})")), "gradient w2: the reference's times 3"),
-        ((f"h_relu.T @ ({G})", "x.T @ (lambda g: np.where(g < 0, 0, g))"
-          f"(({G}) @ params['w2'].T)"), "mask is that of the gradient"),
-        ((f"h_relu.T @ ({G})", f"(h_relu.T @ ({G})).astype('float32')"), "shape (7, 5), got (5, 3)"),
+        (
+            (
+                f"h_relu.T @ ({G})",
+                f"x.T @ (lambda g: np.where(g < 0, 0, g))(({G}) @ params['w2'].T)",
+            ),
+            "mask is that of the gradient",
+        ),
+        (
+            (f"h_relu.T @ ({G})", f"(h_relu.T @ ({G})).astype('float32')"),
+            "shape (7, 5), got (5, 3)",
+        ),
         ((f"(h_relu.T @ ({G})).astype('float32')", W1.format(f"({G})")), "float32"),
         ((f"h_relu.T @ ({G}) + np.random.rand()", W1.format(f"({G})")), "two calls with the same"),
     ],
     "02": [
         (("grad_h; grad_h[h < 0] = 0", STEP), "cannot be written to"),
         ((MASKED, STEP.replace("- rate", "+ rate")), "the step goes up"),
-        (("grad_h.at[h < 0].set(0); grad_h = grad_y_pred @ params['w2'].T", STEP),
-         "ReLU is missing"),
+        (
+            ("grad_h.at[h < 0].set(0); grad_h = grad_y_pred @ params['w2'].T", STEP),
+            "ReLU is missing",
+        ),
         ((MASKED, "params; params['w1'] - rate * grad_w1"), "nothing has moved"),
-        ((f"jnp.where(h < 0, 0, grad_y_pred @ (params['w2'] - rate * grad_w2).T)", STEP),
-         "stale order"),
-        (("__import__('numpy').where(h < 0, 0, grad_h)", "__import__('jax').tree.map("
-          f"__import__('numpy').asarray, {STEP})"), "of type ndarray"),
+        (
+            ("jnp.where(h < 0, 0, grad_y_pred @ (params['w2'] - rate * grad_w2).T)", STEP),
+            "stale order",
+        ),
+        (
+            (
+                "__import__('numpy').where(h < 0, 0, grad_h)",
+                f"__import__('jax').tree.map(__import__('numpy').asarray, {STEP})",
+            ),
+            "of type ndarray",
+        ),
     ],
     "03": [
         ((LOSS3.replace("sum()", "mean()"), GRAD3), "loss is the mean"),
@@ -343,8 +401,16 @@ WRONG = {
         (("jnp.square(x @ params['w1'] @ params['w2'] - y).sum()", GRAD3), "no ReLU between"),
         ((LOSS3, "jax.tree.map(lambda g: 2 * g, " + GRAD3 + ")"), "the reference's times 2"),
         ((LOSS3, "jax.tree.map(lambda g: -g, " + GRAD3 + ")"), "sign of"),
-        ((LOSS3, "{k: jax.tree.map(lambda d: (loss(params | {k: params[k] + d}, x, y) - loss("
-          "params, x, y)), 0) for k in params}"), "must have shape"),
+        (
+            (
+                LOSS3,
+                (
+                    "{k: jax.tree.map(lambda d: (loss(params | {k: params[k] + d}, x, y) - loss("
+                    "params, x, y)), 0) for k in params}"
+                ),
+            ),
+            "must have shape",
+        ),
     ],
     "04": [
         ((FWD, "(0 * grad,)"), "backward rule is not used"),
@@ -360,8 +426,10 @@ WRONG = {
         ((MODEL.replace("nnx.relu, ", "lambda h: h, "), LOSS5), "layer 1: no activation"),
         ((MODEL.replace("relu", "tanh"), LOSS5), "layer 1: the activation is tanh"),
         ((MODEL[:-1] + ", nnx.relu)", LOSS5), "layer 3: a ReLU after"),
-        ((MODEL.replace("hidden, rngs", "hidden, use_bias=False, rngs"), LOSS5),
-         "must have the parameters"),
+        (
+            (MODEL.replace("hidden, rngs", "hidden, use_bias=False, rngs"), LOSS5),
+            "must have the parameters",
+        ),
         ((MODEL.replace("nnx.relu, ", ""), LOSS5), "must have the parameters layers/0/bias"),
         ((MODEL, "jnp.square(model(x) - y).sum()"), "the gradient is zero"),
         ((MODEL, LOSS5.replace(".sum()", "")), "must end in .sum()"),
@@ -388,16 +456,28 @@ WRONG = {
         ((LAYERS7, CALL7.split(" + ")[0]), "skip: it is not used"),
         ((LAYERS7, CALL7.replace("nnx.relu", "")), "linear1: no activation"),
         ((LAYERS7, f"nnx.relu({CALL7})"), "a second ReLU"),
-        ((LAYERS7, CALL7.replace("self.skip(x)", "nnx.Linear(7, 3, rngs=nnx.Rngs(0))(x)")
-          .replace("nnx.relu", "jnp.tanh")), "no known mistake"),
+        (
+            (
+                LAYERS7,
+                CALL7.replace("self.skip(x)", "nnx.Linear(7, 3, rngs=nnx.Rngs(0))(x)").replace(
+                    "nnx.relu", "jnp.tanh"
+                ),
+            ),
+            "no known mistake",
+        ),
         ((LAYERS7.replace("self.skip = ", "skip = "), CALL7.split(" + ")[0]), "is not found"),
         ((LAYERS7.replace("use_bias=False, ", ""), CALL7), "must have the parameters"),
         ((LAYERS7, CALL7.replace("+", "-")), "skip: it is subtracted"),
     ],
     "08": [
-        (("|for i in range(repeats):\n    h = jax.nn.relu(h @ params['w2'])",), "range and if cannot"),
-        (("jax.lax.fori_loop(0, repeats, lambda i, h: jax.nn.relu(h @ params['w2']), h)",),
-         "cannot be differentiated backwards"),
+        (
+            ("|for i in range(repeats):\n    h = jax.nn.relu(h @ params['w2'])",),
+            "range and if cannot",
+        ),
+        (
+            ("jax.lax.fori_loop(0, repeats, lambda i, h: jax.nn.relu(h @ params['w2']), h)",),
+            "cannot be differentiated backwards",
+        ),
         ((loop8(condition="i <= repeats"),), "once too often"),
         ((loop8(condition="True"),), "3 times whatever"),
         ((loop8(apply="h @ params['w2']"),), "no ReLU after the middle layer"),
@@ -408,12 +488,16 @@ WRONG = {
         ((DROPOUT.replace(" / (1 - rate)", ""), TWICE), "the mean stays what it was"),
         ((DROPOUT.replace("key, 1 - rate", "key, rate"), TWICE), "True with probability p"),
         ((DROPOUT, "(dropout(key, x, rate), dropout(key, x, rate))"), "a key is used twice"),
-        ((DROPOUT, "(dropout(key, x, rate), dropout(jax.random.split(key)[0], x, rate))"),
-         "after it was split"),
+        (
+            (DROPOUT, "(dropout(key, x, rate), dropout(jax.random.split(key)[0], x, rate))"),
+            "after it was split",
+        ),
         ((DROPOUT.replace("(key", "(jax.random.key(0)"), TWICE), "two keys give the same mask"),
         ((DROPOUT.replace("x.shape", "(len(x), 1)"), TWICE), "whole rows"),
-        (("x * (__import__('numpy').random.rand(*x.shape) >= rate) / (1 - rate)", TWICE),
-         "same key differ"),
+        (
+            ("x * (__import__('numpy').random.rand(*x.shape) >= rate) / (1 - rate)", TWICE),
+            "same key differ",
+        ),
         (("x", TWICE), "nothing is set to 0"),
         ((DROPOUT, "dropout(key, x, rate)"), "must return a tuple (first, second)"),
     ],
@@ -428,13 +512,36 @@ WRONG = {
     ],
     "11": [
         ((fit11(make=""),), "without jax.jit"),
-        ((fit11(make="", inside="jitted = jax.jit(lambda *a: step(*a))",
-                call="jitted(params, x, y, rate)"),), "once for each step"),
+        (
+            (
+                fit11(
+                    make="",
+                    inside="jitted = jax.jit(lambda *a: step(*a))",
+                    call="jitted(params, x, y, rate)",
+                ),
+            ),
+            "once for each step",
+        ),
         ((fit11(make="step = jax.jit(step, static_argnums=3)"),), "once for each rate and shape"),
-        ((fit11(make="", inside="jitted = jax.jit(lambda p, x, y: step(p, x, y, rate))",
-                call="jitted(params, x, y)"),), "once for each step"),
-        ((fit11(make="first = rates[0]\nstep = jax.jit(lambda p, x, y, f=step: f(p, x, y, first))",
-                call="step(params, x, y)"),), "the rate of the first step"),
+        (
+            (
+                fit11(
+                    make="",
+                    inside="jitted = jax.jit(lambda p, x, y: step(p, x, y, rate))",
+                    call="jitted(params, x, y)",
+                ),
+            ),
+            "once for each step",
+        ),
+        (
+            (
+                fit11(
+                    make="rate, whole = rates[0], step\nstep = jax.jit(lambda *a: whole(*a, 0.3))",
+                    call="step(params, x, y)",
+                ),
+            ),
+            "the rate of the first step",
+        ),
         ((fit11(step=STEP11.replace("p - rate", "p + rate")),), "the step goes up"),
         ((fit11(append=""),), "losses must hold"),
     ],
@@ -442,24 +549,44 @@ WRONG = {
         ((fit12(body="return params, value"),), "the carry never changes"),
         ((fit12(use="x, y = xs[0], ys[0]"),), "the first batch is used"),
         ((fit12(body="return new, loss(new, x, y)"),), "those after the updates"),
-        ((fit12(end="params, losses = jax.lax.scan(body, params, (xs, ys))\n    "
-                "return params, losses[-1]"),), "only the last loss"),
+        (
+            (
+                fit12(
+                    end="params, losses = jax.lax.scan(body, params, (xs, ys))\n    "
+                    "return params, losses[-1]"
+                ),
+            ),
+            "only the last loss",
+        ),
         ((fit12(end="losses, step = [], body" + LOOP12.replace("\n", "\n    ")),), "op by op"),
-        ((fit12(end="losses, step = [], jax.jit(body)" + LOOP12.replace("\n", "\n    ")),),
-         "pays for a dispatch"),
-        ((fit12(end="@jax.jit\n    def whole(params, xs, ys, step=body):\n        losses = []"
-                + LOOP12.replace("\n", "\n        ") + "\n    return whole(params, xs, ys)"),),
-         "is unrolled"),
+        (
+            (fit12(end="losses, step = [], jax.jit(body)" + LOOP12.replace("\n", "\n    ")),),
+            "pays for a dispatch",
+        ),
+        (
+            (
+                fit12(
+                    end="@jax.jit\n    def whole(params, xs, ys, step=body):\n        losses = []"
+                    + LOOP12.replace("\n", "\n        ")
+                    + "\n    return whole(params, xs, ys)"
+                ),
+            ),
+            "is unrolled",
+        ),
         ((fit12(body="return new"),), "returns (the new carry"),
     ],
     "13": [
         (("a @ b", TRAIN13), "product: the operands are not rounded"),
-        (("(a.astype(jnp.bfloat16) @ b.astype(jnp.bfloat16)).astype(jnp.float32)", TRAIN13),
-         "product: the result has been rounded"),
+        (
+            ("(a.astype(jnp.bfloat16) @ b.astype(jnp.bfloat16)).astype(jnp.float32)", TRAIN13),
+            "product: the result has been rounded",
+        ),
         (("a.astype(jnp.bfloat16) @ b", TRAIN13), "product: b is not rounded"),
         ((PRODUCT, LOW13), "train: the weights hardly move"),
-        ((PRODUCT, TRAIN13.replace("master.astype(jnp.bfloat16)", "master")),
-         "train must return bfloat16, got float32"),
+        (
+            (PRODUCT, TRAIN13.replace("master.astype(jnp.bfloat16)", "master")),
+            "train must return bfloat16, got float32",
+        ),
         ((PRODUCT, TRAIN13.replace("- rate", "+ rate")), "train: the steps go up"),
     ],
     "14": [
@@ -467,16 +594,29 @@ WRONG = {
         ((PUSH, FILL, "push = jax.jit(push, donate_argnums=2)"), "not donated"),
         ((PUSH.replace(" % len(buffer)", ""), FILL, DONATE), "a row past the end is lost"),
         ((PUSH.replace(".set", ".add"), FILL, DONATE), "the row is added"),
-        ((PUSH, FILL.replace("buffer = push", "new = push"), DONATE), "donated buffer is used again"),
+        (
+            (PUSH, FILL.replace("buffer = push", "new = push"), DONATE),
+            "donated buffer is used again",
+        ),
         (("|buffer[i % len(buffer)] = row\nreturn buffer", FILL), "cannot be written to"),
         ((PUSH, FILL.replace("enumerate(rows)", "enumerate(rows, 1)"), DONATE), "begins at 1"),
     ],
     "15": [
         ((train15(), many15(inner="(0, None)", outer="(None, 0)")), "the axes are the wrong way"),
-        ((train15(), "jax.vmap(lambda p, r: train(loss, p, r, x, y))(params, rates)"),
-         "each pair needs two"),
-        ((train15(), "jax.numpy.array([[train(loss, {'w': w}, r, x, y) for r in rates] for w in "
-          "params['w']])"), "each network is trained by itself"),
+        (
+            (train15(), "jax.vmap(lambda p, r: train(loss, p, r, x, y))(params, rates)"),
+            "each pair needs two",
+        ),
+        (
+            (
+                train15(),
+                (
+                    "jax.numpy.array([[train(loss, {'w': w}, r, x, y) for r in rates] for w in "
+                    "params['w']])"
+                ),
+            ),
+            "each network is trained by itself",
+        ),
         ((train15(result="before"), many15()), "before the last step"),
         ((train15("+"), many15()), "the steps go up"),
         ((train15(), many15(one="train(loss, params, rates[0], x, y)")), "the first rate is used"),
@@ -487,10 +627,15 @@ WRONG = {
         ((place16(x="PartitionSpec(None, 'rows')"), grad16()), "the columns of x are divided"),
         (("(params, x, y)", grad16()), "params is on 1 of 8 devices"),
         ((place16(), sharded16("loss", "g")), "one device's 3 rows"),
-        ((place16(), sharded16("jax.lax.psum(loss, 'rows')", "jax.lax.psum(g, 'rows')")),
-         "the devices' means are added"),
+        (
+            (place16(), sharded16("jax.lax.psum(loss, 'rows')", "jax.lax.psum(g, 'rows')")),
+            "the devices' means are added",
+        ),
         ((place16(params="PartitionSpec('rows')"), grad16()), "params is divided"),
         ((place16(devices="4"), grad16()), "on 4 of 8 devices"),
-        ((place16(), grad16(result="found[0], {'w': found[1]['w'] / 3}")), "the reference's times 1/3"),
+        (
+            (place16(), grad16(result="found[0], {'w': found[1]['w'] / 3}")),
+            "the reference's times 1/3",
+        ),
     ],
 }
