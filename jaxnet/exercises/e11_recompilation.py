@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from jaxnet.exercises.counted import Counted, descend
+from jaxnet.exercises.counted import counted, descend
 from jaxnet.exercises.exercise import Exercise, Mistake, take
 
 ROWS = (6, 6, 6, 6, 6, 6, 4)
@@ -20,10 +20,10 @@ def draw(rng):
 def ask(module, w, batches, rates):
     import jax.numpy as jnp
 
-    loss = Counted()
+    loss, counts = counted()
     batches = [tuple(map(jnp.asarray, batch)) for batch in batches]
     result = module.fit(loss, {"w": jnp.asarray(w)}, batches, list(rates))
-    return take(result, "fit", "params", "losses"), loss.counts()
+    return take(result, "fit", "params", "losses"), counts()
 
 
 def want(w, batches, rates, *, sign=1, after=False, moved=True, rate=None, last=None):

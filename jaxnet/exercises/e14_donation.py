@@ -19,9 +19,11 @@ def ask(module, buffer, i, row, rows):
     import jax.numpy as jnp
 
     given = jnp.array(buffer)
+    place = given.unsafe_buffer_pointer()
     pushed = module.push(given, i, jnp.asarray(row))
+    donated = given.is_deleted() and pushed.unsafe_buffer_pointer() == place
     filled = module.fill(jnp.array(buffer), jnp.asarray(rows))
-    return {"pushed": pushed, "filled": filled}, {"donated": bool(given.is_deleted())}
+    return {"pushed": pushed, "filled": filled}, {"donated": donated}
 
 
 def _set(buffer, i, row):

@@ -125,8 +125,6 @@ def _gap(source: str, path: Path) -> str:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and node.value is Ellipsis and id(node) not in allowed
     ]
-    lines = [gap.lineno for gap in gaps]
-    if not lines:
-        return ""
-    numbers = ", ".join(map(str, sorted(set(lines))))
-    return f"a gap (...) is not filled: line {numbers}"
+    numbers = sorted({gap.lineno for gap in gaps})
+    where = f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+    return f"a gap (...) is not filled: {where}" if numbers else ""

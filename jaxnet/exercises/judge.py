@@ -121,10 +121,10 @@ def _form(got: Answers, want: Answers) -> str:
         if name not in own:
             top = name.partition("/")[0]
             found = _describe(got.get(top))
-            return f"{top} must hold {_describe(want[top])}, got {found}"
+            return f"{top} must be {_describe(want[top])}, got {found}"
         if not _is_array(own[name]):
             missing = ": is a `return` missing?" if own[name] is None else ""
-            return f"{name} must be an array of shape {shape}, got {_describe(own[name])}{missing}"
+            return f"{name} must be {_describe(other[name])}, got {_describe(own[name])}{missing}"
         if np.shape(own[name]) != shape:
             turned = len(shape) > 1 and np.shape(own[name]) == shape[::-1]
             hint = ": it is transposed" if turned else ""
@@ -142,7 +142,9 @@ def _describe(value: Any) -> str:
         return f"[{', '.join(map(_describe, value))}]"
     if isinstance(value, Other):
         return "the gap (...)" if value == "ellipsis" else f"an object of type {value}"
-    return f"an array {np.shape(value)}" if _is_array(value) else repr(value)
+    if not _is_array(value):
+        return repr(value)
+    return f"an array {np.shape(value)}" if np.shape(value) else "a number"
 
 
 def _causes(
@@ -168,7 +170,10 @@ def _causes(
 
 def _in_words(cause: str) -> str:
     found = re.fullmatch(r"factor (\S+) (?:on (.*)|\((.*)\))", cause)
-    return f"your {found[2] or found[3]}: the reference's times {found[1]}" if found else cause
+    if not found:
+        return cause
+    where = found[2] or found[3]
+    return f"your {where} {'are' if ',' in where else 'is'} the reference's times {found[1]}"
 
 
 def _of_parity(exercise: Exercise, rounds: list[Inputs], answers: list[Answers]) -> str:

@@ -102,7 +102,7 @@ def fit11(
     """The loop of exercise 11."""
     loop = "for (x, y), rate in zip(batches, rates):\n"
     body = "\n".join(filter(None, [inside, f"params, value = {call}", append]))
-    return "|" + step + make + "\n" + loop + textwrap.indent(body, "    ")
+    return "|losses = []\n" + step + make + "\n" + loop + textwrap.indent(body, "    ")
 
 
 def fit12(
@@ -313,7 +313,7 @@ RIGHT = {
     "13": [
         (PRODUCT, TRAIN13),
         (
-            "jnp.einsum('nk,km', *map(jnp.bfloat16, (a, b)), preferred_element_type='float32')",
+            "jnp.einsum('nk,km->nm', *map(jnp.bfloat16, (a, b)), preferred_element_type='float32')",
             "(w.astype('float32') - rate * grads.sum(axis=0)).astype('bfloat16')",
         ),
     ],
@@ -356,7 +356,10 @@ WRONG = {
         ((f"h_relu.T @ ({G}) / y.size", W1.format(f"({G})") + " / y.size"), "that of the mean"),
         (("h_relu.T @ (2 * (y - y_pred))", W1.format("(2 * (y - y_pred))")), "the sign is wrong"),
         ((f"h.T @ ({G})", W1.format(f"({G})")), "the gradient of w2 takes h"),
-        ((f"3 * h_relu.T @ ({G})", W1.format(f"({G})")), "gradient w2: the reference's times 3"),
+        (
+            (f"3 * h_relu.T @ ({G})", W1.format(f"({G})")),
+            "gradient w2 is the reference's times 3",
+        ),
         (
             (
                 f"h_relu.T @ ({G})",
@@ -543,7 +546,7 @@ WRONG = {
             "the rate of the first step",
         ),
         ((fit11(step=STEP11.replace("p - rate", "p + rate")),), "the step goes up"),
-        ((fit11(append=""),), "losses must hold"),
+        ((fit11(append=""),), "losses must be"),
     ],
     "12": [
         ((fit12(body="return params, value"),), "the carry never changes"),
