@@ -22,8 +22,7 @@ PRINTED = 20  # lines that the file itself printed
 class Exercise:
     """Practise what the scripts show: fill a gap, and have it checked.
 
-    A file is run in a process of its own, with your rights: do not check a
-    stranger's file.
+    A file is run with your rights: do not check a stranger's file.
 
     The exit code of check is 0 if the file is right, else 1.
 

@@ -58,7 +58,7 @@ EXERCISE = Exercise(
     rule=rule,
     errors=(
         (
-            "Expected dict, got|not enough values to unpack|Mismatch custom node|tuple arity",
+            "(?s)Expected dict, got|dict.*tuple|not enough values to unpack",
             (
                 "optimizer.update(grads, opt_state, params) returns two things: the updates, and "
                 "the new state"
