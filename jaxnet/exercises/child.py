@@ -6,8 +6,10 @@ It judges nothing: what it says is compared in the process that started it.
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import re
+import signal
 import sys
 import traceback
 import types
@@ -27,6 +29,7 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     faulthandler.enable(os.dup(2))  # the lines where it is, if it is ended
     request = wire.unpack(sys.stdin.buffer.read())
+    signal.alarm(math.ceil(request["seconds"]) + 10)  # if the check itself is killed
     sys.stdin = open(os.devnull)  # noqa: SIM115
     sys.path.insert(0, str(Path(request["path"]).parent))
     exercise = EXERCISES[request["number"]]
@@ -73,6 +76,6 @@ def _lines(error: BaseException, path: str) -> list[str]:
 
 def _short(text: str) -> str:
     """The first sentences of a message; JAX's go on for pages."""
-    first = re.split(r"\n\s*\n", text.strip())[0]
+    first = re.split(r"\n\s*\n|The error occurred while", text.strip())[0]
     first = " ".join(first.split())
     return first if len(first) <= TEXT else first[: TEXT - 3] + "..."

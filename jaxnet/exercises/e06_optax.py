@@ -57,6 +57,7 @@ EXERCISE = Exercise(
     want=want,
     rule=rule,
     errors=(
+        ("at path opt_state", "the state is what optimizer.init(params) returns"),
         (
             "(?s)Expected dict, got|dict.*tuple|not enough values to unpack",
             (

@@ -66,9 +66,9 @@ def _one(name, got, x, rate):
         return f"{name} must be an array of shape {x.shape}, got shape {np.shape(got)}"
     mask = got != 0
     if mask.all():
-        return f"{name}: nothing is set to 0"
+        return f"{name}: nothing is set to 0: draw a mask of x's own shape"
     if not mask.any():
-        return f"{name}: everything is set to 0"
+        return f"{name}: everything is set to 0: draw a mask of x's own shape"
     scale = np.median((got / x)[mask])
     if not np.allclose(got[mask], scale * x[mask], rtol=RELATIVE, atol=0):
         return f"{name}: what is not set to 0 must be x / (1 - rate), all by the same factor"
@@ -106,7 +106,7 @@ EXERCISE = Exercise(
     rule=rule,
     errors=(
         (
-            "(?i)must be PRNG|PRNGKey|key array|unexpected PRNG",
+            "(?i)PRNG|key array|dtypes key",
             (
                 "jax.random functions take the key as their first argument, and a split makes an "
                 "array of keys: one key for each call"

@@ -34,10 +34,13 @@ def ask(module, w, xs, ys, rate):
     found = take(module.fit(loss, *given), "fit", "params", "losses")
     facts = counts()
     if not facts["eager"]:
-        traced = jax.make_jaxpr(lambda *arrays: module.fit(counted()[0], *arrays))(*given)
-        facts["loops"] = _loops(traced.jaxpr)
+        traced = jax.make_jaxpr(lambda *arrays: module.fit(counted()[0], *arrays))
+        try:
+            facts["loops"] = _loops(traced(*given).jaxpr)
+        except jax.errors.ConcretizationTypeError:  # Python reads a number between the steps
+            facts["loops"] = 0
     if isinstance(found["losses"], list):
-        found["losses"] = jnp.stack(found["losses"])
+        found["losses"] = jnp.asarray(found["losses"])
     return found, facts
 
 

@@ -84,6 +84,10 @@ EXERCISE = Exercise(
     rule=rule,
     errors=(
         (
+            "not a valid JAX type",
+            "vmap maps arrays, and the loss is a function: let what vmap gets capture it",
+        ),
+        (
             "inconsistent sizes",
             (
                 "one vmap over both takes start i with rate i: each pair needs two, one around the "

@@ -44,9 +44,10 @@ def _only(params):
     return params["w"]
 
 
-def want(w, x, y, *, factor=1.0, grad_factor=1.0, rows=None):
+def want(w, x, y, *, factor=1.0, grad_factor=1.0, rows=None, only_loss=False):
     rest = (x @ w - y)[:rows]
     loss, grad = np.square(rest).mean(), 2 * x[:rows].T @ rest / rest.size
+    grad = want(w, x, y)["grads"]["w"] if only_loss else grad
     placed = {"params": w, "x": x, "y": y}
     return {"loss": factor * loss, "grads": {"w": factor * grad_factor * grad}, "placed": placed}
 
@@ -97,6 +98,11 @@ EXERCISE = Exercise(
             f"the loss is that of one device's {ROWS // DEVICES} rows: take the mean over all "
             "devices too, by jax.lax.pmean inside jax.shard_map",
             partial(want, rows=ROWS // DEVICES),
+        ),
+        Mistake(
+            f"the gradient is right, but the loss is that of one device's {ROWS // DEVICES} rows: "
+            "take its mean over all devices too, by jax.lax.pmean",
+            partial(want, rows=ROWS // DEVICES, only_loss=True),
         ),
         Mistake(
             f"the devices' means are added: your loss is the reference's times {DEVICES}; use "

@@ -17,6 +17,7 @@ from jaxnet.exercises.judge import Verdict, judge
 from jaxnet.exercises.table import EXERCISES
 from jaxnet.spec import check_choice
 
+DAY = 86_400
 STARTERS = Path(__file__).parent / "starters"
 
 
@@ -70,8 +71,8 @@ def check(path: str | Path, *, seed: int | None = None, seconds: float = 60.0) -
 
     Raises: ValueError if the file is no exercise; OSError if it cannot be read.
     """
-    if not seconds > 0:
-        raise ValueError(f"`seconds` must be above 0, got {seconds}")
+    if not 0 < seconds <= DAY:
+        raise ValueError(f"`seconds` must be above 0 and at most {DAY}, got {seconds}")
     if seed is not None and seed < 0:
         raise ValueError(f"`seed` must be at least 0, got {seed}")
     path = Path(path).absolute()

@@ -15,6 +15,7 @@ from jaxnet.parity.causes import arithmetic
 from jaxnet.parity.limits import MATHEMATICS, RELATIVE
 from jaxnet.spec import Batch
 
+EXACT = 1e-4  # what a cause may leave of the difference; where there is none, of its limit
 NEAR = 1e-4  # a difference of this share of the largest element is a matter of precision
 
 
@@ -196,6 +197,7 @@ def _of_parity(exercise: Exercise, rounds: list[Inputs], answers: list[Answers])
         Participant("your file", recorded), against=reference, case=case, tiers=(MATHEMATICS,)
     )
     known = report.cause not in ("", "unknown", "ambiguous")
+    known = known and report.causes[0].distance <= EXACT
     return f"{_in_words(report.cause)}; {report.remedy}" if known else ""
 
 

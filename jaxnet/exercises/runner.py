@@ -39,7 +39,8 @@ def run(exercise: Exercise, path: Path, source: str, rounds: list[Any], seconds:
     What it started is ended with it. No more than 20,000 characters that it prints are kept, and
     no more than 64 MiB that it answers.
     """
-    request = {"number": exercise.number, "path": str(path), "source": source, "rounds": rounds}
+    request: dict[str, Any] = {"number": exercise.number, "path": str(path), "source": source}
+    request |= {"rounds": rounds, "seconds": seconds}
     reader, writer = os.pipe()
     began = time.perf_counter()
     root = Path(jaxnet.__file__).parents[1]
@@ -55,16 +56,14 @@ def run(exercise: Exercise, path: Path, source: str, rounds: list[Any], seconds:
     os.close(writer)
     try:
         assert process.stdin
-        with process.stdin as stream:
+        with contextlib.suppress(BrokenPipeError), process.stdin as stream:
             stream.write(wire.pack(request))
         found = _collect(process, reader, began + seconds)
         reply = _reply(process, found, seconds, str(path))
-    except BrokenPipeError:
-        found, reply = {}, {"failed": "the process that runs the file did not start"}
     finally:
         _end(process)
         os.close(reader)
-    printed = found.get("stdout", b"").decode(errors="replace")
+    printed = found["stdout"].decode(errors="replace")
     return Outcome(reply, printed, time.perf_counter() - began)
 
 
@@ -123,7 +122,9 @@ def _reply(
             return {"failed": "the functions returned more than 64 MiB"}
         code = process.wait(GRACE) if process.poll() is None else process.returncode
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return {"failed": f"the process ended ({how}) before the functions had answered"}
+        last = trace.strip().splitlines()[-1:] if code == 1 else []
+        text = f"the process ended ({how}) before the functions had answered"
+        return {"failed": "\n".join([text, *last])}
     try:
         reply = wire.unpack(answer[8:])
     except ValueError:

@@ -130,6 +130,8 @@ for x, y in zip(xs, ys):
     losses.append(value)
 return params, jax.numpy.stack(losses)
 """
+NUMBERS12 = LOOP12.replace("\n", "\n    ").replace("append(value)", "append(float(value))")
+NUMBERS12 = NUMBERS12.replace("stack", "array")
 PRODUCT = (
     "jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)"
 )
@@ -400,6 +402,7 @@ WRONG = {
         ((LOSS3.replace(".sum()", ""), GRAD3), "must end in .sum()"),
         ((LOSS3, "jax.grad(loss, argnums=1)(params, x, y)"), "with respect to x"),
         ((LOSS3, "jax.value_and_grad(loss)(params, x, y)"), "the gradient alone"),
+        ((f"{LOSS3} ** 0.5", GRAD3), "no known mistake: loss is"),
         ((LOSS3.replace("jnp.max", "__import__('numpy').max"), GRAD3), "write jnp, not np"),
         (("jnp.square(x @ params['w1'] @ params['w2'] - y).sum()", GRAD3), "no ReLU between"),
         ((LOSS3, "jax.tree.map(lambda g: 2 * g, " + GRAD3 + ")"), "the reference's times 2"),
@@ -577,6 +580,7 @@ WRONG = {
             "is unrolled",
         ),
         ((fit12(body="return new"),), "returns (the new carry"),
+        ((fit12(end="losses, step = [], jax.jit(body)" + NUMBERS12),), "pays for a dispatch"),
     ],
     "13": [
         (("a @ b", TRAIN13), "product: the operands are not rounded"),
