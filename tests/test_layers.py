@@ -63,7 +63,8 @@ AT_TOP = {  # files that are imported only where they are used, and so may impor
     "runs/sweep_plots.py": "matplotlib",
     "export/onnx_graph.py": "onnx",
 }
-NO_JAX = "spec files numpy_net data tables.table tables.encoding tables.store parity runs.config"
+NO_JAX = "spec files numpy_net data tables.table tables.encoding tables.store runs.config"
+NO_JAX += " parity exercises"
 # the templates of export are programs without jaxnet
 FILES = sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("export/templates/*")))
 

@@ -120,7 +120,10 @@ def _reply(
     if not _is_whole(answer):
         if len(answer) >= wire.MOST:
             return {"failed": "the functions returned more than 64 MiB"}
-        code = process.wait(GRACE) if process.poll() is None else process.returncode
+        try:
+            code = process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            return {"failed": "no answer can come: does the file close its descriptors?"}
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         last = trace.strip().splitlines()[-1:] if code == 1 else []
         text = f"the process ended ({how}) before the functions had answered"

@@ -49,6 +49,10 @@ def test_what_fails_in_a_file_is_said_with_its_own_lines(tmp_path):
         with_line("x.nothing"): r"AttributeError: .*'nothing'\nline 15, in value_and_grad: x.nothi",
         with_line("raise SystemExit(0)"): r"the file ends the program: line 15, .*SystemExit\(0\)",
         with_line("import os; os._exit(0)"): r"ended \(exit code 0\) before the functions had ans",
+        with_line(
+            "import os; os.closerange(0, 99); os.read(os.pipe()[0], 1)"
+        ): "no answer can come",
+        with_line("import signal, os; os.kill(os.getpid(), 9)"): r"ended \(signal 9\) before",
         with_line("input()"): "EOFError: .*\nline 15, in value_and_grad",
         with_line("return value_and_grad(params, x, y)"): "RecursionError",
         with_line("import ctypes; ctypes.string_at(0)"): r"ended \(signal 11\) before",
@@ -166,9 +170,9 @@ def test_the_wire_refuses_what_it_did_not_write():
 
 
 def test_modules_beside_the_file_are_found_but_do_not_replace_the_libraries(tmp_path):
-    (tmp_path / "json.py").write_text("raise SystemExit('replaced')\n")
+    (tmp_path / "wave.py").write_text("raise SystemExit('replaced')\n")
     (tmp_path / "helper_of_mine.py").write_text("two = 2\n")
-    found = check(tmp_path, with_line("import helper_of_mine"))
+    found = check(tmp_path, with_line("import helper_of_mine, wave"))
     assert found.verdict.right
 
 
