@@ -60,7 +60,7 @@ def measure(name, run, num_steps, wait=True):
 asked = measure("compiled loop, not waited for", compiled_loop, 1000, wait=False)
 # The mistake: no jit. Python sends each operation to the device by itself, and derives the gradient
 # anew at every step.
-eager = measure("eager steps", lambda: python_loop(step, 10), 10)
+eager = measure("eager steps, 10 of them", lambda: python_loop(step, 10), 10)
 by_step = measure("compiled steps", lambda: python_loop(compiled_step, 1000), 1000)
 by_loop = measure("compiled loop", compiled_loop, 1000)
 

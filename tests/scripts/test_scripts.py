@@ -160,7 +160,7 @@ def test_12_the_loops_give_one_loss_and_their_times_are_printed():
     lines = re.findall(r"^(.+): (.+) us per step, loss (.+)$", output(name), re.M)
     assert [line[0] for line in lines] == [
         "compiled loop, not waited for",
-        "eager steps",
+        "eager steps, 10 of them",
         "compiled steps",
         "compiled loop",
     ]
