@@ -1,9 +1,9 @@
 """The phrasebook: PyTorch and JAX side by side, each row executed and compared.
 
-A row is a `Row` in the file of its topic; `scripts/tools/phrasebook.py` writes the page.
+A row is a `Row` in the file of its topic; `scripts/tools/phrasebook.py` records and writes the page.
 """
 
-from phrasebook import autograd, indexing, tensors, ties
+from phrasebook import autograd, indexing, initial, layers, losses, modules, norms, optimizers, sequences, tensors, ties, training
 from phrasebook.row import Row
 
 TOPICS: dict[str, list[Row]] = {
@@ -11,5 +11,13 @@ TOPICS: dict[str, list[Row]] = {
     "Indexing and shapes": indexing.ROWS,
     "Gradients": autograd.ROWS,
     "Ties, zeros and nan": ties.ROWS,
+    "Layers": layers.ROWS,
+    "Normalisation": norms.ROWS,
+    "Attention and recurrence": sequences.ROWS,
+    "Modules": modules.ROWS,
+    "Initial values": initial.ROWS,
+    "Losses": losses.ROWS,
+    "Optimizers": optimizers.ROWS,
+    "Training": training.ROWS,
 }
 ROWS = {row.slug: row for rows in TOPICS.values() for row in rows}

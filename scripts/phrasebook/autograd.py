@@ -233,7 +233,7 @@ ROWS = [
         """,
         trap="The gradient of a sum of gradients is a product with the Hessian; for the Hessian "
         "itself there is `jax.hessian`.",
-        naive="y = jax.hessian(lambda x: (x**3).sum())(x)",
+        naive="y = jax.jit(jax.hessian(lambda x: (x**3).sum()))(x)",
         given={"x": (3,)},
         check="value",
     ),
@@ -241,9 +241,9 @@ ROWS = [
         "Jacobian and Hessian",
         torch="""
             jacobian = torch.func.jacrev(torch.sin)(x)
-            y = jacobian, torch.func.hessian(lambda x: x.prod())(x)
+            y = jacobian, torch.func.hessian(lambda x: (x**3).sum())(x)
         """,
-        jax="y = jax.jacrev(jnp.sin)(x), jax.hessian(jnp.prod)(x)",
+        jax="y = jax.jacrev(jnp.sin)(x), jax.hessian(lambda x: (x**3).sum())(x)",
         given={"x": (3,)},
         check="value",
     ),

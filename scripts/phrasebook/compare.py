@@ -27,7 +27,8 @@ PLACES = {  # the stage of a difference -> how it is named; {} is the place in a
 def assert_equal(row: Row, reference: Reference) -> None:
     """Raise AssertionError, which names the difference, unless JAX's code is torch's function."""
     if isinstance(reference, list):
-        assert not _unequal(jax_side.run(row, row.jax), reference)
+        different = _unequal(jax_side.run(row, row.jax), reference)
+        assert not different, different
     else:
         candidate = jax_side.participant(row, row.jax)
         report = parity.check(candidate, against=reference, tiers=(MATHEMATICS,))

@@ -130,7 +130,7 @@ ROWS = [
         "Elements under a mask",
         torch="y = x[x > 0].sum()",
         jax="y = jnp.where(x > 0, x, 0).sum()",
-        trap="How many elements a mask selects is not known under `jit`, where every shape must be.",
+        trap="Under `jit` every shape must be known, and how many elements a mask selects is not.",
         naive="y = x[x > 0].sum()",
         raises=jax.errors.NonConcreteBooleanIndexError,
         given={"x": (3, 2)},

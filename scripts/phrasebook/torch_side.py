@@ -1,6 +1,5 @@
 """A row's PyTorch code as the reference of `jaxnet.parity`, or run as it stands."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -81,13 +80,14 @@ def _module(row: Row) -> nn.Module:
 
 
 def _values(row: Row, module: nn.Module) -> dict[str, np.ndarray]:
-    """Return the inputs, and a random value for each leaf of the modules: no layer keeps its ones
-    and zeros.
+    """Return the inputs, and a random value for each leaf of the modules that is not frozen: no
+    layer keeps its ones and zeros.
     """
     rng = np.random.default_rng(2)
+    frozen = {name for name, leaf in module.named_parameters() if not leaf.requires_grad}
     values = {}
     for name, leaf in module.state_dict().items():
-        if leaf.is_floating_point():
+        if leaf.is_floating_point() and name not in frozen:
             low = 0.5 if name.endswith("running_var") else -0.8
             values[name] = rng.uniform(low, 1, tuple(leaf.shape))
         else:
@@ -117,14 +117,11 @@ def _trained(row: Row) -> parity.Participant:
 
     model = _Model()
     scope(first, model.parameters())  # what it freezes is frozen
-    options: dict[str, Callable] = {}
-    if second.startswith("scheduler ="):
-        options["scheduler"] = lambda optimizer: scope(second, optimizer=optimizer)["scheduler"]
-    elif second:
-        options["clip"] = lambda parameters: scope(second, parameters)
+    scheduled = second.startswith("scheduler =")
     return parity.torch_participant(
         model,
         lambda module, batch: module(**batch),
         lambda parameters: scope(first, parameters)["optimizer"],
-        **options,
+        clip=(lambda parameters: scope(second, parameters)) if second and not scheduled else None,
+        scheduler=(lambda o: scope(second, optimizer=o)["scheduler"]) if scheduled else None,
     )
