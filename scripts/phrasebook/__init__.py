@@ -1,9 +1,23 @@
 """The phrasebook: PyTorch and JAX side by side, each row executed and compared.
 
-A row is a `Row` in the file of its topic; `scripts/tools/phrasebook.py` records and writes the page.
+A row is a `Row` in the file of its topic; `scripts/tools/phrasebook.py --record` runs it in torch and
+writes the page.
 """
 
-from phrasebook import autograd, indexing, initial, layers, losses, modules, norms, optimizers, sequences, tensors, ties, training
+from phrasebook import (
+    autograd,
+    indexing,
+    initial,
+    layers,
+    losses,
+    modules,
+    norms,
+    optimizers,
+    sequences,
+    tensors,
+    ties,
+    training,
+)
 from phrasebook.row import Row
 
 TOPICS: dict[str, list[Row]] = {

@@ -27,7 +27,7 @@ PLACES = {  # the stage of a difference -> how it is named; {} is the place in a
 def assert_equal(row: Row, reference: Reference) -> None:
     """Raise AssertionError, which names the difference, unless JAX's code is torch's function."""
     if isinstance(reference, list):
-        different = _unequal(jax_side.run(row, row.jax), reference)
+        different = unequal(jax_side.run(row, row.jax), reference)
         assert not different, different
     else:
         candidate = jax_side.participant(row, row.jax)
@@ -53,7 +53,7 @@ def trap(row: Row, reference: Reference) -> str:
 
 def _difference(row: Row, reference: Reference) -> str:
     if isinstance(reference, list):
-        return _unequal(jax_side.run(row, row.naive), reference)
+        return unequal(jax_side.run(row, row.naive), reference)
     # without a free run, and without a search for the cause, which the row tells
     candidate = replace(jax_side.participant(row, row.naive), layers=None)
     locked = reference._replace(reference=None, losses=np.zeros(0))
@@ -66,7 +66,7 @@ def _difference(row: Row, reference: Reference) -> str:
     return "" if report.first is None else _words(report.first)
 
 
-def _unequal(got: list[np.ndarray], want: list[np.ndarray]) -> str:
+def unequal(got: list[np.ndarray], want: list[np.ndarray]) -> str:
     """Return the first result that differs, in words; "" if all are equal."""
     if len(got) != len(want):
         return f"`y` holds {len(got)} results, PyTorch's {len(want)}"

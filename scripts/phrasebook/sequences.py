@@ -83,7 +83,10 @@ ROWS = [
 
             y = attention(x, mask=hidden)
         """,
-        given={"x": (2, 3, 6), "hidden": [[False, True, False], [True, False, False], [False, False, True]]},
+        given={
+            "x": (2, 3, 6),
+            "hidden": [[False, True, False], [True, False, False], [False, False, True]],
+        },
         layout=ATTENTION,
     ),
     Row(
