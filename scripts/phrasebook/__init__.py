@@ -1,11 +1,12 @@
 """The phrasebook: PyTorch and JAX side by side, each row executed and compared.
 
-A row is a `Row` in the file of its topic; `scripts/tools/phrasebook.py --record` runs it in torch and
-writes the page.
+A row is a `Row` in the file of its topic. `scripts/tools/phrasebook.py --record` runs it in torch
+and writes the page.
 """
 
 from phrasebook import (
     autograd,
+    compiled,
     indexing,
     initial,
     layers,
@@ -33,5 +34,6 @@ TOPICS: dict[str, list[Row]] = {
     "Losses": losses.ROWS,
     "Optimizers": optimizers.ROWS,
     "Training": training.ROWS,
+    "Compiled functions": compiled.ROWS,
 }
 ROWS = {row.slug: row for rows in TOPICS.values() for row in rows}

@@ -55,7 +55,7 @@ ROWS = [
         check="value",
     ),
     Row(
-        "Add at indices that repeat",
+        "index_add, and indices that repeat",
         torch="y = x.index_add(0, i, v)",
         jax="y = x.at[i].add(v)",
         trap="`x[i] += v` counts a repeated index once, in PyTorch as in NumPy; `.at[i].add` and "
@@ -136,7 +136,7 @@ ROWS = [
         given={"x": (3, 2)},
     ),
     Row(
-        "Fill under a mask",
+        "masked_fill",
         torch="y = x.masked_fill(mask, -1)",
         jax="y = jnp.where(mask, -1, x)",
         trap="`masked_fill` writes where the mask is True; `jnp.where` keeps its second argument "
@@ -145,7 +145,7 @@ ROWS = [
         given={"x": (3,), "mask": [True, False, False]},
     ),
     Row(
-        "Reverse an axis",
+        "flip",
         torch="y = x.flip(0)",
         jax="y = x[::-1]",
         trap="A negative step is an error in PyTorch, not in JAX. `jnp.flip` without an axis "
@@ -154,7 +154,7 @@ ROWS = [
         given={"x": (3, 2)},
     ),
     Row(
-        "Swap two axes",
+        "transpose of two axes",
         torch="y = x.transpose(0, 2)",
         jax="y = jnp.swapaxes(x, 0, 2)",
         trap="`transpose` takes two axes to swap in PyTorch, the order of all axes in JAX, where "
@@ -224,7 +224,7 @@ ROWS = [
         given={"x": [[1.0, 3.0, 3.0], [2.0, 4.0, 0.0]]},
     ),
     Row(
-        "Sort downwards with ties",
+        "sort downwards with ties",
         torch="y = x.argsort(descending=True, stable=True)",
         jax="y = jnp.argsort(x, descending=True)",
         trap="A sort upwards that is turned around has equal elements in the other order.",

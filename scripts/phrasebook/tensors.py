@@ -6,7 +6,7 @@ from phrasebook.row import Row
 
 ROWS = [
     Row(
-        "Product of batches of matrices",
+        "matmul of batches",
         torch="y = a @ b",
         jax="y = a @ b",
         trap="`@` multiplies matrix by matrix, in both. `jnp.dot` pairs every matrix with every "
@@ -15,7 +15,7 @@ ROWS = [
         given={"a": (2, 3, 4), "b": (2, 4, 5)},
     ),
     Row(
-        "Shape and size",
+        "size and numel",
         torch="y = x.size(0), x.numel()",
         jax="y = x.shape[0], x.size",
         trap="`x.size` is a number in JAX and NumPy, not a method.",
@@ -115,7 +115,7 @@ ROWS = [
         check="value",
     ),
     Row(
-        "Variance and standard deviation",
+        "var and std",
         torch="y = x.var(dim=0), x.std()",
         jax="y = x.var(axis=0, ddof=1), x.std(ddof=1)",
         trap="PyTorch divides by N - 1, `jnp` by N.",
@@ -123,7 +123,7 @@ ROWS = [
         given={"x": (3, 5)},
     ),
     Row(
-        "Median of an even number",
+        "median",
         torch="y = x.median()",
         jax="y = jnp.sort(x)[(x.size - 1) // 2]",
         trap="PyTorch takes the lower of the two in the middle, `jnp.median` their mean.",
@@ -132,13 +132,13 @@ ROWS = [
         check="value",
     ),
     Row(
-        "Sum of a product by letters",
+        "einsum",
         torch="y = torch.einsum('nij,njk,k->ni', a, b, v)",
         jax="y = jnp.einsum('nij,njk,k->ni', a, b, v)",
         given={"a": (2, 3, 4), "b": (2, 4, 5), "v": (5,)},
     ),
     Row(
-        "Repeat a tensor",
+        "repeat and repeat_interleave",
         torch="y = x.repeat(2, 1)",
         jax="y = jnp.tile(x, (2, 1))",
         trap="`jnp.repeat` repeats each row: it is `torch.repeat_interleave`.",
@@ -146,7 +146,7 @@ ROWS = [
         given={"x": (3, 4)},
     ),
     Row(
-        "Split into pieces of a size",
+        "split",
         torch="y = torch.split(x, 2, dim=1)",
         jax="y = jnp.split(x, [2, 4], axis=1)",
         trap="The number is the size of a piece in PyTorch, the number of pieces in `jnp.split`.",
@@ -155,7 +155,7 @@ ROWS = [
         check="value",
     ),
     Row(
-        "Split into a number of pieces",
+        "chunk",
         torch="y = torch.chunk(x, 4, dim=1)",
         jax="y = jnp.split(x, [2, 4], axis=1)  # pieces of ceil(6 / 4)",
         trap="`torch.chunk` may return fewer pieces than asked for: of 6 columns in 4 chunks it "
@@ -165,7 +165,7 @@ ROWS = [
         check="value",
     ),
     Row(
-        "Pad the last axis",
+        "pad",
         torch="y = F.pad(x, (1, 2))",
         jax="y = jnp.pad(x, ((0, 0), (1, 2)))",
         trap="`F.pad` names the last axis first, and only those that are padded; one pair in "
@@ -174,7 +174,7 @@ ROWS = [
         given={"x": (3, 4)},
     ),
     Row(
-        "To NumPy, and write there",
+        "numpy(), and writing there",
         torch="""
             y = x.numpy().copy()
             y[0] = 0
@@ -194,7 +194,7 @@ ROWS = [
         check="value",
     ),
     Row(
-        "Branch on a value",
+        "if on a value",
         torch="y = x if x.sum() > 0 else -x",
         jax="y = jnp.where(x.sum() > 0, x, -x)  # or jax.lax.cond",
         trap="While `jit` makes a program no value is known, and `if` needs one.",

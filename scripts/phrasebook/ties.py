@@ -4,7 +4,7 @@ from phrasebook.row import Row
 
 ROWS = [
     Row(
-        "Clamp between two bounds",
+        "clamp between two bounds",
         torch="y = x.clamp(-1, 1).sum()",
         jax="y = jnp.where((x < -1) | (x > 1), jax.lax.stop_gradient(x.clip(-1, 1)), x).sum()",
         trap="At a bound itself `clamp` passes the whole gradient, `jnp.clip` half of it.",
@@ -12,7 +12,7 @@ ROWS = [
         given={"x": [-2.0, -1.0, 0.5, 1.0, 3.0]},
     ),
     Row(
-        "Clamp from below",
+        "clamp from below",
         torch="y = x.clamp(min=0).sum()",
         jax="y = jnp.where(x < 0, 0, x).sum()",
         trap="At exactly 0 `clamp` passes the gradient 1, `relu` 0, and `jnp.maximum` 1/2: three "
