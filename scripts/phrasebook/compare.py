@@ -69,7 +69,7 @@ def _difference(row: Row, reference: Reference) -> str:
 def unequal(got: list[np.ndarray], want: list[np.ndarray]) -> str:
     """Return the first result that differs, in words; "" if all are equal."""
     if len(got) != len(want):
-        return f"`y` holds {len(got)} results, PyTorch's {len(want)}"
+        return f"the number of arrays in `y` is {len(got)}, PyTorch's {len(want)}"
     for i, (g, w) in enumerate(zip(got, want, strict=True)):
         y = "`y`" if len(want) == 1 else f"`y[{i}]`"
         if g.shape != w.shape and "U" not in (g.dtype.kind, w.dtype.kind):

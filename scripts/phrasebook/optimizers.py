@@ -88,7 +88,7 @@ ROWS = [
             optimizer = optimizers.adagrad(0.01)
         """,
         trap="The sum of squares begins at 0 in PyTorch, at 0.1 in optax, which adds its epsilon "
-        "of 1e-7 inside the root.",
+        "of 1e-7 inside the root. From one sum, the epsilon alone makes a difference:",
         naive="optimizer = optax.adagrad(0.01)",
     ),
     trained(
@@ -167,14 +167,9 @@ ROWS = [
                 {"fast": optax.sgd(0.1), "slow": optax.sgd(0.01)}, {"w": "fast", "b": "slow"}
             )
         """,
-        trap="`optax.masked` hands on what it does not change: those gradients become steps of "
-        "rate -1.",
-        naive="""
-            optimizer = optax.chain(
-                optax.masked(optax.sgd(0.1), {"w": True, "b": False}),
-                optax.masked(optax.scale(0.01), {"w": False, "b": True}),
-            )
-        """,
+        trap="`optax.masked` hands on what it leaves out as it is: the whole gradient is added to "
+        "those parameters.",
+        naive="optimizer = optax.masked(optax.sgd(0.1), {'w': True, 'b': False})",
     ),
     trained(
         "Frozen parameters",

@@ -32,7 +32,7 @@ rngs = nnx.Rngs(0)
 - The first line of a row names its inputs: a shape stands for numbers from N(0, 1). The code sets
   `y`.
 - Where there is a blank line in the code, the lines above it run once, and make the modules; those
-  below it are each call.
+  below it are each call. Of an optimizer they are each step, or a scheduler, stepped after it.
 - **Trap**: what comes to mind first, and what it gives instead. That it differs is tested too.
 - *Weights*: where JAX's weights are among PyTorch's, as [parity](parity.md) takes it to compare,
   and `parity.convert` to carry a checkpoint over.
@@ -72,12 +72,14 @@ def _section(row: Row) -> str:
         parts.append(", ".join(f"`{name}` {value}" for name, value in row.given.items()) + "\n")
     parts += [_code("PyTorch", row.torch), _code("JAX", row.jax)]
     if row.layout:
-        entries = "".join(f'    "{name}": {entry!r},\n' for name, entry in row.layout.items())
+        entries = "".join(
+            f'    "{name}": {entry!r},\n'.replace("'", '"') for name, entry in row.layout.items()
+        )
         parts.append(f"*Weights*\n\n```python\nlayout = {{\n{entries}}}\n```\n")
     if row.trap:
         parts.append(f"**Trap.** {row.trap}\n")
     if row.naive:
-        parts.append(_code("not the same", row.naive))
+        parts.append(_code("JAX, but not the same", row.naive))
         parts.append(f"→ {measured(row.slug)}.\n")
     parts.append(f"*Checked: {CHECKS[row.check]}*\n")
     return "\n".join(parts)
