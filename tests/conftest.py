@@ -40,8 +40,14 @@ TORCH_TESTS = [
     "export/test_export_torch.py",
     "scripts/test_readme_torch.py",
     "scripts/test_site_torch.py",
+    "scripts/test_phrasebook_torch.py",
 ]
-RECORDED_TESTS = ["test_recorded.py", "parity/test_tutorial.py", "cli/test_parity_cli.py"]
+RECORDED_TESTS = [
+    "test_recorded.py",
+    "parity/test_tutorial.py",
+    "cli/test_parity_cli.py",
+    "scripts/test_phrasebook.py",
+]
 collect_ignore = TORCH_TESTS if NO_TORCH else []
 
 
