@@ -1,16 +1,19 @@
-# `make train` and `make test` set up what they need in .venv, with nothing but Python, pip and make.
+# `make train`, `make test` and `make docs` set up what they need in .venv, with nothing but Python, pip and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test lint clean
+.PHONY: train test docs lint clean
 
 train: $(VENV)/jaxnet
 	$(BIN)/jaxnet train $(ARGS)
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs build/docs $(ARGS)
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
@@ -27,7 +30,7 @@ $(VENV)/jaxnet: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/test $(VENV)/lint: $(VENV)/%: $(VENV)/jaxnet
+$(VENV)/test $(VENV)/docs $(VENV)/lint: $(VENV)/%: $(VENV)/jaxnet
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 

@@ -6,10 +6,19 @@ Split a module once, and train its state like any other parameters, at the cost 
     step = train.make_step(flax_net.loss(graphdef), optimizer)
 
 Then `nnx.update(module, state.params)` writes the result back.
+
+Any other module, and one with running statistics or dropout, is split with a loss of your own:
+
+    loss, params, model_state = flax_net.split(module, lambda module, batch: ...)
+    step = train.make_step(loss, optimizer)
+    state = train.init(params, optimizer, model_state)
+
+Then `nnx.update(module, state.params, state.model_state)` writes the result back.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -154,6 +163,47 @@ def loss(
         return LOSSES[loss](y_pred, y, batch.weights, label_smoothing)
 
     return module_loss
+
+
+def split(
+    module: nnx.Module, loss: Callable[[Any, Any], jax.Array]
+) -> tuple[Callable[..., tuple[jax.Array, nnx.State]], nnx.State, nnx.State]:
+    """Split any module and its loss(module, batch) -> scalar into what `train` takes.
+
+    Returns: loss(params, batch, model_state) -> (scalar, new model state); params, the variables
+    that are trained (nnx.Param); and model_state, all others but the random keys: running
+    statistics, and how many numbers each random stream has drawn. The keys are constants of the
+    loss, so that the same step draws the same numbers in every run. The module is not changed. What
+    a call writes to its parameters, as nnx.SpectralNorm does, is not kept.
+
+    Raises: ValueError, when the loss is first called, without a model state, and for a module that
+    makes or removes variables in a call, or replaces a random key.
+    """
+    graphdef, own_params, keys, own_state = nnx.split(module, nnx.Param, nnx.RngKey, ...)
+    own_names = _names(module)
+
+    def module_loss(params, batch, model_state=None):
+        if model_state is None:
+            raise ValueError(
+                "`model_state` must be given to a loss made by flax_net.split, got None: make the "
+                "state by train.init(params, optimizer, model_state), the step by train.make_step"
+            )
+        here = nnx.merge(graphdef, params, keys, model_state, copy=True)  # which it may write to
+        value = loss(here, batch)
+        if changed := own_names ^ _names(here):
+            raise ValueError(
+                f"a call of the module must not make or remove variables, got {sorted(changed)}"
+            )
+        _, _, new_keys, new_state = nnx.split(here, nnx.Param, nnx.RngKey, ...)
+        if any(map(operator.is_not, jax.tree.leaves(new_keys), jax.tree.leaves(keys))):
+            raise ValueError("a call of the module must not replace its random keys")
+        return value, new_state
+
+    return module_loss, own_params, own_state
+
+
+def _names(module: nnx.Module) -> set[str]:
+    return {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(module))}
 
 
 def _linears(module: nnx.Module) -> list[nnx.Linear]:

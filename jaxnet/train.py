@@ -8,11 +8,17 @@ Everything composes over three shapes:
 
 A batch depends on the step number only: a run that resumes from a saved state repeats nothing, and
 the loop and the compiled scan see the same data. On one device they give the same bits.
+
+What a loss hands from step to step beside the parameters, as running statistics and the counts of
+random draws, is its model state; the state of training carries it:
+
+    loss(params, batch, model_state) -> (scalar, new model_state)
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,37 +33,75 @@ Step = Callable[["TrainState", Any], tuple["TrainState", jax.Array]]
 
 
 class TrainState(NamedTuple):
-    """The state of training: parameters, optimizer state, number of steps made (int32)."""
+    """The state of training: parameters, optimizer state, number of steps made (int32).
+
+    model_state: any pytree, for a loss that takes one; None for a loss of parameters and batch.
+    """
 
     params: Any
     opt_state: Any
     step: jax.Array
+    model_state: Any = None
 
 
 @functools.partial(jax.jit, static_argnames="optimizer")  # else each shape compiles on its own
-def init(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """Return the state before the first step; it holds copies, so `params` stays usable."""
-    params = jax.tree.map(jnp.array, params)
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+def init(
+    params: Any, optimizer: optax.GradientTransformation, model_state: Any = None
+) -> TrainState:
+    """Return the state before the first step; it holds copies, so what is given stays usable.
+
+    Raises: ValueError for `params` that hold variables of Flax which are not nnx.Param.
+    """
+    _check_params(params)
+    params, model_state = jax.tree.map(jnp.array, (params, model_state))
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), model_state)
+
+
+def _check_params(params: Any) -> None:
+    nnx: Any = sys.modules.get("flax.nnx")  # without it there are no variables of Flax
+    if nnx is None:
+        return
+    is_leaf = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_leaf):
+        if isinstance(leaf, nnx.Variable) and not isinstance(leaf, nnx.Param):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"`params` must hold nnx.Param only, got {type(leaf).__name__} {name}: take "
+                "loss, params and model_state from flax_net.split(module, loss)"
+            )
 
 
 def make_step(
-    loss: Callable[[Any, Any], jax.Array],
+    loss: Callable[..., Any],
     optimizer: optax.GradientTransformation,
     *,
-    value_and_grad: Callable[[Callable], Callable] = jax.value_and_grad,
+    value_and_grad: Callable[..., Callable] = jax.value_and_grad,
 ) -> Step:
     """Return the jitted step. It reports the loss before its update, as the tutorial does.
 
-    value_and_grad(loss) -> a function of (params, batch) to the loss and its gradient.
+    loss(params, batch) -> scalar; or, for a state that has a model state, loss(params, batch,
+    model_state) -> (scalar, new model state). value_and_grad(loss) -> a function of (params, batch)
+    to the loss and its gradient.
+
+    Raises: ValueError, when first called, for a model state and another `value_and_grad`.
     """
 
     @functools.partial(jax.jit, donate_argnames="state")
     def step(state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
-        value, grads = value_and_grad(loss)(state.params, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, opt_state, state.step + 1), value
+        params, opt_state, number, model_state = state
+        if model_state is None:
+            value, grads = value_and_grad(loss)(params, batch)
+        elif value_and_grad is jax.value_and_grad:
+            with_state = jax.value_and_grad(loss, has_aux=True)
+            (value, model_state), grads = with_state(params, batch, model_state)
+        else:
+            raise ValueError(
+                "`value_and_grad` must be jax.value_and_grad for a loss with a model state, got "
+                f"{value_and_grad}"
+            )
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        return TrainState(params, opt_state, number + 1, model_state), value
 
     return step
 
@@ -67,13 +111,13 @@ def transpose(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, tree)
 
 
-def transposed(loss: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], jax.Array]:
+def transposed(loss: Callable[..., Any]) -> Callable[..., Any]:
     """Return the same loss over parameters whose matrices are transposed.
 
     It is faster on a CPU where the weights are larger than the batch, since the products make their
     gradients (out, in). Train `transpose(params)`, and take `transpose(state.params)` in the end.
     """
-    return lambda params, batch: loss(transpose(params), batch)
+    return lambda params, *given: loss(transpose(params), *given)
 
 
 @functools.cache

@@ -27,6 +27,7 @@ TORCH_TESTS = [
     "test_torch_live.py",
     "parity/test_corpus.py",
     "parity/test_locate.py",
+    "parity/test_model_state.py",
     "parity/test_torch_causes.py",
     "parity/test_torch_causes_training.py",
     "parity/test_corpus_material.py",
@@ -38,6 +39,7 @@ TORCH_TESTS = [
     "parity/test_shipped_recordings.py",
     "export/test_export_torch.py",
     "scripts/test_readme_torch.py",
+    "scripts/test_site_torch.py",
     "scripts/test_phrasebook_torch.py",
 ]
 RECORDED_TESTS = [

@@ -9,9 +9,10 @@ from functools import partial
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.tree_util import Partial
 
-from jaxnet import data, net, optimizers, train
+from jaxnet import data, flax_net, net, optimizers, train
 from jaxnet.engine import accumulate, deterministic, epochs, processes
 from jaxnet.engine import mesh as parallel
 from jaxnet.spec import Spec
@@ -217,8 +218,29 @@ def same_bits():
     return found
 
 
+def model_state():
+    """A Flax module with running statistics and dropout on a mesh; "one": on one device."""
+    optimizer, rngs = optimizers.make("sgd", 0.01), nnx.Rngs(0)
+    layers = nnx.Linear(7, 16, rngs=rngs), nnx.BatchNorm(16, rngs=rngs), nnx.relu
+    module = nnx.Sequential(*layers, nnx.Dropout(0.5, rngs=rngs), nnx.Linear(16, 3, rngs=rngs))
+    loss, params, first = flax_net.split(module, lambda m, b: ((m(b.x) - b.y) ** 2).mean())
+    mesh = parallel.make_mesh("data=8")
+    ways = {
+        "one": (lambda tree: tree, lambda step: step),
+        "data=8": (partial(parallel.replicate, mesh), partial(parallel.data_parallel, mesh=mesh)),
+    }
+    found, step, table = {}, train.make_step(loss, optimizer), problem(dtype="float32")
+    for name, (place, over) in ways.items():
+        on_rows = train.on_rows(over(step), place(table))
+        state = place(train.init(params, optimizer, first))
+        state, losses = train.fit_scan(on_rows, state, ROWS_AT, 5)
+        found |= flat(name, (state.params, state.model_state), losses)
+    return found
+
+
 CASES = {
     "one process": {
+        "model_state": model_state,
         "trajectories": trajectories,
         "float32_gradients": float32_gradients,
         "placement": placement,

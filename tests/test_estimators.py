@@ -2,6 +2,8 @@
 
 import pickle
 import pickletools
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,3 +150,10 @@ def test_an_array_can_hold_categories():
     X[:, 3] = np.arange(120) % 4
     y = (X[:, 3] % 2).astype(int)
     assert JaxnetClassifier(**QUICK, categorical=[3]).fit(X, y).score(X, y) > 0.95
+
+
+def test_the_example_of_the_page_runs(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "estimators.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(example, "example", "exec"), {})
+    assert capsys.readouterr().out.startswith("{'hidden': (")

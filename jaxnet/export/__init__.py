@@ -18,3 +18,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxnet.export' has no attribute {name!r}")
     return getattr(importlib.import_module(f"jaxnet.export.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -14,3 +14,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'jaxnet.sweep' has no attribute {name!r}")
     return getattr(importlib.import_module("jaxnet.sweep.sweep"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

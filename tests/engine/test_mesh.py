@@ -52,6 +52,11 @@ def test_accumulation_of_micro_batches_is_the_run_of_whole_batches(found):
     assert_close(got, part(found, "trajectories/rows adam one "), rtol=1e-12, atol=1e-14)
 
 
+def test_statistics_and_masks_of_a_divided_batch_are_those_of_the_whole(found):
+    got, want = (part(found, f"model_state/{way} ") for way in ("data=8", "one"))
+    assert_close(got, want, rtol=1e-5, atol=1e-6)  # float32: 5 steps of other orders of summation
+
+
 @pytest.mark.parametrize("axes", cases.MESHES)
 def test_float32_gradients_on_any_mesh_are_within_the_error_bars_of_the_oracle(found, axes):
     params = {name: p.astype(float) for name, p in cases.SPEC.init(1).items()}

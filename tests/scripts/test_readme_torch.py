@@ -1,6 +1,6 @@
-"""The porter's example of the README: the verdict, the cause, and the port mended."""
+"""The examples for porters of the README and the page of parity: the reports, the port mended."""
 
-from test_readme import README, alike, blocks
+from test_readme import README, ROOT, alike, blocks
 
 
 def test_the_bug_is_named_and_the_mended_port_is_equal(capsys):
@@ -14,3 +14,16 @@ def test_the_bug_is_named_and_the_mended_port_is_equal(capsys):
         {},
     )
     assert capsys.readouterr().out.splitlines()[0].endswith(": equal, 4,496 numbers compared")
+
+
+def test_the_page_of_parity_shows_what_is_printed(capsys):
+    """Of the port, of the port mended, and of one whose square layer is not declared."""
+    page = (ROOT / "docs/parity.md").read_text()
+    code = next(code for code, _ in blocks(page, "python") if "class FlaxNet" in code)
+    shown = [text for text, _ in blocks(page, "") if text.startswith("my port")]
+    mended = code.replace("nnx.LayerNorm(5,", "nnx.LayerNorm(5, epsilon=1e-5,")
+    square = mended.replace('"mix/kernel": ("mix.weight", (1, 0))', '"mix/kernel": "mix.weight"')
+    assert len({code, mended, square}) == len(shown) == 3
+    for version, text in zip((code, mended, square), shown, strict=True):
+        exec(compile(version, "my_port", "exec"), {"__name__": "__main__"})
+        assert alike(capsys.readouterr().out, text), text
