@@ -1,5 +1,7 @@
 """A row's PyTorch code as the reference of `jaxnet.parity`, or run as it stands."""
 
+import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from phrasebook.row import Row, paragraphs
 from phrasebook.shared import NUM_STEPS, STEPS, prediction, total, training_problem
 
 torch.set_num_threads(1)  # so small that threads only wait, and rounding has one order
+if sys.platform == "linux":
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else DDP looks the machine's name up
 
 
 def names() -> dict[str, Any]:
