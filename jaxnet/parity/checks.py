@@ -172,7 +172,9 @@ def _judge_free(against: Trajectory, losses: np.ndarray, bar: np.ndarray) -> Lea
 def _spread(against: Trajectory, reference: Participant) -> np.ndarray:
     """Return how far the reference's losses part if its parameters are moved by a rounding."""
     case = against.case
-    starts = [replace(case, params=moved) for moved, _ in rounded(dict(case.params), None, "float64")]
+    starts = [
+        replace(case, params=moved) for moved, _ in rounded(dict(case.params), None, "float64")
+    ]
     runs = [free_run(reference, start, "float64") for start in starts]
     return np.max([np.abs(run - against.losses) for run in runs], axis=0)
 
