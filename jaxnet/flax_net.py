@@ -174,7 +174,8 @@ def split(
     that are trained (nnx.Param); and model_state, all others but the random keys: running
     statistics, and how many numbers each random stream has drawn. The keys are constants of the
     loss, so that the same step draws the same numbers in every run. The module is not changed. What
-    a call writes to its parameters, as nnx.SpectralNorm does, is not kept.
+    a call writes to its parameters, as nnx.SpectralNorm does, or to attributes that are plain
+    Python values, is not kept.
 
     Raises: ValueError, when the loss is first called, without a model state, and for a module that
     makes or removes variables in a call, or replaces a random key.

@@ -3,6 +3,9 @@
 optax and torch differ in the float32 accuracy of Adam's bias correction, in Adagrad's epsilon and
 accumulator, in amsgrad's order, in the first step of dampening, and in where weight decay enters.
 Each optimizer here equals torch's of that name to rounding (float64: 1e-12 after 50 steps).
+
+Only the learning rate and the weight decay may be arrays: for `optax.inject_hyperparams` name the
+others in its `static_args`, as `("b1", "b2", "eps")` of adam.
 """
 
 from __future__ import annotations

@@ -235,7 +235,9 @@ def scan_steps(
 
     def body(i, carry):
         state, losses = carry
-        state, loss = step(state, take(batches, i))
+        # XLA would compute outside the loop, with other bits, what no step changes
+        kept = lax.optimization_barrier(state.model_state)
+        state, loss = step(state._replace(model_state=kept), take(batches, i))
         return state, losses.at[i].set(loss)
 
     return lax.fori_loop(start, stop, body, (state, losses))

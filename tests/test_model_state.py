@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxnet import data, flax_net, net, train
 from jaxnet.engine import accumulate, checkpoint, deterministic, mesh
-from jaxnet.spec import Spec
+from jaxnet.spec import Batch, Spec
 
 SPEC = Spec((7, 5, 3), bias=True)
 PROBLEM = data.random_problem(SPEC, num_rows=11, seed=3)
@@ -80,6 +80,32 @@ def test_loop_scan_and_a_resume_from_disk_give_the_same_bits(tmp_path):
     again = checkpoint.restore(tmp_path, first()).tree
     end, more = train.fit(step, again, ROWS_AT, 8)
     assert_same_bits((end, np.concatenate([losses, more])), loop)
+
+
+@pytest.mark.usefixtures("usual_code")
+def test_loop_and_scan_give_the_same_bits_with_statistics_that_are_only_read():
+    class Frozen(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.norm = nnx.BatchNorm(8, use_running_average=True, rngs=rngs)
+            self.out = nnx.Linear(8, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(self.norm(x).mean(1))
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((12, 4, 8), dtype="float32")
+    y = np.random.default_rng(1).standard_normal((12, 3), dtype="float32")
+    batches = [Batch(x[i : i + 4], y[i : i + 4]) for i in (0, 4, 8)]
+    loss, params, model_state = flax_net.split(Frozen(), squares)
+    optimizer = optax.adam(0.01)
+    step = train.make_step(loss, optimizer)
+
+    def fitted(fit):
+        state = train.init(params, optimizer, model_state)
+        return fit(step, state, lambda i: batches[i % 3], 7)
+
+    assert_same_bits(fitted(train.fit_scan), fitted(train.fit))
 
 
 def test_the_statistics_are_those_of_the_batches_by_numpy():
