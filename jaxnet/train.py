@@ -92,6 +92,8 @@ def make_step(
         if model_state is None:
             value, grads = value_and_grad(loss)(params, batch)
         elif value_and_grad is jax.value_and_grad:
+            # what is only read would be computed before a compiled loop, with other bits
+            model_state = lax.optimization_barrier(model_state)
             with_state = jax.value_and_grad(loss, has_aux=True)
             (value, model_state), grads = with_state(params, batch, model_state)
         else:
@@ -235,9 +237,7 @@ def scan_steps(
 
     def body(i, carry):
         state, losses = carry
-        # XLA would compute outside the loop, with other bits, what no step changes
-        kept = lax.optimization_barrier(state.model_state)
-        state, loss = step(state._replace(model_state=kept), take(batches, i))
+        state, loss = step(state, take(batches, i))
         return state, losses.at[i].set(loss)
 
     return lax.fori_loop(start, stop, body, (state, losses))
