@@ -24,6 +24,7 @@ NOISE = 100.0  # float64: multiples of what such a draw moves a number whose ter
 NEAR = 1e-3  # a share by which parameters are moved, to see the terms of a network that has learnt
 
 
+@np.errstate(all="ignore")  # a number that is not finite is refused at its point
 def find_scales(
     reference: Participant, params: Leaves, batch: Any, first: Outputs
 ) -> dict[tuple[str, str], float]:

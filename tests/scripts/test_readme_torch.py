@@ -13,7 +13,7 @@ def test_the_bug_is_named_and_the_mended_port_is_equal(capsys):
         ),
         {},
     )
-    assert capsys.readouterr().out.splitlines()[0].endswith(": equal, 4,496 numbers compared")
+    assert capsys.readouterr().out.splitlines()[0].endswith(": equal, 4,096 numbers compared")
 
 
 def test_the_page_of_parity_shows_what_is_printed(capsys):
