@@ -13,7 +13,7 @@ import optax
 from jaxnet.engine import checkpoint, processes
 from jaxnet.engine.mesh import to_host
 from jaxnet.runs.folder import CHECKPOINTS, PARAMS, cut_metrics, read_metrics, sync_metrics
-from jaxnet.runs.model import save_params
+from jaxnet.runs.weights import save_params
 from jaxnet.train import TrainState, init
 
 
