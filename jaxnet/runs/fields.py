@@ -35,7 +35,7 @@ def field(what: str, values: Mapping[str, Any], name: str, hint: Any) -> Any:
     """Return one of the values. Raises: ValueError if it is missing or of another type."""
     name_of = f"{what}.{name}" if what else name
     if name not in values:
-        raise ValueError(f"`{name_of}`: {name!r} is missing")
+        raise ValueError(f"`{what}`: {name!r} is missing" if what else f"{name!r} is missing")
     return typed(name_of, values[name], hint)
 
 

@@ -99,7 +99,10 @@ def _coded_integers(found: Any) -> set[str]:
 @contextlib.contextmanager
 def naming_damage(file: Path, kind: str) -> Iterator[None]:
     """Name the file that cannot be read; pyarrow's errors are ValueError and OSError too."""
+    from pyarrow import ArrowException
+
     damage = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+    damage += (ArrowException, OverflowError)
     try:
         yield
     except damage as error:

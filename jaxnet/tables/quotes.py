@@ -84,9 +84,7 @@ def _quotes(data: bytes) -> np.ndarray:
 def without_spaces(data: bytes, delimiter: str) -> bytes:
     """Return rows without the spaces before their cells."""
     if b'"' not in data:
-        sign = delimiter.encode()
-        while sign + b" " in data:
-            data = data.replace(sign + b" ", sign)
+        data = re.sub(re.escape(delimiter).encode() + b" +", delimiter.encode(), data)
         return re.sub(rb"(?m)^ +", b"", data)
     begins = rb"(^|[" + re.escape(delimiter).encode() + rb"\r\n])"
     quoted = rb'("' + CLOSES.pattern + rb")"
