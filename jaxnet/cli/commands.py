@@ -98,7 +98,9 @@ def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
             from jaxnet.engine import compile_cache
 
             compile_cache.enable()
-        code = parsed()
+        escaping: Any = output.Escaping(sys.stdout)
+        with contextlib.redirect_stdout(escaping):
+            code = parsed()
         sys.stdout.flush()
         return code
     except OSError as error:
@@ -176,7 +178,7 @@ def _fail(code: int, text: str, options: dict[str, str]) -> int:
 
 
 def _say(text: str, options: dict[str, str]) -> None:
-    print(f"jaxnet: {with_options(text, options)}", file=sys.stderr)
+    print(f"jaxnet: {output.escaped(with_options(text, options))}", file=sys.stderr)
 
 
 def _set_output(options: dict[str, str]) -> None:

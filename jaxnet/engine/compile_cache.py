@@ -101,11 +101,8 @@ class Programs:
             raise PermissionError(path)
         for entry in os.scandir(path):  # what is no program would hang, or fill the memory
             file = entry.is_file(follow_symlinks=False)
-            if (
-                entry.is_symlink()
-                or not (file or entry.is_dir())
-                or (file and entry.stat().st_size > MAX_BYTES + DIGEST)
-            ):
+            large = file and entry.stat().st_size > MAX_BYTES + DIGEST
+            if large or not (file or entry.is_dir(follow_symlinks=False)):
                 os.unlink(entry)
         self._path = path
         self._cache = LRUCache(str(path), max_size=MAX_BYTES)
