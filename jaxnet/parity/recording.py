@@ -157,7 +157,8 @@ def load(path: str | Path) -> Trajectory:
     except FileNotFoundError:
         raise FileNotFoundError(f"no recording at {path}") from None
     except Exception as error:  # damage raises NotImplementedError, MemoryError, anything
-        raise ValueError(f"{path}: not a readable parity recording ({error})") from None
+        reason = str(error)[:300]
+        raise ValueError(f"{path}: not a readable parity recording ({reason})") from None
 
 
 def _pack(arrays: Leaves) -> tuple[dict[str, tuple[int, str, tuple[int, ...]]], np.ndarray]:

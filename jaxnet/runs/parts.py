@@ -4,37 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxnet.runs import fields
 from jaxnet.runs.config import Config
 from jaxnet.spec import Spec
-from jaxnet.tables.column import Column, Encoding, encoding_from_json
-from jaxnet.tables.weights import Weighting, weighting_from_json
+from jaxnet.tables import typed
+from jaxnet.tables.column import encoding_from_json
+from jaxnet.tables.weights import weighting_from_json
 
 
 def parts_of(found: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a `Record`. Raises: ValueError naming the field that is wrong."""
 
     def part(name: str, hint: Any = dict) -> Any:
-        return fields.field("", found, name, hint)
+        return typed.field("", found, name, hint)
 
     parts = {
         "config": _options(part("config"), part("data")),
         "task": part("task", str),
-        "spec": Spec(**fields.arguments(Spec, "spec", part("spec"))),
+        "spec": Spec(**typed.arguments(Spec, "spec", part("spec"))),
         "rows": _rows(part("rows")),
         "data": _data(part("data")),
-        "encoding": _encoding(part("encoding")),
+        "encoding": encoding_from_json(part("encoding")),
         "device": part("device", dict[str, str | int]),
         "versions": part("versions", dict[str, str]),
         "history": part("history", tuple[dict, ...]),
-        "weighting": weighting_from_json(
-            fields.arguments(Weighting, "weighting", part("weighting"))
-        ),
+        "weighting": weighting_from_json(part("weighting")),
     }
     for place, entry in enumerate(parts["history"]):
-        fields.field(f"history[{place}]", entry, "step", int)
-        fields.field(f"history[{place}]", entry, "changed", dict)
-    fields.field("device", parts["device"], "platform", str)
+        typed.field(f"history[{place}]", entry, "step", int)
+        typed.field(f"history[{place}]", entry, "changed", dict)
+    typed.field("device", parts["device"], "platform", str)
     task = "classification" if parts["encoding"].target.categories else "regression"
     if parts["task"] != task:
         raise ValueError(f"`task` must be {task}, as the target's encoding, got {parts['task']!r}")
@@ -42,32 +40,23 @@ def parts_of(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _options(values: Any, data: Any) -> Config:
-    options = fields.arguments(Config, "config", values)
+    options = typed.arguments(Config, "config", values)
     if options["data"] is not None:
         options["data"] = _data(data)["path"]
     return Config(**options | {"out": None})
 
 
 def _data(values: Any) -> dict[str, Any]:
-    fields.typed("data", values, dict)
+    typed.typed("data", values, dict)
     kinds: dict[str, Any] = {"name": str, "path": str, "bytes": int, "sha256": str}
     kinds |= {"left_out": tuple[str, ...]} if "left_out" in values else {}
-    found = {name: fields.field("data", values, name, kind) for name, kind in kinds.items()}
+    found = {name: typed.field("data", values, name, kind) for name, kind in kinds.items()}
     return found | ({"left_out": list(found["left_out"])} if "left_out" in values else {})
 
 
 def _rows(values: Any) -> dict[str, int]:
-    fields.typed("rows", values, dict)
-    rows = {name: fields.field("rows", values, name, int) for name in ("train", "validation")}
+    typed.typed("rows", values, dict)
+    rows = {name: typed.field("rows", values, name, int) for name in ("train", "validation")}
     if rows["train"] < 1 or rows["validation"] < 0:
         raise ValueError(f"`rows` must be at least 1 to train on, and 0 others; got {rows}")
     return rows
-
-
-def _encoding(values: Any) -> Encoding:
-    fields.typed("encoding", values, dict)
-    for place, column in enumerate(fields.field("encoding", values, "features", list)):
-        fields.arguments(Column, f"encoding.features[{place}]", column)
-    fields.arguments(Column, "encoding.target", fields.field("encoding", values, "target", dict))
-    fields.field("encoding", values, "missing", str)
-    return encoding_from_json(values)

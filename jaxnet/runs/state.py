@@ -12,9 +12,9 @@ import optax
 
 from jaxnet.engine import checkpoint, processes
 from jaxnet.engine.mesh import to_host
-from jaxnet.runs.fields import arguments
 from jaxnet.runs.folder import CHECKPOINTS, PARAMS, cut_metrics, read_metrics, sync_metrics
 from jaxnet.runs.weights import save_params
+from jaxnet.tables.typed import arguments
 from jaxnet.train import TrainState, init
 
 

@@ -116,6 +116,8 @@ def _npz(file: Path, names: list[str]) -> dict[str, Any]:
         np.load(file, allow_pickle=False) as stored,
     ):
         arrays = {name: stored[name] for name in names}
+        if raw := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{raw[0]!r} in it is no array that NumPy has written")
     table.check_lengths(file, {name: array.shape for name, array in arrays.items()})
     for name, array in arrays.items():
         text = array.dtype.kind == "U" and array.ndim == 1

@@ -66,6 +66,8 @@ def _is_a(value: Any, hint: Any) -> bool:
         return any(_is_a(value, one) for one in get_args(hint))
     if get_origin(hint) is dict:
         return isinstance(value, dict) and all(_is_a(v, get_args(hint)[1]) for v in value.values())
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_is_a(one, get_args(hint)[0]) for one in value)
     if get_origin(hint) is tuple:
         inner = get_args(hint)
         if not isinstance(value, tuple):
@@ -88,7 +90,7 @@ def _words(hint: Any) -> str:
     inner = get_args(hint)
     if get_origin(hint) is dict:
         return f"an object of {_words(inner[1])}"
-    if get_origin(hint) is tuple and inner[-1] is ...:
+    if get_origin(hint) is list or (get_origin(hint) is tuple and inner[-1] is ...):
         return f"a list, each {_words(inner[0])}"
     if get_origin(hint) is tuple:
         return f"a list of {' and '.join(map(_words, inner))}"
