@@ -1,12 +1,15 @@
 """PyTorch's weights are read and written without PyTorch; what is no Linear layer is refused."""
 
 import json
+import os
+import signal
+import string
 import struct
 
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from jaxnet.export import torch_weights
 from jaxnet.spec import Spec
@@ -233,14 +236,13 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_an_order_that_cannot_be_found_ends_the_search(tmp_path):
     """24 square layers, and one that fits nowhere: each of 2^24 sets of layers could be tried."""
-    tensors = {
-        f"{name}.weight": np.zeros((3, 3), np.float32) for name in "abcdefghijklmnopqrstuvwx"
-    }
+    square = np.zeros((3, 3), np.float32)
+    tensors = {f"{name}.weight": square for name in string.ascii_lowercase[:24]}
     tensors["z.weight"] = np.zeros((5, 7), np.float32)
     path = tmp_path / "m.safetensors"
     path.write_bytes(save(tensors))
     signal.alarm(60)
-    with pytest.raises(ValueError, match="the layers do not follow each other|more than one order"):
+    with pytest.raises(ValueError, match="the layers do not follow each other"):
         torch_weights.read(path)
     signal.alarm(0)
 
