@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -102,7 +103,7 @@ def naming_damage(file: Path, kind: str) -> Iterator[None]:
     from pyarrow import ArrowException
 
     damage = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-    damage += (ArrowException, OverflowError)
+    damage += (ArrowException, OverflowError, tokenize.TokenError)  # the last of NumPy's headers
     try:
         yield
     except damage as error:

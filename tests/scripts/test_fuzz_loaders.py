@@ -1,7 +1,6 @@
 """Damaged files of every kind are read or refused in one line, in bounded time and memory."""
 
 import importlib.util
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +57,7 @@ def test_a_loader_that_fails_hangs_or_ends_is_found(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", BROKEN, str(TOOLS), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     first, second, third = done.stdout.splitlines()
-    assert re.match(r"\(1, \[\"fails 0: .*KeyError: 'x'\"\]\)", first)
+    assert "fails 0: " in first
+    assert "KeyError" in first
     assert second == "(1, ['hangs 0: hangs for 1 s'])"
     assert third == "(1, ['ends 0: the process ended'])"
