@@ -13,7 +13,7 @@ from jaxnet.runs.steps import initial_params
 from jaxnet.runs.weights import save_params
 from jaxnet.spec import Spec
 from jaxnet.tables.fitting import fit_encoding
-from jaxnet.tables.reader import read
+from jaxnet.tables.reading.reader import read
 from jaxnet.tables.targets import infer_task
 
 

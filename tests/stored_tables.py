@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from jaxnet.tables.reader import read
+from jaxnet.tables.reading.reader import read
 from jaxnet.tables.table import Table
 
 N = 203

@@ -19,14 +19,38 @@ ROUNDING = 8 * 2.0**-53  # float64: the share of a parameter that adding its upd
 PEER = 20.0
 DRAWS = 4  # runs of the reference on inputs moved by a rounding, which show how far rounding goes
 CANCELLED = 1e-4  # float64: a gradient this much smaller than the largest may be rounding only
+TERMS = 64 * 2.0**-53  # float64: roundings of its size at the first step that may remain of a loss
 NOISE = 100.0  # float64: multiples of what such a draw moves a gradient that cancels to nothing
 
 
+def find_scales(first: Outputs) -> dict[tuple[str, str], float]:
+    """Return how large the terms of the loss and of each leaf of the gradient are: as large as
+    these are at the first step, and those of the loss as the network's outputs.
+
+    Once the network has learnt its data the terms cancel, and their rounding remains.
+    """
+    sizes = {key: float(np.abs(value).max(initial=0)) for key, value in first.items()}
+    outputs = [size for key, size in sizes.items() if key[0] in ("forward", "loss")]
+    scales = {key: size for key, size in sizes.items() if key[0] == "gradient"}
+    return scales | {("loss", "loss"): max(outputs)}
+
+
 def make_bars(
-    reference: Participant, tier: str, params: Leaves, state: Leaves, batch: Any, want: Outputs
+    reference: Participant,
+    tier: str,
+    params: Leaves,
+    state: Leaves,
+    batch: Any,
+    want: Outputs,
+    scales: dict[tuple[str, str], float],
 ) -> tuple[Outputs, float]:
-    """Return the bar of every number of a point, and how many bars a candidate may be off."""
+    """Return the bar of every number of a point, and how many bars a candidate may be off.
+
+    scales: as `find_scales`, at the first step.
+    """
     found, allowed = _bars(reference, tier, params, state, batch, want)
+    if tier == MATHEMATICS:
+        found = {key: bar + TERMS * scales.get(key, 0.0) for key, bar in found.items()}
     tiny = float(np.finfo(DTYPES[tier]).tiny)  # XLA flushes what is smaller to 0
     return {key: bar + tiny for key, bar in found.items()}, allowed
 

@@ -79,8 +79,11 @@ def _named(prediction: Any) -> Leaves:
     }
 
 
-def check_pure(participant: Participant, params: Leaves, batch: Any) -> None:
-    """Raise ValueError unless two calls with the same inputs give the same numbers."""
+def check_pure(participant: Participant, params: Leaves, batch: Any) -> Outputs:
+    """Return what comes before the update.
+
+    Raises: ValueError unless two calls with the same inputs give the same numbers.
+    """
     first, again = (evaluate(participant, params, batch)[0] for _ in range(2))
     for (stage, name), value in first.items():
         if not np.array_equal(value, again[stage, name], equal_nan=True):
@@ -90,3 +93,4 @@ def check_pure(participant: Participant, params: Leaves, batch: Any) -> None:
                 f"{stage} {name}: {cause}. Call module.eval() first, or take the random numbers "
                 "from the batch: masks, or a seed"
             )
+    return first

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.parity.limits import DTYPES, make_bars
+from jaxnet.parity.limits import DTYPES, find_scales, make_bars
 from jaxnet.parity.observe import Outputs, check_pure, evaluate, new_buffers, observe
 from jaxnet.parity.participants import Leaves, Participant, cast
 
@@ -30,7 +30,7 @@ class Case:
     params: Mapping[str, Any]
     batch_at: Callable[[int], Any]
     steps: tuple[int, ...] = (1, 2, 3, 10, 100)
-    num_steps: int = 500
+    num_steps: int = 100
     probes: Mapping[str, tuple[Leaves, Any]] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -85,10 +85,11 @@ def points(reference: Participant, case: Case) -> tuple[list[Point], np.ndarray]
     def point(step, probe, params, batch, state=None):
         state = _initial(reference, params) if state is None else state
         state = {"step": np.asarray(step - 1)} | state  # not every optimizer counts
-        return [_point(reference, tier, step, probe, params, state, batch) for tier in DTYPES]
+        inputs = params, state, batch
+        return [_point(reference, tier, step, probe, *inputs, scales) for tier in DTYPES]
 
-    params = complete(reference, case.params)
-    check_pure(reference, params, cast(case.batch_at(0), "float64"))
+    params, first = complete(reference, case.params), cast(case.batch_at(0), "float64")
+    scales = find_scales(check_pure(reference, params, first))
     made = []
     for name, (leaves, batch) in case.probes.items():
         made += point(1, name, params | leaves, batch)
@@ -159,6 +160,7 @@ def _point(
     params: Leaves,
     state: Leaves,
     batch: Any,
+    scales: dict[tuple[str, str], float],
 ) -> Point:
     dtype = DTYPES[tier]  # in float64 are compared the numbers that this dtype holds
     params, state, batch = cast(cast((params, state, batch), dtype), "float64")
@@ -170,5 +172,5 @@ def _point(
             where = f"probe {probe}" if probe else f"step {step}"
             text = f"not compared: the reference's {stage} {name} is not finite at {where}"
             raise ValueError(text)
-    bar, allowed = make_bars(reference, tier, params, state, batch, want)
+    bar, allowed = make_bars(reference, tier, params, state, batch, want, scales)
     return Point(tier, step, probe, params, state, batch, grads, want, bar, allowed)

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from jaxnet.tables.options import ReadOptions
+from jaxnet.tables.reading.options import ReadOptions
 
 TASKS = ("auto", "classification", "regression")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")

@@ -16,9 +16,9 @@ from jaxnet import data
 from jaxnet.files import memory, sha256, unchanged
 from jaxnet.runs.config import Config, default_epochs
 from jaxnet.spec import QUANTILES, Spec
-from jaxnet.tables import reader
 from jaxnet.tables.column import Encoding
 from jaxnet.tables.fitting import fit_encoding
+from jaxnet.tables.reading import reader
 from jaxnet.tables.rows import Rows, rows_of
 from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table, find, list_left_out

@@ -19,7 +19,7 @@ from jaxnet.tables.column import Column, Encoding, classes, decode
 from jaxnet.tables.encoding import encode_features, encode_target
 from jaxnet.tables.metrics import Metrics, chosen, quantiles
 from jaxnet.tables.missing import Filled
-from jaxnet.tables.options import AS_FOUND, ReadOptions
+from jaxnet.tables.reading.options import AS_FOUND, ReadOptions
 from jaxnet.tables.statistics import Sample
 from jaxnet.tables.table import Table
 from jaxnet.tables.weights import EQUAL, Weighting

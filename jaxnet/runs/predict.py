@@ -16,15 +16,15 @@ import numpy as np
 from jaxnet.files import replacing
 from jaxnet.runs.model import Model
 from jaxnet.spec import Batch, check_choice
-from jaxnet.tables import reader
 from jaxnet.tables.column import kinds_to_read
 from jaxnet.tables.encoding import UNSEEN, encode_features
-from jaxnet.tables.folder import sources
 from jaxnet.tables.metrics import Metrics
 from jaxnet.tables.missing import Filled, has_value, without_target
-from jaxnet.tables.options import ReadOptions
+from jaxnet.tables.reading import reader
+from jaxnet.tables.reading.folder import sources
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.scan import header_of
 from jaxnet.tables.rows import encode
-from jaxnet.tables.scan import header_of
 from jaxnet.tables.weights import check_weights
 
 log = logging.getLogger("jaxnet")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.tables.options import MISSING
+from jaxnet.tables.reading.options import MISSING
 from jaxnet.tables.table import KINDS
 from jaxnet.tables.typed import arguments, field
 

@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet import files
-from jaxnet.tables import arrays, reader, table
+from jaxnet.tables import arrays, table
 from jaxnet.tables.arrays import CODES, NUMBERS
-from jaxnet.tables.folder import Source, sources
-from jaxnet.tables.options import AS_FOUND, ReadOptions
-from jaxnet.tables.scan import Scan, check_words, header_of, missing_at, scan
+from jaxnet.tables.reading import reader
+from jaxnet.tables.reading.folder import Source, sources
+from jaxnet.tables.reading.options import AS_FOUND, ReadOptions
+from jaxnet.tables.reading.scan import Scan, check_words, header_of, missing_at, scan
 from jaxnet.tables.store import (
     DESCRIPTION,
     Field,

@@ -14,10 +14,10 @@ import numpy as np
 
 from jaxnet.tables import table
 from jaxnet.tables.column import Column, kinds_to_read
-from jaxnet.tables.folder import Source
-from jaxnet.tables.indexes import of_pandas
-from jaxnet.tables.options import AS_FOUND, ReadOptions
-from jaxnet.tables.reader import read_kinds, read_source
+from jaxnet.tables.reading.folder import Source
+from jaxnet.tables.reading.indexes import of_pandas
+from jaxnet.tables.reading.options import AS_FOUND, ReadOptions
+from jaxnet.tables.reading.reader import read_kinds, read_source
 from jaxnet.tables.table import Table
 
 

@@ -50,8 +50,9 @@ from jaxnet.runs import model, state
 from jaxnet.runs.config import Config
 from jaxnet.runs.record import Record
 from jaxnet.runs.weights import digest, save_params
-from jaxnet.tables import arrays, convert, reader
+from jaxnet.tables import arrays, convert
 from jaxnet.tables.fitting import fit_encoding
+from jaxnet.tables.reading import reader
 
 REFUSED = (ValueError, OSError, MemoryError)  # which the command line turns into one line
 LONGEST = 4000  # characters of a message

@@ -29,9 +29,9 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from jaxnet.tables import convert as conversion
-from jaxnet.tables import csv_file, dialect
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.reader import blocks, copies, read
+from jaxnet.tables.reading import csv_file, dialect
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.reader import blocks, copies, read
 
 PIECES = [
     "a",

@@ -12,7 +12,7 @@ from jaxnet.cli import main
 from jaxnet.cli.commands import COMMANDS, options_of, with_options
 from jaxnet.runs import config
 from jaxnet.spec import ACTIVATIONS
-from jaxnet.tables.options import MISSING
+from jaxnet.tables.reading.options import MISSING
 
 FILES = {
     "good.csv": "a,b,word,y\n"

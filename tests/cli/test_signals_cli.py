@@ -53,7 +53,7 @@ SIGNALLED = """
 import importlib, os, sys
 module, _, name = sys.argv.pop(1).rpartition(".")
 number, wanted = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-from jaxnet.tables import reader
+from jaxnet.tables.reading import reader
 reader.ROWS = 50
 home = importlib.import_module(module)
 usual, calls = getattr(home, name), []

@@ -13,7 +13,7 @@ from jaxnet import numpy_net
 from jaxnet.tables import dates
 from jaxnet.tables.column import classes
 from jaxnet.tables.encoding import category_texts
-from jaxnet.tables.reader import read
+from jaxnet.tables.reading.reader import read
 from jaxnet.tables.table import Table
 
 # float32: sums of at most 8 products near 1, each rounded at 6e-8, the input once more before it is

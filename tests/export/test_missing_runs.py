@@ -16,7 +16,7 @@ from jaxnet import export, runs
 from jaxnet.cli import main
 from jaxnet.runs import predict as inference
 from jaxnet.runs.config import Config
-from jaxnet.tables.reader import read
+from jaxnet.tables.reading.reader import read
 
 N = 60
 

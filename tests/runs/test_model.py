@@ -9,7 +9,7 @@ from jaxnet.runs import folder
 from jaxnet.runs.evaluation import ROWS, _forward, outputs
 from jaxnet.runs.model import load
 from jaxnet.spec import Spec
-from jaxnet.tables.reader import read
+from jaxnet.tables.reading.reader import read
 from jaxnet.tables.rows import encode
 
 N = 37

@@ -15,8 +15,8 @@ from jaxnet.export import export
 from jaxnet.runs.config import Config
 from jaxnet.runs.predict import predict
 from jaxnet.spec import QUANTILES, Spec
-from jaxnet.tables import reader
 from jaxnet.tables.calibration import balanced_threshold, fit_temperature, softmax
+from jaxnet.tables.reading import reader
 
 N = 53
 RNG = np.random.default_rng(0)

@@ -8,8 +8,8 @@ from pyarrow import parquet
 from run_helpers import write_run
 
 from jaxnet.runs.predict import _rows, evaluate, predict
-from jaxnet.tables import reader
 from jaxnet.tables.metrics import metrics_for
+from jaxnet.tables.reading import reader
 from jaxnet.tables.rows import encode
 
 N = 37

@@ -10,7 +10,7 @@ from jaxnet import data, net, numpy_net, runs
 from jaxnet.cli import run_text
 from jaxnet.runs import predict, session
 from jaxnet.runs.config import Config, default_epochs
-from jaxnet.tables.reader import read
+from jaxnet.tables.reading.reader import read
 from jaxnet.tables.targets import find_labels
 
 ROWS = 45

@@ -465,7 +465,7 @@ def test_metrics_go_to_tensorboard_and_not_twice(folder):
 
 
 def test_a_data_file_that_changes_while_it_is_read_is_refused(folder, monkeypatch):
-    from jaxnet.tables import reader
+    from jaxnet.tables.reading import reader
 
     read = reader.read
 

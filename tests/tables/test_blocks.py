@@ -10,9 +10,9 @@ import pytest
 from pyarrow import parquet
 
 import jaxnet
-from jaxnet.tables import reader
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.reader import read
+from jaxnet.tables.reading import reader
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.reader import read
 
 STRICT = ReadOptions(missing="error")
 
@@ -281,7 +281,7 @@ def test_copies_are_the_text_or_the_arrays_as_they_stand(tmp_path):
 GROWTH = """
 import sys
 from pyarrow import csv, parquet
-from jaxnet.tables import reader as streaming
+from jaxnet.tables.reading import reader as streaming
 names = {f"c{i}": "real" for i in range(22)}
 def peak():  # getrusage would count the process that started this one
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))

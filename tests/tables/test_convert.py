@@ -19,11 +19,12 @@ from stored_tables import COLUMNS, WRITERS, N, arrow, csv_bytes
 import jaxnet
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import prepare
-from jaxnet.tables import arrays, csv_file, store, table
+from jaxnet.tables import arrays, store, table
 from jaxnet.tables import convert as conversion
 from jaxnet.tables.convert import convert
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.reader import read
+from jaxnet.tables.reading import csv_file
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.reader import read
 from jaxnet.tables.store import folder_of
 
 STRICT = ReadOptions(missing="error")
@@ -132,7 +133,8 @@ def test_a_word_after_very_many_numbers_is_named(tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from jaxnet.tables import convert, csv_file
+from jaxnet.tables import convert
+from jaxnet.tables.reading import csv_file
 convert.BLOCK_NUMBERS, csv_file.BLOCK_BYTES = 29 * 12, 2000
 blocks = int(sys.argv[2])
 def on_progress(progress):

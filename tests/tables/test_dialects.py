@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.reader import blocks, copies, read
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.reader import blocks, copies, read
 
 ROWS = "1.5,x\n2.5,y\n4,x\n"
 
@@ -134,7 +134,7 @@ def test_a_marked_encoding_is_read(tmp_path, name):
 def test_another_encoding_is_named_as_the_fault_and_read_by_its_name(
     tmp_path, encoding, monkeypatch
 ):
-    monkeypatch.setattr("jaxnet.tables.csv_file.BLOCK_BYTES", 11)
+    monkeypatch.setattr("jaxnet.tables.reading.csv_file.BLOCK_BYTES", 11)
     text = "größe,w\n" + "1,Zürich\n2,Malmö\n" * 20
     path = write(tmp_path / "a.csv", text, encoding)
     with pytest.raises(ValueError, match=r"a\.csv: the .*not UTF-8; .*`encoding`") as error:

@@ -6,8 +6,8 @@ import pytest
 from pyarrow import parquet
 
 from jaxnet.tables.convert import convert
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.reader import blocks, copies
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.reader import blocks, copies
 
 
 def make(folder, files):

@@ -8,7 +8,7 @@ import pytest
 
 from jaxnet.tables.column import Column
 from jaxnet.tables.frames import from_columns, to_table
-from jaxnet.tables.options import ReadOptions
+from jaxnet.tables.reading.options import ReadOptions
 
 DAY = datetime.datetime(2024, 2, 29, 12)
 COLUMNS = {

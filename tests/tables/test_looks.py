@@ -8,11 +8,11 @@ import pytest
 from pyarrow import parquet
 
 from jaxnet.tables import convert as conversion
-from jaxnet.tables import csv_file
 from jaxnet.tables.convert import convert
-from jaxnet.tables.forms import parse
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.reader import blocks, read
+from jaxnet.tables.reading import csv_file
+from jaxnet.tables.reading.forms import parse
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.reader import blocks, read
 
 
 def write(path, text):

@@ -8,10 +8,10 @@ import pytest
 from pyarrow import csv, parquet
 
 from jaxnet.tables import convert as conversion
-from jaxnet.tables import csv_file
 from jaxnet.tables.convert import convert
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.reader import blocks, read
+from jaxnet.tables.reading import csv_file
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.reader import blocks, read
 
 STRICT = ReadOptions(missing="error")
 

@@ -15,12 +15,13 @@ import jaxnet
 from jaxnet import data, sweep
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import prepare
-from jaxnet.tables import arrays, csv_file, store, targets
+from jaxnet.tables import arrays, store, targets
 from jaxnet.tables import convert as conversion
 from jaxnet.tables import rows as rows_module
 from jaxnet.tables.convert import convert
 from jaxnet.tables.fitting import fit_encoding
-from jaxnet.tables.reader import read
+from jaxnet.tables.reading import csv_file
+from jaxnet.tables.reading.reader import read
 from jaxnet.tables.rows import StoredRows, encode
 from jaxnet.tables.targets import infer_task
 

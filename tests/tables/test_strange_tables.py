@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from jaxnet import files
-from jaxnet.tables import arrays, scan
+from jaxnet.tables import arrays
 from jaxnet.tables.convert import convert
-from jaxnet.tables.quotes import without_spaces
-from jaxnet.tables.reader import read
+from jaxnet.tables.reading import scan
+from jaxnet.tables.reading.quotes import without_spaces
+from jaxnet.tables.reading.reader import read
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.reader import blocks, read
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.reader import blocks, read
 from jaxnet.tables.table import KINDS, list_names
 
 STRICT = ReadOptions(missing="error")

@@ -3,7 +3,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from jaxnet.tables.convert import convert
-from jaxnet.tables.reader import read
+from jaxnet.tables.reading.reader import read
 from jaxnet.tables.table import Table
 from jaxnet.tables.targets import find_labels
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from jaxnet.tables import parts
 from jaxnet.tables.convert import convert
-from jaxnet.tables.reader import blocks, read
+from jaxnet.tables.reading import parts
+from jaxnet.tables.reading.reader import blocks, read
 
 TYPES: dict = {
     "view": (pa.array(["x", None, "y"], pa.string_view()), "text", ["x", None, "y"]),
@@ -96,7 +96,7 @@ def test_the_pandas_index_is_left_out_and_said(tmp_path, caplog):
 @pytest.mark.parametrize("start", [0, 1])
 @pytest.mark.parametrize("name", ["", "rownames", "Unnamed: 0"])
 def test_a_count_of_the_rows_is_left_out_and_said(tmp_path, name, start, monkeypatch):
-    monkeypatch.setattr("jaxnet.tables.csv_file.BLOCK_BYTES", 20)
+    monkeypatch.setattr("jaxnet.tables.reading.csv_file.BLOCK_BYTES", 20)
     monkeypatch.setattr(parts, "ROWS", 7)
     columns = {name: list(range(start, start + 30)), "a": [0.5, 1.5, 4.5] * 10}
     for path in write_all(tmp_path, columns):

@@ -41,7 +41,7 @@ def jax_participant(
     flat_forward = forward and (lambda leaves, batch: forward(tree.build(leaves), batch))
     functions = jax_loss.make(lambda p, b: pair(tree.build(p), b), flat_forward, fixed)
     if optimizer is not None:
-        functions |= optax_optimizer.make(optimizer, tree.without(fixed), fixed)
+        functions |= optax_optimizer.make(functions, optimizer, tree.without(fixed), fixed)
     functions["layers"] = lambda params, batch, locks: in_jax.run(
         lambda model, batch: pair(model, batch)[0], params, batch, tree.build, locks
     )
@@ -78,7 +78,7 @@ def flax_participant(
     flat_forward = forward and (lambda leaves, batch: forward(parts.merge(leaves), batch))
     functions = jax_loss.make(flat_loss, flat_forward, frozen)
     if optimizer is not None:
-        functions |= optax_optimizer.make(optimizer, parts.trained, frozen)
+        functions |= optax_optimizer.make(functions, optimizer, parts.trained, frozen)
     functions["layers"] = lambda params, batch, locks: in_jax.run(
         loss, params, batch, parts.merge, locks
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,12 +19,14 @@ REFUSED = {  # a state of optax -> why the update cannot be compared by itself
 }
 
 
-def make(optimizer: Any, tree: Tree, frozen: frozenset[str]) -> dict[str, Any]:
-    """Return init and update by optax, with its state flattened to slots.
+def make(
+    functions: Mapping[str, Callable], optimizer: Any, tree: Tree, frozen: frozenset[str]
+) -> dict[str, Any]:
+    """Return init and update by optax, with its state flattened to slots, and run, which keeps it.
 
-    tree: the structure in which it gets the trained leaves.
+    functions: the participant's others. tree: the structure in which optax gets the trained leaves.
     """
-    init = jax.jit(optimizer.init)
+    init = jax.jit(optimizer.init, compiler_options=QUICKLY)
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def update(params, grads, state):
@@ -37,16 +39,32 @@ def make(optimizer: Any, tree: Tree, frozen: frozenset[str]) -> dict[str, Any]:
             _check_state(state)
             return _slots(state, params)
 
+    def gradient(leaves, grads):
+        return tree.build({k: grads.get(k, np.zeros_like(leaf)) for k, leaf in leaves.items()})
+
     def run_update(params, grads, state):
         leaves = trained(params, frozen)
-        grads = {name: grads.get(name, np.zeros_like(leaf)) for name, leaf in leaves.items()}
         with precision(params):
             own = tree.build(leaves)
             own_state = _fill(init(own), leaves, state)
-            new_params, new = update(own, tree.build(grads), own_state)
+            new_params, new = update(own, gradient(leaves, grads), own_state)
             return tree.flatten(new_params), _slots(new, params)
 
-    return {"init": run_init, "update": run_update}
+    def run(params, batch_at, num_steps):
+        losses, new_buffers = [], functions.get("buffers", lambda params, batch: {})
+        with precision(params):
+            own = tree.build(trained(params, frozen))
+            state = _wide(init(own))
+            for i in range(num_steps):
+                batch = batch_at(i)
+                value, grads = functions["value_and_grad"](params, batch)
+                buffers = new_buffers(params, batch)
+                own, state = update(own, gradient(trained(params, frozen), grads), state)
+                params = params | tree.flatten(own) | buffers
+                losses.append(float(value))
+        return np.asarray(losses)
+
+    return {"init": run_init, "update": run_update, "run": run}
 
 
 def _slots(state: Any, params: Leaves) -> Leaves:

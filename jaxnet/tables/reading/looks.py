@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.tables import arrow
-from jaxnet.tables.forms import PLAIN, cast, functions, guess, has_leading_zeros, parse
-from jaxnet.tables.indexes import Count
-from jaxnet.tables.options import ReadOptions
+from jaxnet.tables.reading import arrow
+from jaxnet.tables.reading.forms import PLAIN, cast, functions, guess, has_leading_zeros, parse
+from jaxnet.tables.reading.indexes import Count
+from jaxnet.tables.reading.options import ReadOptions
 from jaxnet.tables.table import KINDS
 
 STARTS = {"integer": r"-?\d+", "real": PLAIN}  # of columns of numbers

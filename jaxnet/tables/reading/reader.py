@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.tables import arrow, parquet_file, table
-from jaxnet.tables.folder import Source, sources
-from jaxnet.tables.looks import read_as
-from jaxnet.tables.options import AS_FOUND, ReadOptions
-from jaxnet.tables.parts import ROWS, even, parts
-from jaxnet.tables.scan import check_words, missing_at, scan
+from jaxnet.tables import table
+from jaxnet.tables.reading import arrow, parquet_file
+from jaxnet.tables.reading.folder import Source, sources
+from jaxnet.tables.reading.looks import read_as
+from jaxnet.tables.reading.options import AS_FOUND, ReadOptions
+from jaxnet.tables.reading.parts import ROWS, even, parts
+from jaxnet.tables.reading.scan import check_words, missing_at, scan
 from jaxnet.tables.table import Table
 
 log = logging.getLogger("jaxnet")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxnet.tables import arrow
+from jaxnet.tables.reading import arrow
 
 
 def read_schema(file: Path) -> Any:

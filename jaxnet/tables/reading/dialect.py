@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxnet.files import state
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.quotes import first_row_end
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.quotes import first_row_end
 from jaxnet.tables.table import empty, quote, suffix_of
 
 BYTES = 2**16  # of text that are looked at; more only for a longer header

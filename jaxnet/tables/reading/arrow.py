@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.tables.forms import functions
+from jaxnet.tables.reading.forms import functions
 from jaxnet.tables.table import fault
 
 

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.files import WHOLE_SHARE, memory
-from jaxnet.tables import arrow, parquet_file, table
-from jaxnet.tables.decide import Fault, decide, judge
-from jaxnet.tables.folder import Source, is_csv
-from jaxnet.tables.indexes import NAMES
-from jaxnet.tables.looks import Look
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.parts import Header, parts, read_header
+from jaxnet.tables import table
+from jaxnet.tables.reading import arrow, parquet_file
+from jaxnet.tables.reading.decide import Fault, decide, judge
+from jaxnet.tables.reading.folder import Source, is_csv
+from jaxnet.tables.reading.indexes import NAMES
+from jaxnet.tables.reading.looks import Look
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.parts import Header, parts, read_header
 
 NUMBERED = 20  # rows from which on a column that numbers them is told
 

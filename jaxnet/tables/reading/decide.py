@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.tables.forms import guess, has_leading_zeros, parse
-from jaxnet.tables.options import ReadOptions
+from jaxnet.tables.reading.forms import guess, has_leading_zeros, parse
+from jaxnet.tables.reading.options import ReadOptions
 from jaxnet.tables.table import fault, quote
 
 if TYPE_CHECKING:
-    from jaxnet.tables.looks import Look
+    from jaxnet.tables.reading.looks import Look
 
 FEW = 20  # texts that may be categories though most of them are numbers
 SHARE = 0.05  # of the texts: so many that are no numbers, but hold digits, make all of them codes

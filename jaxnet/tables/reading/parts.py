@@ -11,11 +11,12 @@ import numpy as np
 
 from jaxnet import files
 from jaxnet.files import unchanged
-from jaxnet.tables import csv_file, parquet_file, table
-from jaxnet.tables.folder import Source
-from jaxnet.tables.indexes import of_pandas
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.parquet_file import naming_damage
+from jaxnet.tables import table
+from jaxnet.tables.reading import csv_file, parquet_file
+from jaxnet.tables.reading.folder import Source
+from jaxnet.tables.reading.indexes import of_pandas
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.parquet_file import naming_damage
 
 ROWS = 8192  # of a block
 NPZ = ".npz file without pickled objects"

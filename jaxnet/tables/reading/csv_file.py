@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxnet.tables.dialect import MAX_ROW_BYTES, Dialect, open_text, sniff
-from jaxnet.tables.forms import functions
-from jaxnet.tables.options import ReadOptions
-from jaxnet.tables.quotes import find_rows, without_spaces
+from jaxnet.tables.reading.dialect import MAX_ROW_BYTES, Dialect, open_text, sniff
+from jaxnet.tables.reading.forms import functions
+from jaxnet.tables.reading.options import ReadOptions
+from jaxnet.tables.reading.quotes import find_rows, without_spaces
 from jaxnet.tables.table import empty, fault, quote
 
 BLOCK_BYTES = 2**20  # of text, parsed at once; a longer row takes more
