@@ -21,7 +21,7 @@ _CORE = [
     "data",
     "files",
 ]
-_ROOMS = ["parity", "tables", "engine", "runs", "sweep", "export", "estimators", "cli"]
+_ROOMS = ["parity", "tables", "engine", "runs", "sweep", "export", "estimators", "exercises", "cli"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -37,7 +37,8 @@ ROOMS = {
     "sweep": (f"{CORE} tables engine runs", "numpy jax", ""),
     "export": (f"{CORE} tables engine runs", "numpy jax safetensors", "onnx"),
     "estimators": (f"{CORE} tables engine runs", "numpy jax sklearn", ""),
-    "cli": (f"{CORE} parity tables engine runs sweep export", "tyro", "jax numpy rich"),
+    "exercises": ("spec numpy_net files parity", "numpy", "jax flax"),
+    "cli": (f"{CORE} parity tables engine runs sweep export exercises", "tyro", "jax numpy rich"),
 }
 AT_TOP = {  # files that are imported only where they are used, and so may import more at their top
     "parity/adapters/jax_loss.py": "jax",
@@ -62,7 +63,8 @@ AT_TOP = {  # files that are imported only where they are used, and so may impor
     "runs/sweep_plots.py": "matplotlib",
     "export/onnx_graph.py": "onnx",
 }
-NO_JAX = "spec files numpy_net data tables.table tables.encoding tables.store parity runs.config"
+NO_JAX = "spec files numpy_net data tables.table tables.encoding tables.store runs.config"
+NO_JAX += " parity exercises"
 # the templates of export are programs without jaxnet
 FILES = sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("export/templates/*")))
 

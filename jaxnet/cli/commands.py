@@ -22,6 +22,7 @@ import jaxnet
 from jaxnet.cli import output
 from jaxnet.cli.doctor import Doctor
 from jaxnet.cli.evaluate import Evaluate
+from jaxnet.cli.exercise import Exercise
 from jaxnet.cli.export import Export
 from jaxnet.cli.import_weights import Import
 from jaxnet.cli.options import TrainingCommand
@@ -45,6 +46,7 @@ COMMANDS: dict[str, type] = {
     "import": Import,
     "parity": Parity,
     "doctor": Doctor,
+    "exercise": Exercise,
 }
 CONFIG = (
     tyro.conf.OmitArgPrefixes,

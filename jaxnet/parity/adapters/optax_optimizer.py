@@ -39,32 +39,51 @@ def make(
             _check_state(state)
             return _slots(state, params)
 
-    def gradient(leaves, grads):
-        return tree.build({k: grads.get(k, np.zeros_like(leaf)) for k, leaf in leaves.items()})
-
     def run_update(params, grads, state):
         leaves = trained(params, frozen)
         with precision(params):
             own = tree.build(leaves)
             own_state = _fill(init(own), leaves, state)
-            new_params, new = update(own, gradient(leaves, grads), own_state)
+            new_params, new = update(own, tree.build(_whole(grads, leaves)), own_state)
             return tree.flatten(new_params), _slots(new, params)
 
-    def run(params, batch_at, num_steps):
-        losses, new_buffers = [], functions.get("buffers", lambda params, batch: {})
+    def step(own, state, params, grads):
+        grads = _whole(grads, trained(params, frozen))
+        with precision(params):
+            return update(own, tree.build(grads), state)
+
+    def start(params):
         with precision(params):
             own = tree.build(trained(params, frozen))
-            state = _wide(init(own))
-            for i in range(num_steps):
-                batch = batch_at(i)
-                value, grads = functions["value_and_grad"](params, batch)
-                buffers = new_buffers(params, batch)
-                own, state = update(own, gradient(trained(params, frozen), grads), state)
-                params = params | tree.flatten(own) | buffers
-                losses.append(float(value))
+            return own, _wide(init(own))
+
+    run = _make_run(functions, start, step, tree.flatten)
+    return {"init": run_init, "update": run_update, "run": run}
+
+
+def _make_run(
+    functions: Mapping[str, Callable], start: Callable, step: Callable, flatten: Callable
+) -> Callable:
+    """Return run(params, batch_at, num_steps), which keeps the state as optax has it."""
+    new_buffers = functions.get("buffers", lambda params, batch: {})
+
+    def run(params, batch_at, num_steps):
+        losses, (own, state) = [], start(params)
+        for i in range(num_steps):
+            batch = batch_at(i)
+            value, grads = functions["value_and_grad"](params, batch)
+            buffers = new_buffers(params, batch)
+            own, state = step(own, state, params, grads)
+            params = params | flatten(own) | buffers
+            losses.append(float(value))
         return np.asarray(losses)
 
-    return {"init": run_init, "update": run_update, "run": run}
+    return run
+
+
+def _whole(grads: Leaves, leaves: Leaves) -> Leaves:
+    """Return the gradient of all leaves: 0 of those that the loss does not use."""
+    return {name: grads.get(name, np.zeros_like(leaf)) for name, leaf in leaves.items()}
 
 
 def _slots(state: Any, params: Leaves) -> Leaves:

@@ -1,0 +1,43 @@
+"""The table of all exercises."""
+
+from __future__ import annotations
+
+from jaxnet.exercises import (
+    e01_numpy,
+    e02_jax_numpy,
+    e03_grad,
+    e04_custom_vjp,
+    e05_sequential,
+    e06_optax,
+    e07_module,
+    e08_dynamic,
+    e09_random_keys,
+    e10_state,
+    e11_recompilation,
+    e12_scan,
+    e13_precision,
+    e14_donation,
+    e15_vmap,
+    e16_devices,
+)
+from jaxnet.exercises.exercise import Exercise
+
+_MODULES = (
+    e01_numpy,
+    e02_jax_numpy,
+    e03_grad,
+    e04_custom_vjp,
+    e05_sequential,
+    e06_optax,
+    e07_module,
+    e08_dynamic,
+    e09_random_keys,
+    e10_state,
+    e11_recompilation,
+    e12_scan,
+    e13_precision,
+    e14_donation,
+    e15_vmap,
+    e16_devices,
+)
+EXERCISES: dict[str, Exercise] = {module.EXERCISE.number: module.EXERCISE for module in _MODULES}
