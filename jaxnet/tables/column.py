@@ -110,7 +110,7 @@ def _column(what: str, found: Any) -> Column:
     good["bins"] &= bool(column.mean) or not (column.bins or column.cycles)
     if wrong := [name for name, right in good.items() if not right]:
         shown = str(getattr(column, wrong[0]))[:60]
-        raise ValueError(f"`{what}.{wrong[0]}` does not fit the column, got {shown}")
+        raise ValueError(f"`{what}.{wrong[0]}` does not fit column {column.name!r}, got {shown}")
     return column
 
 
