@@ -48,6 +48,7 @@ COMMANDS: dict[str, type] = {
     "doctor": Doctor,
     "exercise": Exercise,
 }
+LONGEST = 4000  # characters of a message
 CONFIG = (
     tyro.conf.OmitArgPrefixes,
     tyro.conf.DisallowNone,
@@ -180,7 +181,9 @@ def _fail(code: int, text: str, options: dict[str, str]) -> int:
 
 
 def _say(text: str, options: dict[str, str]) -> None:
-    print(f"jaxnet: {output.escaped(with_options(text, options))}", file=sys.stderr)
+    line = output.escaped(with_options(text, options))
+    shown = line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+    print(f"jaxnet: {shown}", file=sys.stderr)
 
 
 def _set_output(options: dict[str, str]) -> None:

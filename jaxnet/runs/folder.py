@@ -44,6 +44,7 @@ def new_folder(
     folder, made = make(out, name)
     with lock(folder):
         _check_free(folder)
+        check_own(folder)
         try:
             yield folder
         except BaseException:  # Ctrl-C too

@@ -146,6 +146,9 @@ def _look(
         return found, "one is missing or cut short"
     words = sum(column["texts"] is not None for column in found["columns"])
     widths = len(found["columns"]) - words, words
+    for name in (NUMBERS, CODES):
+        if arrays.num_blocks(folder / name) != len(found["digests"][name]):
+            return found, "one is missing or cut short"
     if [array.shape for array in held] != [(found["rows"], width) for width in widths]:
         return found, "they have another shape"
     held = {*(column["name"] for column in found["columns"]), *found["left_out"]}

@@ -58,7 +58,7 @@ class Description(NamedTuple):
     notes: tuple[str, ...]
     left_out: dict[str, str]
     options: dict
-    digests: dict[str, list]
+    digests: dict[str, list[int]]
 
 
 def check_description(found: dict[str, Any]) -> None:

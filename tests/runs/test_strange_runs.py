@@ -73,6 +73,7 @@ WRONG = {
     "layers": (lambda c: c["spec"].update(sizes=[2] * 30_001), "at most 1000 layers, got 30000"),
     "long": (lambda c: c["config"].update(dtype="x" * 10**6), "`dtype` must be one of"),
 }
+SHOWN = 4100  # characters of a message on the terminal
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -85,6 +86,7 @@ def test_a_field_of_another_type_or_range_is_named(run, case, capsys):
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
+    assert len(printed.err) < SHOWN
 
 
 def test_deep_nesting_is_refused(run):
@@ -137,6 +139,18 @@ def test_a_folder_that_is_a_link_is_not_written_into(tmp_path, run, name):
     with pytest.raises(ValueError, match=f"{name}: must be a file or a folder, got a link"):
         runs.resume(run)
     assert [path.name for path in outside.rglob("*")] == ["5.part", "precious"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoints", "model"])
+def test_a_new_run_is_not_written_through_a_link(tmp_path, name):
+    write_table(tmp_path / "t.csv")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "outside")  # which is not there yet
+    config = Config(data=str(tmp_path / "t.csv"), target="y", epochs=1, out=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=f"{name}: must be a file or a folder, got a link"):
+        runs.train(config)
+    assert (tmp_path / "run" / name).is_symlink()
+    assert not (tmp_path / "outside").exists()
 
 
 def test_links_of_ones_own_beside_a_run_are_left_alone(run):
