@@ -51,11 +51,8 @@ EXERCISE = Exercise(
             "jax.grad differentiates a scalar: the loss must end in .sum()",
         ),
         (
-            "TracerArrayConversionError|__array__",
-            (
-                "a NumPy function was given a traced array: inside what JAX differentiates write "
-                "jnp, not np"
-            ),
+            "Expected a callable",
+            "jax.grad takes the function, not its value: jax.grad(loss)(params, x, y)",
         ),
         (
             "requires real- or complex-valued inputs|argnums",
