@@ -84,9 +84,7 @@ EXERCISE = Exercise(
             "new arrays, which must be the ones that are returned",
             partial(want, moved=()),
         ),
-        Mistake(
-            "the gradients are returned: the new parameters are w - rate * grad_w", _gradient
-        ),
+        Mistake("the gradients are returned: the new parameters are w - rate * grad_w", _gradient),
         Mistake(
             "the rate is missing: the new parameters are w - rate * grad_w",
             lambda rate, **given: want(**given, rate=1.0),

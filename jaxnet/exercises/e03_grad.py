@@ -83,7 +83,7 @@ EXERCISE = Exercise(
         ),
         Mistake(
             "the gradient is zero: the loss does not depend on the params that it is given; does "
-            "it use others, from outside, or jax.lax.stop_gradient?",
+            "it use others, from outside, or jax.lax.stop_gradient, or .item()?",
             _constant,
         ),
     ),

@@ -108,7 +108,10 @@ EXERCISE = Exercise(
             "first, so the outer one maps params",
             _turned,
         ),
-        Mistake("the loss is that before the last step, or a step is missing", partial(want, steps=STEPS - 1)),
+        Mistake(
+            "the loss is that before the last step, or a step is missing",
+            partial(want, steps=STEPS - 1),
+        ),
         Mistake("there is a step too many", partial(want, steps=STEPS + 1)),
         Mistake("no step is taken", partial(want, steps=0)),
         Mistake("the steps go up: subtract rate * gradient", partial(want, sign=-1)),

@@ -49,7 +49,7 @@ def _missing(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     if not missing and not extra:
         return ": the sizes are not those that were asked for"
     if not extra and all(name.endswith("bias") for name in missing):
-        return f": {', '.join(missing)} is missing, since the layer was made with use_bias=False"
+        return f": {', '.join(missing)} must be there too: without use_bias=False"
     if not missing and all(name.endswith("bias") for name in extra):
         return f": {', '.join(extra)} must not be there; use_bias=False leaves the bias out"
     if not extra:
