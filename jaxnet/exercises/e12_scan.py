@@ -110,10 +110,11 @@ EXERCISE = Exercise(
     rule=rule,
     errors=(
         (
-            "(?s)scan.*(carry|body|pytree|structure)|carry.*type|required positional argument",
+            "(?s)^TypeError: .*(scan|carry|required positional argument)",
             (
                 "the body of a scan takes (carry, x) and returns (the new carry, what is "
-                "collected), where x is one part of xs, here a pair; the carry keeps its structure, shapes and dtypes"
+                "collected), where x is one part of xs, here a pair; the carry keeps its "
+                "structure, shapes and dtypes"
             ),
         ),
     ),

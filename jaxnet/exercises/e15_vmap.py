@@ -70,7 +70,8 @@ def rule(rounds, answers, facts):
     return (
         "the numbers are right, but a Python loop over networks is left: the loss was called "
         f"{facts[0]['calls']} times for {SIZES[0][0]} x {SIZES[0][1]} networks and "
-        f"{facts[1]['calls']} for {SIZES[1][0]} x {SIZES[1][1]}; use jax.vmap for both params and rates"
+        f"{facts[1]['calls']} for {SIZES[1][0]} x {SIZES[1][1]}; use jax.vmap for "
+        "both params and rates"
     )
 
 

@@ -91,8 +91,10 @@ EXERCISE = Exercise(
     errors=(
         (
             "(?s)device assignment|Explicit",
-            f"the axes of the mesh are explicit, JAX's default: with {MESH}, the compiler divides "
-            "the work by itself",
+            (
+                f"the axes of the mesh are explicit, JAX's default: with {MESH}, the compiler divides "
+                "the work by itself"
+            ),
         ),
         (
             "incompatible devices",
@@ -104,8 +106,10 @@ EXERCISE = Exercise(
         ),
         (
             "unbound axis name",
-            "nothing has to be added up by hand: the arrays are divided, and jax.grad of the mean "
-            "over all rows is the gradient of all (psum and pmean belong inside jax.shard_map)",
+            (
+                "nothing has to be added up by hand: the arrays are divided, and jax.grad of the mean "
+                "over all rows is the gradient of all (psum and pmean belong inside jax.shard_map)"
+            ),
         ),
     ),
     counts={"devices": DEVICES, "rows": ROWS},

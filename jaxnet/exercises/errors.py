@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 LEAKED = (
-    "a value of a traced function was kept outside it (by append, or in a variable): under jax.jit, "
-    "jax.grad and jax.lax.scan a function hands values out by `return` alone"
+    "a value of a traced function was kept outside it (by append, or in a variable): under "
+    "jax.jit, jax.grad and jax.lax.scan a function hands values out by `return` alone"
 )
 # (a pattern of "Type: text", the hint)
 ERRORS = (
     ("UnexpectedTracerError", LEAKED),
     (
         "ConcretizationTypeError|TracerBoolConversion|TracerIntegerConversion",
-        "a traced array has no value yet, so float(), int(), .item() and Python's if cannot read "
-        "it: leave it as an array",
+        (
+            "a traced array has no value yet, so float(), int(), .item() and Python's if cannot read "
+            "it: leave it as an array"
+        ),
     ),
     (
         "TracerArrayConversionError",
@@ -42,8 +44,10 @@ ERRORS = (
     ("'State' object is not callable", "params are no model: nnx.merge(graphdef, params) is one"),
     (
         "'list'.* assigned to static attribute",
-        "layers are given one by one, not in a Python list: nnx.Sequential(a, b, c), or "
-        "self.a = ..., or nnx.List",
+        (
+            "layers are given one by one, not in a Python list: nnx.Sequential(a, b, c), or "
+            "self.a = ..., or nnx.List"
+        ),
     ),
     (
         "true_fun and false_fun",

@@ -554,8 +554,10 @@ WRONG = {
         (
             (
                 DROPOUT,
-                "(lambda a, b: (dropout(a, x, rate), dropout(b, dropout(a, x, rate), rate)))"
-                "(*jax.random.split(key))",
+                (
+                    "(lambda a, b: (dropout(a, x, rate), dropout(b, dropout(a, x, rate), rate)))"
+                    "(*jax.random.split(key))"
+                ),
             ),
             "twice/second is the dropout of the first",
         ),
@@ -746,8 +748,10 @@ WRONG = {
         (
             (
                 train15(),
-                "jax.numpy.stack([jax.vmap(lambda p: train(loss, p, r, x, y))(params) "
-                "for r in rates], axis=1)",
+                (
+                    "jax.numpy.stack([jax.vmap(lambda p: train(loss, p, r, x, y))(params) "
+                    "for r in rates], axis=1)"
+                ),
             ),
             "for both params and rates",
         ),
