@@ -92,8 +92,8 @@ EXERCISE = Exercise(
         (
             "(?s)device assignment|Explicit",
             (
-                f"the axes of the mesh are explicit, JAX's default: with {MESH}, the compiler divides "
-                "the work by itself"
+                f"the axes of the mesh are explicit, JAX's default: with {MESH}, the compiler "
+                "divides the work by itself"
             ),
         ),
         (
@@ -107,8 +107,8 @@ EXERCISE = Exercise(
         (
             "unbound axis name",
             (
-                "nothing has to be added up by hand: the arrays are divided, and jax.grad of the mean "
-                "over all rows is the gradient of all (psum and pmean belong inside jax.shard_map)"
+                "nothing has to be added up by hand: the arrays are divided, and jax.grad of the "
+                "mean over all rows is the gradient of all (psum and pmean belong inside jax.shard_map)"
             ),
         ),
     ),

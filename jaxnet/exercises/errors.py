@@ -12,8 +12,8 @@ ERRORS = (
     (
         "ConcretizationTypeError|TracerBoolConversion|TracerIntegerConversion",
         (
-            "a traced array has no value yet, so float(), int(), .item() and Python's if cannot read "
-            "it: leave it as an array"
+            "a traced array has no value yet, so float(), int(), .item() and Python's if cannot "
+            "read it: leave it as an array"
         ),
     ),
     (

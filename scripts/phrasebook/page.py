@@ -34,8 +34,8 @@ rngs = nnx.Rngs(0)
 - The first line of a row names its inputs: a shape stands for numbers from N(0, 1). The code sets
   `y`.
 - Where there is a blank line in the code, the lines above it run once, and make the modules; those
-  below it run at each call. In a row of an optimizer they are one step; a scheduler is stepped after
-  each step.
+  below it run at each call. In a row of an optimizer they are one step, after which a scheduler is
+  stepped.
 - **Trap**: what comes to mind first, and what it gives instead. That it differs is tested too.
 - *Weights*: which weight of JAX is which of PyTorch, in the form in which [parity](parity.md)
   takes it to compare, and `parity.convert` to carry a checkpoint over.
