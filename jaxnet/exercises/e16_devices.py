@@ -108,7 +108,7 @@ EXERCISE = Exercise(
             "unbound axis name",
             (
                 "nothing has to be added up by hand: the arrays are divided, and jax.grad of the "
-                "mean over all rows is the gradient of all (psum and pmean belong inside jax.shard_map)"
+                "mean over all rows is the gradient of all (psum belongs inside jax.shard_map)"
             ),
         ),
     ),
