@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,14 @@ from jaxnet.parity.causes.find import find_causes
 from jaxnet.parity.compare import Leaf, compare, judge, with_sums
 from jaxnet.parity.layers.locate import RELATIVE, SINGLE, locate
 from jaxnet.parity.layers.located import Located
-from jaxnet.parity.limits import DTYPES, MATHEMATICS, PRECISION, rounded
+from jaxnet.parity.limits import (
+    DTYPES,
+    MATHEMATICS,
+    NOISE,
+    PRECISION,
+    rounded,
+    rounding_of_loss,
+)
 from jaxnet.parity.observe import Outputs
 from jaxnet.parity.participants import Participant, cast
 from jaxnet.parity.points import Case, Point
@@ -55,7 +63,7 @@ def check(
             causes = find_causes(candidate, against.reference, seen, place)
         leaves += found
         if tier == MATHEMATICS and _trains(candidate, against):
-            leaves.append(_free_leaf(candidate, against))
+            leaves.append(_free_leaf(candidate, against, all(leaf.equal for leaf in found)))
     if not leaves:
         raise ValueError(f"not compared: no points for the tiers {tiers}")
     sides = against.case.name, candidate.name, against.name
@@ -134,21 +142,41 @@ def _buffers(
     return {x.leaf: (point.want[x.stage, x.leaf], got[x.stage, x.leaf]) for x in wrong}
 
 
-def _free_leaf(candidate: Participant, against: Trajectory) -> Leaf:
+def _free_leaf(candidate: Participant, against: Trajectory, locked_equal: bool) -> Leaf:
     """Return the worst loss of the float64 free run.
 
-    As the network learns, the loss may become less than the rounding of its terms: so much as one
-    step may be off is allowed beside.
+    As the network learns, the loss may become less than the rounding of its terms: so much is
+    allowed beside, or, where no outputs tell how large they are, so much as one step may be off.
+    Where every locked step was equal, so is how far rounding alone drives the reference's own runs.
     """
-    key, nothing = ("free run", "loss"), {}
     steps = [p for p in against.points if p.tier == MATHEMATICS and not p.probe]
-    floor = min((float(p.bar["loss", "loss"]) for p in steps), default=0.0)
+    seen = [found for p in steps if (found := rounding_of_loss(p.want)) is not None]
+    floor = max(seen) if seen else min((float(p.bar["loss", "loss"]) for p in steps), default=0.0)
     bar = FREE_RUN * np.abs(against.losses) + floor
+    losses = free_run(candidate, against.case, "float64")
+    leaf = _judge_free(against, losses, bar)
+    if locked_equal and not leaf.equal and against.reference is not None:
+        leaf = _judge_free(against, losses, bar + NOISE * _spread(against, against.reference))
+    return leaf
+
+
+def _judge_free(against: Trajectory, losses: np.ndarray, bar: np.ndarray) -> Leaf:
+    key, nothing = ("free run", "loss"), {}
     run = Point(
         MATHEMATICS, 0, "", nothing, nothing, None, nothing, {key: against.losses}, {key: bar}, 1.0
     )
-    leaf = judge(run, *key, free_run(candidate, against.case, "float64"))
+    leaf = judge(run, *key, losses)
     return leaf._replace(step=leaf.index[0] + 1, index=())
+
+
+def _spread(against: Trajectory, reference: Participant) -> np.ndarray:
+    """Return how far the reference's losses part if its parameters are moved by a rounding."""
+    case = against.case
+    starts = [
+        replace(case, params=moved) for moved, _ in rounded(dict(case.params), None, "float64")
+    ]
+    runs = [free_run(reference, start, "float64") for start in starts]
+    return np.max([np.abs(run - against.losses) for run in runs], axis=0)
 
 
 def _drift(candidate: Participant, against: Trajectory) -> dict[str, dict[int, float]]:

@@ -19,20 +19,37 @@ ROUNDING = 8 * 2.0**-53  # float64: the share of a parameter that adding its upd
 PEER = 20.0
 DRAWS = 4  # runs of the reference on inputs moved by a rounding, which show how far rounding goes
 CANCELLED = 1e-4  # float64: a gradient this much smaller than the largest may be rounding only
-TERMS = 64 * 2.0**-53  # float64: roundings of its size at the first step that may remain of a loss
-NOISE = 100.0  # float64: multiples of what such a draw moves a gradient that cancels to nothing
+TERMS = 64 * 2.0**-53  # float64: roundings of the terms of a sum that may remain where they cancel
+NOISE = 100.0  # float64: multiples of what such a draw moves a number whose terms cancel
+NEAR = 1e-3  # a share by which parameters are moved, to see the terms of a network that has learnt
 
 
-def find_scales(first: Outputs) -> dict[tuple[str, str], float]:
-    """Return how large the terms of the loss and of each leaf of the gradient are: as large as
-    these are at the first step, and those of the loss as the network's outputs.
+def find_scales(
+    reference: Participant, params: Leaves, batch: Any, first: Outputs
+) -> dict[tuple[str, str], float]:
+    """Return how large the terms of the loss and of each leaf of the gradient are.
 
-    Once the network has learnt its data the terms cancel, and their rounding remains.
+    Once the network has learnt its data the terms cancel, and their rounding remains. They are as
+    large as these numbers are at the first step, `first`, and as they change when the parameters
+    do, which tells of a network that has learnt already.
     """
-    sizes = {key: float(np.abs(value).max(initial=0)) for key, value in first.items()}
-    outputs = [size for key, size in sizes.items() if key[0] in ("forward", "loss")]
-    scales = {key: size for key, size in sizes.items() if key[0] == "gradient"}
-    return scales | {("loss", "loss"): max(outputs)}
+    near, _ = evaluate(reference, _moved(params, NEAR, np.random.default_rng(0)), batch)
+    scales = {}
+    for key, value in first.items():
+        if key[0] in ("loss", "gradient"):
+            change = float(np.abs(near[key] - value).max(initial=0)) / NEAR
+            scales[key] = max(_largest(value), change if np.isfinite(change) else 0.0)
+    return scales
+
+
+def rounding_of_loss(want: Outputs) -> float | None:
+    """Return what may remain of a loss whose terms cancel, which are the network's outputs."""
+    outputs = [_largest(value) for (stage, _), value in want.items() if stage == "forward"]
+    return TERMS * max(outputs) if outputs else None
+
+
+def _largest(value: np.ndarray) -> float:
+    return float(np.abs(value).max(initial=0))
 
 
 def make_bars(
@@ -48,17 +65,15 @@ def make_bars(
 
     scales: as `find_scales`, at the first step.
     """
-    found, allowed = _bars(reference, tier, params, state, batch, want)
-    if tier == MATHEMATICS:
-        found = {key: bar + TERMS * scales.get(key, 0.0) for key, bar in found.items()}
+    found, allowed = _bars(reference, tier, params, state, batch, want, scales)
     tiny = float(np.finfo(DTYPES[tier]).tiny)  # XLA flushes what is smaller to 0
     return {key: bar + tiny for key, bar in found.items()}, allowed
 
 
-def _bars(reference, tier, params, state, batch, want) -> tuple[Outputs, float]:
+def _bars(reference, tier, params, state, batch, want, scales) -> tuple[Outputs, float]:
     bar: Outputs = {}
     if tier == MATHEMATICS:
-        floor = {} if reference.plan else _noise_floor(reference, params, batch, want)
+        floor = _noise_floor(reference, params, batch, want, scales)
         for (stage, name), value in want.items():
             largest = np.abs(value).max(initial=0)
             if stage == "parameters":  # of the step that was made: a small rate hides nothing
@@ -77,28 +92,37 @@ def _bars(reference, tier, params, state, batch, want) -> tuple[Outputs, float]:
     error = _single_error(reference, params, batch)
     for key, value in want.items():
         if key not in bar:
-            scale = bars.U * np.abs(value).max(initial=0)
-            bar[key] = np.full(value.shape, max(error[key], scale))
+            largest = _largest(value)
+            if key[0] == "loss":  # near 0 its rounding is that of its terms
+                terms = rounding_of_loss(want)
+                largest = max(largest, scales[key] if terms is None else terms / TERMS)
+            bar[key] = np.full(value.shape, max(error[key], bars.U * largest))
     return bar, PEER
 
 
-def _noise_floor(reference, params, batch, want) -> dict[tuple[str, str], float]:
-    """Return what rounding may move each leaf of the gradient by, in float64.
+def _noise_floor(reference, params, batch, want, scales) -> dict[tuple[str, str], float]:
+    """Return what rounding may move the loss and each leaf of the gradient by, in float64.
 
-    A gradient whose terms cancel, as that of a bias before BatchNorm, is nothing but the rounding
-    of its terms. The floor is never more than what the largest gradient of all may differ by.
+    Numbers whose terms cancel, as the gradient of a bias before BatchNorm, or all of a network that
+    has learnt its data, are little but the rounding of the terms. The floor is what rounding the
+    inputs moves them by, and never more than the rounding of terms so large as `scales`, or than
+    what the largest gradient of all may differ by. A number below the rounding is nothing else.
     """
-    sizes = {k: float(np.abs(v).max(initial=0)) for k, v in want.items() if k[0] == "gradient"}
-    largest = max(sizes.values(), default=0.0)
-    keys = [key for key, size in sizes.items() if size < CANCELLED * largest]
-    floor = dict.fromkeys(keys, 0.0)
-    if not keys:
-        return floor
-    for inputs in rounded(params, batch, "float64"):
+    sizes = {key: _largest(want[key]) for key in scales}
+    most = {key: TERMS * scale for key, scale in scales.items()}
+    of_loss = rounding_of_loss(want)
+    least = most if of_loss is None else most | {("loss", "loss"): of_loss}
+    floor = {key: limit for key, limit in least.items() if sizes[key] <= limit}
+    largest = max((size for key, size in sizes.items() if key[0] == "gradient"), default=0.0)
+    for key, size in sizes.items():
+        cancelled = reference.plan is None and key[0] == "gradient" and size < CANCELLED * largest
+        most[key] = max(most[key], least[key], RELATIVE * largest if cancelled else 0.0)
+    keys = [k for k, limit in most.items() if k not in floor and RELATIVE * sizes[k] < limit]
+    for inputs in rounded(params, batch, "float64") if keys else ():
         found, _ = evaluate(reference, *inputs)
         for key in keys:
-            moved = NOISE * float(np.abs(found[key] - want[key]).max(initial=0))
-            floor[key] = min(max(floor[key], moved), RELATIVE * largest)
+            change = NOISE * _largest(found[key] - want[key])
+            floor[key] = min(max(floor.get(key, 0.0), change), most[key])
     return floor
 
 
@@ -119,10 +143,17 @@ def _single_error(reference, params, batch) -> dict[tuple[str, str], float]:
 def rounded(params: Leaves, batch: Any, dtype: str) -> list[tuple[Leaves, Any]]:
     """Return the inputs moved at random by about a rounding of `dtype`; zeros stay zeros."""
     rng = np.random.default_rng(0)
+    eps = float(np.finfo(dtype).eps)
+    draws = [_moved((params, batch), eps, rng) for _ in range(DRAWS)]
+    return [cast(cast(draw, dtype), "float64") for draw in draws]
+
+
+def _moved(tree: Any, share: float, rng: np.random.Generator) -> Any:
+    """Return a tree whose floats are moved at random by about this share of them."""
 
     def moved(leaf):
         if not isinstance(leaf, np.ndarray) or leaf.dtype.kind != "f":
             return leaf
-        return leaf * (1 + np.finfo(dtype).eps * rng.standard_normal(leaf.shape))
+        return leaf * (1 + share * rng.standard_normal(leaf.shape))
 
-    return [cast(cast(map_leaves(moved, (params, batch)), dtype), "float64") for _ in range(DRAWS)]
+    return map_leaves(moved, tree)

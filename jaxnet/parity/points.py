@@ -89,7 +89,7 @@ def points(reference: Participant, case: Case) -> tuple[list[Point], np.ndarray]
         return [_point(reference, tier, step, probe, *inputs, scales) for tier in DTYPES]
 
     params, first = complete(reference, case.params), cast(case.batch_at(0), "float64")
-    scales = find_scales(check_pure(reference, params, first))
+    scales = find_scales(reference, params, first, check_pure(reference, params, first))
     made = []
     for name, (leaves, batch) in case.probes.items():
         made += point(1, name, params | leaves, batch)

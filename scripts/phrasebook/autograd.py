@@ -135,8 +135,8 @@ ROWS = [
             value, pullback = jax.vjp(jnp.prod, x)
             y = pullback(jnp.ones_like(value)), pullback(2 * jnp.ones_like(value))
         """,
-        trap="A pullback may be called as often as you like, but not with a Python number: its "
-        "argument must have the output's dtype.",
+        trap="A pullback may be called as often as you like, but its argument must have the "
+        "output's dtype: an integer is refused.",
         naive="""
             value, pullback = jax.vjp(jnp.prod, x)
             y = pullback(1), pullback(2)
