@@ -14,13 +14,19 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import stat
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 LOCK = ".lock"  # the file by which `lock` holds a folder
+# A file that is read whole is refused if it is larger than this share of the memory; the values of
+# JSON may take 24 times as much as its text.
+WHOLE_SHARE, JSON_SHARE = 4, 64
+NPZ_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # that NumPy writes
 
 
 @contextlib.contextmanager
@@ -115,15 +121,81 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises: FileNotFoundError; ValueError naming the file, if it does not hold a JSON object.
     """
     path = Path(path)
+    content = read(path, JSON_SHARE)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path}: there is no such file") from None
+        value = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error}); was it edited?") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold a JSON object, got {type(value).__name__}")
     return value
+
+
+def memory() -> int:
+    """Return the bytes of memory of this machine, or of this process's control group."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):
+        return min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return installed
+
+
+def check_size(path: str | Path, size: int, share: int = WHOLE_SHARE) -> None:
+    """Raise ValueError for content whose bytes are more than 1/share of the memory."""
+    most = memory() // share
+    if size > most:
+        raise ValueError(
+            f"{path}: must take at most {most:,} bytes of memory, 1/{share} of it, got {size:,}"
+        )
+
+
+def read(path: str | Path, share: int = WHOLE_SHARE) -> bytes:
+    """Return a file's bytes.
+
+    Raises: FileNotFoundError; ValueError for what is no file (a pipe, a device, a folder), and for
+    a file of more than 1/share of the memory.
+    """
+    try:
+        # O_NONBLOCK: to open a pipe must not wait for who writes into it
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: there is no such file") from None
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path}: must be a file, got {_kind(found.st_mode)}")
+        check_size(path, found.st_size, share)
+        return file.read()
+
+
+def check_own(paths: Iterable[Path]) -> None:
+    """Refuse links, pipes and devices among some paths, and in those that are folders: what is
+    written into them could be elsewhere, and to read them could have no end.
+
+    Raises: ValueError naming the path.
+    """
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                check_own(path.iterdir())
+            elif not stat.S_ISREG(mode):
+                raise ValueError(f"{path}: must be a file or a folder, got {_kind(mode)}")
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a link" if stat.S_ISLNK(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
+
+
+def check_npz(archive: zipfile.ZipFile) -> None:
+    """Raise ValueError for what `np.savez` does not write, and for arrays larger than 1/4 of the
+    memory.
+    """
+    for member in archive.infolist():
+        if not member.filename.endswith(".npy") or member.compress_type not in NPZ_METHODS:
+            raise ValueError(f"{member.filename!r} in it is no array that NumPy has written")
+    check_size("the arrays", sum(member.file_size for member in archive.infolist()))
 
 
 def sync(path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 ACTIVATIONS = ("relu", "my_relu", "tanh", "gelu", "silu")
 LOSSES = ("sum_squares", "mean_squares", "cross_entropy", "quantile")
 QUANTILES = (0.1, 0.5, 0.9)  # that the quantile loss has for outputs 0, 1, 2, and for 3, 4, 5, ...
+MAX_LAYERS = 1000  # of a network: each one takes some 0.1 s to compile
 MAX_REPEATS = 3  # the tutorial's dynamic network draws 0, 1, 2 or 3
 
 
@@ -44,7 +45,7 @@ class Spec:
 
     label_smoothing: the share of each row's target that all classes divide in training.
 
-    Raises: ValueError for sizes below 1 or too few, and for unknown names.
+    Raises: ValueError for sizes below 1, too few or too many, and for unknown names.
     """
 
     sizes: tuple[int, ...] = (1000, 100, 10)
@@ -59,6 +60,9 @@ class Spec:
             raise ValueError(
                 f"`sizes` must be two or more integers of at least 1, got {self.sizes!r}"
             )
+        if len(sizes) > MAX_LAYERS + 1:
+            got = f"got {len(sizes) - 1}"
+            raise ValueError(f"`sizes` must be of at most {MAX_LAYERS} layers, {got}")
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("loss", self.loss, LOSSES)
         check_label_smoothing(self.label_smoothing, self.loss)

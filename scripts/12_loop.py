@@ -55,8 +55,8 @@ def measure(name, run, num_steps, wait=True):
     return min(times) / num_steps
 
 
-# The mistake: JAX returns before the result is there. A clock that is stopped at once has measured
-# how long it takes to ask.
+# The mistake: JAX returns before the result is there. A clock that is stopped at once measures only
+# how long it takes to ask for it.
 asked = measure("compiled loop, not waited for", compiled_loop, 1000, wait=False)
 # The mistake: no jit. Python sends each operation to the device by itself, and derives the gradient
 # anew at every step.

@@ -13,7 +13,7 @@ y = rng.standard_normal((N, D_out))
 w1 = rng.standard_normal((D_in, H)) / 10
 w2 = rng.standard_normal((H, D_out))
 
-# The mistake: NumPy's numbers are float64, and JAX takes them as float32 without a word.
+# The mistake: NumPy's numbers are float64, and JAX makes them float32 without a warning.
 print(f"without the flag: {x.dtype} becomes {jnp.asarray(x).dtype}")
 jax.config.update("jax_enable_x64", True)  # best at the top of a program, as in 02
 print(f"with the flag: {x.dtype} stays {jnp.asarray(x).dtype}")

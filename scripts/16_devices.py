@@ -44,6 +44,7 @@ def train(params, x, y):
 
 
 devices = jax.devices("cpu")
+# Auto: the compiler divides the work. JAX's default is Explicit, where the program says more.
 mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 by_rows = NamedSharding(mesh, P("data"))  # the first axis is divided over the devices
 whole = NamedSharding(mesh, P())  # every device holds all of it

@@ -48,6 +48,7 @@ COMMANDS: dict[str, type] = {
     "doctor": Doctor,
     "exercise": Exercise,
 }
+LONGEST = 4000  # characters of a message
 CONFIG = (
     tyro.conf.OmitArgPrefixes,
     tyro.conf.DisallowNone,
@@ -100,7 +101,9 @@ def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
             from jaxnet.engine import compile_cache
 
             compile_cache.enable()
-        code = parsed()
+        escaping: Any = output.Escaping(sys.stdout)
+        with contextlib.redirect_stdout(escaping):
+            code = parsed()
         sys.stdout.flush()
         return code
     except OSError as error:
@@ -178,7 +181,9 @@ def _fail(code: int, text: str, options: dict[str, str]) -> int:
 
 
 def _say(text: str, options: dict[str, str]) -> None:
-    print(f"jaxnet: {with_options(text, options)}", file=sys.stderr)
+    line = output.escaped(with_options(text, options))
+    shown = line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+    print(f"jaxnet: {shown}", file=sys.stderr)
 
 
 def _set_output(options: dict[str, str]) -> None:

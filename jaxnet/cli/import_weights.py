@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from jaxnet.cli import text
 from jaxnet.cli.options import TrainingCommand
+from jaxnet.cli.output import escaped
 from jaxnet.cli.train import print_dataset
 from jaxnet.runs.config import NetworkOptions
 
@@ -65,7 +66,7 @@ class Import(TrainingCommand):
             )
         params = {name: leaf.astype(config.dtype) for name, leaf in params.items()}
         print_dataset(dataset, config)
-        print(f"layers: {', '.join(names)}")
+        print(f"layers: {escaped(', '.join(names))}")
         folder = runs.create(config, params, dataset=dataset)
         metrics = runs.evaluate_validation(folder).result()
         texts = ", ".join(text.metric_texts(metrics, list(metrics)))

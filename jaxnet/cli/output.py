@@ -1,5 +1,6 @@
 """Standard output and standard error whose faults cost no work: the command goes on without them,
-and says so by its exit code.
+and says so by its exit code. What files hold is printed with escapes: to be read, never to steer
+the terminal.
 """
 
 from __future__ import annotations
@@ -7,9 +8,33 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import signal
 import sys
-from typing import TextIO
+from typing import Any, TextIO
+
+# characters that move the cursor, colour, or change the direction of what follows
+STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """Return the text in one line, with escapes for what would steer a terminal, but for `keep`."""
+    return STEERING.sub(
+        lambda one: one[0] if one[0] in keep else one[0].encode("unicode_escape").decode(), text
+    )
+
+
+class Escaping:
+    """A text stream that writes escapes for what would steer a terminal, but for line breaks."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(escaped(text, "\n\t"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class _Descriptor(io.FileIO):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.cli.options import ModelCommand, parse_threshold
+from jaxnet.cli.output import escaped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,5 +49,5 @@ class Predict(ModelCommand):
         names = [*kept, *inference.output_names(trained, kept)]
         first = len(kept) + 2 if len(kept) < 5 else 2
         shown = names if len(names) <= first + 2 else [*names[:first], "...", names[-1]]
-        print(f"{self.out}: {rows:,} rows: {', '.join(shown)}")
+        print(f"{self.out}: {rows:,} rows: {escaped(', '.join(shown))}")
         return 0

@@ -64,7 +64,12 @@ def read(folder: Path) -> Run:
                 "was it edited?"
             )
     report = folder / run_folder.REPORT
-    return Run(folder, record, lines, files.read_json(report) if report.exists() else {})
+    found = files.read_json(report) if report.exists() else {}
+    try:
+        model_text(found or {"epoch": 0, "train": {}, "calibration": {}})
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError):
+        raise ValueError(f"{report}: not the metrics of a model; was it edited?") from None
+    return Run(folder, record, lines, found)
 
 
 def best(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:

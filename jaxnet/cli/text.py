@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxnet.cli.output import escaped
+
 if TYPE_CHECKING:
     from jaxnet.runs.config import Config
     from jaxnet.runs.run import Dataset
@@ -92,11 +94,12 @@ def columns_text(encoding: Encoding, left_out: Sequence[str]) -> str:
         parts.append(f"{categories:,} {noun} ({widest.name} {largest})")
     if left_out:
         parts.append(f"left out: {', '.join(left_out)}")
-    return ", ".join(parts)
+    return escaped(", ".join(parts))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text as a table: the first column to the left, the others to the right."""
+    rows = [[escaped(text) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         [row[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(row[1:], widths[1:], strict=True))]
@@ -117,7 +120,7 @@ def quote(path: Path) -> str:
 
 def print_folder(folder: Path) -> None:
     names = (path.name + "/" * path.is_dir() for path in folder.iterdir())
-    print(f"{folder}: " + ", ".join(sorted(name for name in names if name[0] != ".")))
+    print(escaped(f"{folder}: " + ", ".join(sorted(name for name in names if name[0] != "."))))
 
 
 def print_old_exports(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -128,7 +129,7 @@ def _reporter() -> Iterator[Callable[[Progress], None]]:
     from rich import progress as rich
     from rich.console import Console
 
-    console = Console()
+    console = Console(file=getattr(sys.stdout, "stream", sys.stdout))  # which it may steer
     if not console.is_terminal:
         yield _plain_reporter()
         return

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,7 +57,8 @@ class Writer:
         with files.naming_errors(self._folder):
             files.make_folder(self._folder)
             for path in self._folder.glob("*.part"):
-                path.unlink() if path.is_symlink() else shutil.rmtree(path)
+                real = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if real else path.unlink()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
 
@@ -137,7 +139,7 @@ def steps(folder: str | Path) -> list[int]:
     """Return the steps of the checkpoints in a folder, in order, damaged ones included."""
     folder = Path(folder)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,18}", name))
 
 
 def set_aside(folder: str | Path, step: int) -> None:
@@ -193,10 +195,12 @@ def _read(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
 def _read_json(path: Path) -> dict[str, Any]:
     """The JSON of a checkpoint, once its own digest is checked."""
     try:
-        content = json.loads((path / JSON).read_bytes())
-        if content.pop("sha256") != _digest(content):
+        content = files.read_json(path / JSON)
+        if content.pop("sha256", None) != _digest(content):
             raise ValueError(f"the digest of {JSON} is wrong")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        if not _is_whole(content):
+            raise ValueError(f"{JSON} lacks a part, or has one of another type")
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from None
     if content["format"] != FORMAT:
         other = "a newer" if content["format"] > FORMAT else "an older"
@@ -207,15 +211,35 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Return whether the JSON of a checkpoint has its parts, each of the right type."""
+    leaves = content.get("leaves")
+    return (
+        isinstance(content.get("format"), int)
+        and isinstance(content.get("metadata"), dict)
+        and isinstance(leaves, dict)
+        and all(map(_is_leaf, leaves.values()))
+    )
+
+
+def _is_leaf(value: Any) -> bool:
+    """Return whether a value is a shape and a dtype."""
+    found = isinstance(value, list) and len(value) == 2 and isinstance(value[0], list)
+    return found and all(isinstance(n, int) for n in value[0]) and isinstance(value[1], str)
+
+
 def _read_arrays(path: Path, content: dict[str, Any]) -> dict[str, np.ndarray]:
     try:
-        stored = (path / ARRAYS).read_bytes()
-        if hashlib.sha256(stored).hexdigest() != content["arrays"]:
+        stored = files.read(path / ARRAYS)
+        if hashlib.sha256(stored).hexdigest() != content.get("arrays"):
             raise ValueError(f"the digest of {ARRAYS} is wrong")
         arrays = load(stored)
-    except (OSError, ValueError, SafetensorError) as error:
+        leaves = {name: arrays[name].view(t) for name, (_, t) in content["leaves"].items()}
+        if any(list(leaves[name].shape) != shape for name, (shape, _) in content["leaves"].items()):
+            raise ValueError(f"the shapes in {ARRAYS} are not those of {JSON}")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _damaged(path, error) from None
-    return {name: arrays[name].view(dtype) for name, (_, dtype) in content["leaves"].items()}
+    return leaves
 
 
 def _damaged(path: Path, error: Exception) -> Damaged:

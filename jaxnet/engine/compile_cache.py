@@ -27,9 +27,13 @@ log = logging.getLogger("jaxnet.engine.compile_cache")
 def enable() -> None:
     """Keep every program that this process compiles from here on, and look for it there first.
 
-    A folder that JAX has been given (`jax_compilation_cache_dir`) stays in use instead.
+    A folder that JAX has been given (`jax_compilation_cache_dir`) stays in use instead, unless
+    others can write into it.
     """
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[missing-attribute]
+        with contextlib.suppress(OSError):  # it is not there yet, or no folder of this machine
+            if not _is_own(folder()):
+                jax.config.update("jax_enable_compilation_cache", False)
         return
     try:
         programs = Programs(folder())
@@ -93,10 +97,13 @@ class Programs:
         from jax._src.lru_cache import LRUCache
 
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stat = path.stat()
-        if hasattr(os, "getuid") and (stat.st_uid != os.getuid() or stat.st_mode & 0o022):
-            log.warning("%s: not used, since other users can write into this folder", path)
+        if not _is_own(path):
             raise PermissionError(path)
+        for entry in os.scandir(path):  # what is no program would hang, or fill the memory
+            file = entry.is_file(follow_symlinks=False)
+            large = file and entry.stat().st_size > MAX_BYTES + DIGEST
+            if large or not (file or entry.is_dir(follow_symlinks=False)):
+                os.unlink(entry)
         self._path = path
         self._cache = LRUCache(str(path), max_size=MAX_BYTES)
 
@@ -116,6 +123,15 @@ class Programs:
         with contextlib.suppress(*DISK_ERRORS):
             (self._path / f"{key}-atime").touch()  # first: JAX 0.10 counts on it
             self._cache.put(key, _digest(key, value) + value)
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a folder is this user's, and no other can write into it; say so if not."""
+    stat = path.stat()
+    own = not hasattr(os, "getuid") or (stat.st_uid == os.getuid() and not stat.st_mode & 0o022)
+    if not own:
+        log.warning("%s: not used, since other users can write into this folder", path)
+    return own
 
 
 def _digest(key: str, value: bytes) -> bytes:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.exercises import wire
-from jaxnet.exercises.exercise import Exercise, WrongAnswerError
+from jaxnet.exercises.errors import LEAKED
+from jaxnet.exercises.exercise import Exercise, WrongAnswerError, flatten
 from jaxnet.exercises.table import EXERCISES
 
 FRAMES = 3  # lines of the reader's file that are shown of an exception
@@ -54,6 +55,9 @@ def answer(exercise: Exercise, path: str, source: str, rounds: list[Any]) -> dic
             if not callable(getattr(module, name, None)):
                 raise WrongAnswerError(f"the file must define {name}: was it renamed or deleted?")
         found = [exercise.ask(module, **inputs) for inputs in rounds]
+        for name, leaf in flatten([answers for answers, _ in found]).items():
+            if "Tracer" in type(leaf).__name__:
+                raise WrongAnswerError(f"{name.partition('/')[2]} is a tracer: {LEAKED}")
         return {"answers": [a for a, _ in found], "facts": [f for _, f in found]}
     except WrongAnswerError as wrong:
         return {"failed": str(wrong), "error": ""}

@@ -39,6 +39,10 @@ def _mean_gradient(params, x, y):
     return network(params, x, y) | {"grads": network(params, x, y, value=MEAN)["grads"]}
 
 
+def _by_rows(params, x, y):
+    return network(params, x, y) | {"grads": network(params, x, y, value=1 / len(x))["grads"]}
+
+
 EXERCISE = Exercise(
     number="01",
     idea="gradients by hand",
@@ -57,6 +61,10 @@ EXERCISE = Exercise(
             "the sign is wrong: your gradient is the reference's times -1; the loss is the square "
             "of y_pred - y, so its derivative is 2 * (y_pred - y), not 2 * (y - y_pred)",
             _other_way,
+        ),
+        Mistake(
+            "the gradient is divided by the number of rows: the loss is a sum over them, no mean",
+            _by_rows,
         ),
         Mistake(
             "the ReLU is missing on the way back: where h < 0 the ReLU gave 0 whatever h was, so "

@@ -15,10 +15,12 @@ def ask(module, params, x, y, rate):
     import jax.numpy as jnp
 
     given = {name: jnp.asarray(leaf) for name, leaf in params.items()}
-    result = module.step(dict(given), jnp.asarray(x), jnp.asarray(y), rate)
+    passed = dict(given)
+    result = module.step(passed, jnp.asarray(x), jnp.asarray(y), rate)
     found = take(result, "step", "loss", "new_params")
     kinds = {type(a).__name__ for a in jax.tree.leaves(found) if not isinstance(a, jax.Array)}
-    return found, {"not of JAX": sorted(kinds)}
+    written = passed.keys() != given.keys() or any(passed[k] is not given[k] for k in given)
+    return found, {"not of JAX": sorted(kinds), "written": written}
 
 
 def want(params, x, y, rate, *, moved=("w1", "w2"), sign=-1, mask=None, twice=False):
@@ -26,6 +28,11 @@ def want(params, x, y, rate, *, moved=("w1", "w2"), sign=-1, mask=None, twice=Fa
     new = {k: p + sign * rate * found["grads"][k] * (k in moved) for k, p in params.items()}
     loss = network(new, x, y)["loss"] if twice else found["loss"]
     return {"loss": loss, "new_params": new}
+
+
+def _gradient(params, x, y, rate):
+    found = network(params, x, y)
+    return {"loss": found["loss"], "new_params": found["grads"]}
 
 
 def _stale(params, x, y, rate):
@@ -39,6 +46,12 @@ def _stale(params, x, y, rate):
 
 
 def rule(rounds, answers, facts):
+    if any(fact["written"] for fact in facts):
+        return (
+            "the numbers are right, but `params` was changed: an array cannot be written to, but "
+            'a dictionary can, and params["w1"] -= ... puts the new array into the caller\'s; make '
+            "a new dictionary"
+        )
     kinds = sorted({kind for fact in facts for kind in fact["not of JAX"]})
     if not kinds:
         return ""
@@ -71,11 +84,21 @@ EXERCISE = Exercise(
             "new arrays, which must be the ones that are returned",
             partial(want, moved=()),
         ),
+        Mistake("the gradients are returned: the new parameters are w - rate * grad_w", _gradient),
+        Mistake(
+            "the rate is missing: the new parameters are w - rate * grad_w",
+            lambda rate, **given: want(**given, rate=1.0),
+        ),
         Mistake("w2 does not move", partial(want, moved=("w1",))),
         Mistake("w1 does not move", partial(want, moved=("w2",))),
         Mistake(
             "the ReLU is missing on the way back: grad_h must be 0 where h < 0",
             partial(want, mask=lambda h, grad: grad),
+        ),
+        Mistake(
+            "the mask is the wrong way round: jnp.where(condition, a, b) takes a where the "
+            "condition is true, and grad_h must be 0 where h < 0",
+            partial(want, mask=lambda h, grad: grad * (h < 0)),
         ),
         Mistake(
             "the mask is that of the gradient: grad_h must be 0 where h < 0",

@@ -51,11 +51,8 @@ EXERCISE = Exercise(
             "jax.grad differentiates a scalar: the loss must end in .sum()",
         ),
         (
-            "TracerArrayConversionError|__array__",
-            (
-                "a NumPy function was given a traced array: inside what JAX differentiates write "
-                "jnp, not np"
-            ),
+            "Expected a callable",
+            "jax.grad takes the function, not its value: jax.grad(loss)(params, x, y)",
         ),
         (
             "requires real- or complex-valued inputs|argnums",
@@ -86,7 +83,7 @@ EXERCISE = Exercise(
         ),
         Mistake(
             "the gradient is zero: the loss does not depend on the params that it is given; does "
-            "it use others, from outside, or jax.lax.stop_gradient?",
+            "it use others, from outside, or jax.lax.stop_gradient, or .item()?",
             _constant,
         ),
     ),

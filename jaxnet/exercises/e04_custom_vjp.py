@@ -76,6 +76,19 @@ EXERCISE = Exercise(
             "the condition is on the gradient: it is x that must be within 1",
             partial(want, rule=lambda x, grad: np.where(np.abs(grad) <= 1, grad, 0)),
         ),
+        Mistake(
+            "the gradient is clipped: it passes as it is where |x| <= 1, and is 0 elsewhere",
+            partial(want, rule=lambda x, grad: np.clip(grad, -1, 1)),
+        ),
+        Mistake(
+            "quantize_fwd returns its pair the wrong way round: the output comes first, then what "
+            "is kept",
+            partial(
+                want,
+                rule=lambda x, grad: np.where(np.abs(np.round(x)) <= 1, grad, 0),
+                value=lambda x: x,
+            ),
+        ),
         Mistake("the output is x: quantize must still round", partial(want, value=lambda x: x)),
     ),
 )

@@ -71,6 +71,7 @@ EXERCISE = Exercise(
     ask=ask,
     want=want,
     errors=(
+        ("'Net' object is not callable", "Flax calls __call__, where PyTorch calls forward"),
         (
             r"nnx\.List|nnx\.data|pytree attribute",
             (

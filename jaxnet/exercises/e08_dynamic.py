@@ -110,6 +110,15 @@ EXERCISE = Exercise(
             "w2 is applied once too rarely: the condition is i < repeats, counted from 0",
             _at(lambda repeats: max(repeats - 1, 0)),
         ),
+        Mistake(
+            "w2 is applied where it must not be: jax.lax.cond(condition, if_true, if_false, h), "
+            "jnp.where(condition, if_true, if_false)",
+            _at(lambda repeats: 3 - repeats),
+        ),
+        Mistake(
+            "w2 is applied once at most: decide 3 times, for i = 0, 1, 2",
+            _at(lambda repeats: min(repeats, 1)),
+        ),
         Mistake("w2 is never applied 3 times", _at(lambda repeats: min(repeats, 2))),
         Mistake("w2: there is no ReLU after the middle layer", _without_relu),
         Mistake(

@@ -81,6 +81,8 @@ def _one(name, got, x, rate):
             f"{name}: the share {mask.mean():.2f} is kept, where 1 - rate = {1 - rate:.2f} is "
             "wanted: jax.random.bernoulli(key, p) is True with probability p"
         )
+    if name == "twice/second" and abs(mask.mean() - (1 - rate) ** 2) < spread:
+        return f"{name} is the dropout of the first, where that of x is wanted"
     if abs(mask.mean() - (1 - rate)) > spread:
         return f"{name}: the share {mask.mean():.3f} is kept, where {1 - rate:.3f} is wanted"
     if not np.isclose(scale * (1 - rate), 1, rtol=RELATIVE, atol=0):

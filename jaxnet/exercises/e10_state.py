@@ -81,6 +81,10 @@ EXERCISE = Exercise(
             ),
         ),
         (
+            "expected Mapping",
+            "nnx.update takes states, not a model: hand out nnx.state(merged, nnx.BatchStat)",
+        ),
+        (
             "(?i)has_aux|aux",
             "with has_aux=True the loss returns a pair: the loss, and what is handed out",
         ),
@@ -106,7 +110,7 @@ EXERCISE = Exercise(
         ),
         Mistake(
             "the parameters stay as they were; give the new ones to the model: "
-            "nnx.update(model, params, stats)",
+            "nnx.update(model, params, stats), where stats holds no parameters",
             partial(want, moved=False),
         ),
         Mistake(

@@ -38,6 +38,16 @@ def want(w, batches, rates, *, sign=1, after=False, moved=True, rate=None, last=
     return {"params": {"w": new}, "losses": losses}
 
 
+def _captured(w, batches, rates):
+    """The step captures params: those of when each shape was compiled."""
+    kept, losses, w0 = {}, [], w
+    for batch, rate in zip(batches, rates, strict=True):
+        start = kept.setdefault(len(batch[1]), w0)
+        w0, (loss,) = descend(start, [batch], [rate])
+        losses.append(loss)
+    return {"params": {"w": w0}, "losses": losses}
+
+
 def rule(rounds, answers, facts):
     count, shapes, steps = facts[0]["traces"], len(set(ROWS)), len(ROWS)
     right = f"the numbers are right, but the loss is compiled {count} times, where {shapes} are"
@@ -72,7 +82,7 @@ EXERCISE = Exercise(
     rule=rule,
     errors=(
         (
-            "not a valid JAX type|Non-hashable|unhashable",
+            "not a valid JAX type|as an abstract array|Non-hashable|unhashable",
             (
                 "what jax.jit is given must be arrays, numbers, or trees of them: capture the "
                 "loss, which never changes, and pass the rest"
@@ -93,6 +103,11 @@ EXERCISE = Exercise(
             f"the rate of the first step, {RATES[0]}, is used at each: a number that a compiled "
             "function captures is a constant of it; pass the rate as an argument",
             partial(want, rate=RATES[0]),
+        ),
+        Mistake(
+            "the compiled step captures params, which stay as they were when it was compiled: pass "
+            "them as an argument",
+            _captured,
         ),
         Mistake("the smaller last batch is left out", partial(want, last=-1)),
     ),

@@ -75,6 +75,14 @@ def _last_loss(**given):
     return found | {"losses": found["losses"][-1]}
 
 
+def _captured(w, xs, ys, rate, mapped=False):
+    """Each step begins at the first parameters."""
+    found = [descend(w, [batch], [rate]) for batch in zip(xs, ys, strict=True)]
+    new = np.array([step for step, _ in found])
+    losses = np.array([loss for _, (loss,) in found])
+    return {"params": {"w": new if mapped else new[-1]}, "losses": losses}
+
+
 def rule(rounds, answers, facts):
     right = "the numbers are right, but "
     if facts[0]["eager"]:
@@ -102,10 +110,11 @@ EXERCISE = Exercise(
     rule=rule,
     errors=(
         (
-            "(?s)scan.*(carry|body|pytree|structure)|carry.*type",
+            "(?s)^TypeError: .*(scan|carry|required positional argument)",
             (
                 "the body of a scan takes (carry, x) and returns (the new carry, what is "
-                "collected); the carry keeps its structure, shapes and dtypes"
+                "collected), where x is one part of xs, here a pair; the carry keeps its "
+                "structure, shapes and dtypes"
             ),
         ),
     ),
@@ -122,6 +131,16 @@ EXERCISE = Exercise(
         Mistake(
             "the first batch is used at each step: the body's second argument is the batch",
             partial(want, same=True),
+        ),
+        Mistake(
+            "each step begins at the first params: the body must use those that it is given as "
+            "its first argument",
+            _captured,
+        ),
+        Mistake(
+            "each batch has made a step of its own from the first params, as jax.vmap does: "
+            "jax.lax.scan hands the params from step to step",
+            partial(_captured, mapped=True),
         ),
         Mistake("the batches are taken from the last to the first", partial(want, back=True)),
         Mistake(

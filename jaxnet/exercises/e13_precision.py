@@ -49,6 +49,10 @@ def _keep(values):
     return values
 
 
+def _half(values):
+    return values.astype("float16").astype("float32")
+
+
 def rule(rounds, answers, facts):
     right = "the numbers are right, but "
     for name, dtype in (("product", "float32"), ("train", "bfloat16")):
@@ -71,6 +75,15 @@ EXERCISE = Exercise(
         Mistake(
             "product: the operands are not rounded; cast both to jnp.bfloat16 first",
             partial(want, operands=(_keep, _keep)),
+        ),
+        Mistake(
+            "product: it is the result that is rounded to bfloat16, and not the operands: cast "
+            "both first, and ask for preferred_element_type=jnp.float32",
+            partial(want, operands=(_keep, _keep), result=bfloat16),
+        ),
+        Mistake(
+            "product: the operands are rounded to float16, which has other digits than bfloat16",
+            partial(want, operands=(_half, _half)),
         ),
         Mistake(
             "product: b is not rounded; with a float32 operand JAX computes in float32",

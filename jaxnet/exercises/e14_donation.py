@@ -104,6 +104,10 @@ EXERCISE = Exercise(
             partial(want, push=_ignore),
         ),
         Mistake("the row is added: .at[i].set replaces, .at[i].add adds", partial(want, push=_add)),
+        Mistake(
+            "fill: the rows past the end are lost: push each row, since push takes i modulo N",
+            partial(want, fill=_drop),
+        ),
         Mistake("fill: it begins at 1, and must begin at 0", partial(want, first=1)),
         Mistake("fill: the rows are not pushed", partial(want, fill=_ignore)),
         Mistake(

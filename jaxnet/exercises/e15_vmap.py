@@ -68,9 +68,10 @@ def rule(rounds, answers, facts):
     if facts[1]["calls"] <= facts[0]["calls"]:
         return ""
     return (
-        "the numbers are right, but each network is trained by itself: the loss was called "
+        "the numbers are right, but a Python loop over networks is left: the loss was called "
         f"{facts[0]['calls']} times for {SIZES[0][0]} x {SIZES[0][1]} networks and "
-        f"{facts[1]['calls']} for {SIZES[1][0]} x {SIZES[1][1]}; use jax.vmap"
+        f"{facts[1]['calls']} for {SIZES[1][0]} x {SIZES[1][1]}; use jax.vmap for "
+        "both params and rates"
     )
 
 
@@ -108,7 +109,10 @@ EXERCISE = Exercise(
             "first, so the outer one maps params",
             _turned,
         ),
-        Mistake("the loss is that before the last step", partial(want, steps=STEPS - 1)),
+        Mistake(
+            "the loss is that before the last step, or a step is missing",
+            partial(want, steps=STEPS - 1),
+        ),
         Mistake("there is a step too many", partial(want, steps=STEPS + 1)),
         Mistake("no step is taken", partial(want, steps=0)),
         Mistake("the steps go up: subtract rate * gradient", partial(want, sign=-1)),

@@ -9,6 +9,7 @@ import numpy as np
 from jaxnet.exercises.exercise import Exercise, Mistake, WrongAnswerError, take
 
 DEVICES, ROWS, COLUMNS = 8, 24, 16
+MESH = 'jax.make_mesh((jax.device_count(),), ("rows",), axis_types=(AxisType.Auto,))'
 
 
 def draw(rng):
@@ -58,7 +59,7 @@ def rule(rounds, answers, facts):
         if found["devices"] != DEVICES:
             return (
                 f"{right}{name} is on {found['devices']} of {DEVICES} devices: make the mesh of "
-                'all, jax.make_mesh((jax.device_count(),), ("rows",)), and use jax.device_put'
+                f"all, {MESH}, and use jax.device_put"
             )
     if fact["params"]["parts"] > 1:
         return f"{right}params is divided: PartitionSpec() puts the whole on each device"
@@ -87,6 +88,30 @@ EXERCISE = Exercise(
     ask=ask,
     want=want,
     rule=rule,
+    errors=(
+        (
+            "(?s)device assignment|Explicit",
+            (
+                f"the axes of the mesh are explicit, JAX's default: with {MESH}, the compiler "
+                "divides the work by itself"
+            ),
+        ),
+        (
+            "incompatible devices",
+            "the arrays are on different devices: put the parameters on all of the mesh too",
+        ),
+        (
+            "PartitionSpec is passed",
+            "a PartitionSpec alone does not say which devices: NamedSharding(mesh, spec) does",
+        ),
+        (
+            "unbound axis name",
+            (
+                "nothing has to be added up by hand: the arrays are divided, and jax.grad of the "
+                "mean over all rows is the gradient of all (psum belongs inside jax.shard_map)"
+            ),
+        ),
+    ),
     counts={"devices": DEVICES, "rows": ROWS},
     environment={"JAX_NUM_CPU_DEVICES": str(DEVICES)},
     mistakes=(

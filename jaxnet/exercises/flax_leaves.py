@@ -45,8 +45,13 @@ def _text(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _missing(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    if set(own) < set(wanted):
-        return ": a layer that is not given to `self`, or made in __call__, is not found"
-    if own.keys() == wanted.keys():
+    missing, extra = sorted(set(wanted) - set(own)), sorted(set(own) - set(wanted))
+    if not missing and not extra:
         return ": the sizes are not those that were asked for"
-    return ""
+    if not extra and all(name.endswith("bias") for name in missing):
+        return f": {', '.join(missing)} must be there too: without use_bias=False"
+    if not missing and all(name.endswith("bias") for name in extra):
+        return f": {', '.join(extra)} must not be there; use_bias=False leaves the bias out"
+    if not extra:
+        return ": a layer that is not given to `self`, or made in __call__, is not found"
+    return ": a layer has its name on `self`, or its place in Sequential, where nnx.relu counts too"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.exercises.errors import ERRORS
 from jaxnet.exercises.exercise import Answers, Exercise, Inputs, flatten
 from jaxnet.exercises.wire import Other
 from jaxnet.parity import Case, Participant, check, oracle
@@ -47,7 +48,7 @@ def _with_hint(exercise: Exercise, reply: dict[str, Any]) -> str:
     failed, error = str(reply["failed"]), str(reply.get("error", ""))
     if re.search("ellipsis", error, re.I):
         return f"{failed}\na gap (...) is not filled"
-    for pattern, hint in exercise.errors:
+    for pattern, hint in (*exercise.errors, *ERRORS):
         if re.search(pattern, error):
             return f"{failed}\n{hint}"
     return failed
@@ -124,8 +125,7 @@ def _form(got: Answers, want: Answers) -> str:
             found = _describe(got.get(top))
             return f"{top} must be {_describe(want[top])}, got {found}"
         if not _is_array(own[name]):
-            missing = ": is a `return` missing?" if own[name] is None else ""
-            return f"{name} must be {_describe(other[name])}, got {_describe(own[name])}{missing}"
+            return f"{name} must be {_describe(other[name])}, got {_describe(own[name])}"
         if np.shape(own[name]) != shape:
             turned = len(shape) > 1 and np.shape(own[name]) == shape[::-1]
             hint = ": it is transposed" if turned else ""
@@ -142,7 +142,10 @@ def _describe(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_describe, value))}]"
     if isinstance(value, Other):
-        return "the gap (...)" if value == "ellipsis" else f"an object of type {value}"
+        kinds = {"ellipsis": "the gap (...)", "function": "a function: is it not called?"}
+        return kinds.get(value, f"an object of type {value}")
+    if value is None:
+        return "None: is a `return` missing?"
     if not _is_array(value):
         return repr(value)
     return f"an array {np.shape(value)}" if np.shape(value) else "a number"

@@ -30,7 +30,8 @@ from jaxnet.export.description import Inputs, describe, inputs_of, precision_not
 from jaxnet.files import make_folder, read_json, replacing
 from jaxnet.runs import evaluation
 from jaxnet.runs.folder import EXPORTED as DESCRIPTION
-from jaxnet.runs.model import Model, digest
+from jaxnet.runs.model import Model
+from jaxnet.runs.weights import digest
 from jaxnet.spec import check_choice
 
 PLATFORMS = ("cpu", "cuda", "tpu")

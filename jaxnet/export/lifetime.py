@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import calendar
 import json
+import os
 import re
+import resource
+import subprocess
+import sys
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +23,12 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from jaxnet.files import memory, read, read_json
+
 STABLEHLO, DESCRIPTION = "model.stablehlo", "model.json"
 MONTHS = 6
+SECONDS = 120  # for a file to load and compile
+CHILD = "from jaxnet.export.lifetime import child; child()"
 BUILT = {  # release of jaxlib -> the day on which it was built, the newest last
     "0.10.1": date(2026, 5, 18),
     "0.10.2": date(2026, 6, 17),
@@ -72,7 +80,8 @@ def installed() -> str:
 def inspect(path: str | Path) -> StableHLO:
     """Read a StableHLO file, or that of a model's or run's folder, and compile it here.
 
-    Only open a file that you trust: JAX does not guard against what someone made on purpose.
+    JAX does not guard against what someone made on purpose, and so this is done in a process of its
+    own, of bounded time and memory.
 
     Raises: FileNotFoundError; ValueError for a model.json beside it that is damaged.
     """
@@ -82,7 +91,25 @@ def inspect(path: str | Path) -> StableHLO:
         path = inner if inner.is_file() else path / STABLEHLO
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    content = path.read_bytes()
+    command = [sys.executable, "-c", CHILD, str(path)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    found = b""
+    try:
+        found = subprocess.run(command, env=env, capture_output=True, timeout=SECONDS).stdout
+        kind, platforms, error = json.loads(found.splitlines()[-1])
+    except (subprocess.TimeoutExpired, ValueError, IndexError):
+        kind, platforms = "unknown", ()
+        error = f"JAX did not read it within {SECONDS} seconds, or crashed"
+    return StableHLO(path, _versions(path), kind, tuple(platforms), error)
+
+
+def child() -> None:
+    """Print what a process of its own finds in a file: its format, its platforms, and why it does
+    not load, or "". It may take at most half of the memory.
+    """
+    most = memory() // 2
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    content = read(sys.argv[1])
     found = re.search(rb"StableHLO_v[0-9.]*[0-9]", content)
     platforms: tuple[str, ...] = ()
     try:
@@ -91,10 +118,8 @@ def inspect(path: str | Path) -> StableHLO:
         _compile(exported)
         error = ""
     except Exception as problem:  # whatever JAX raises says why
-        error = f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
-    return StableHLO(
-        path, _versions(path), found[0].decode() if found else "unknown", platforms, error
-    )
+        error = f"{type(problem).__name__}: {(str(problem) or '-').splitlines()[0]}"
+    print(json.dumps([found[0].decode() if found else "unknown", platforms, error]))
 
 
 def _compile(exported: Any) -> None:
@@ -113,7 +138,7 @@ def _versions(path: Path) -> dict[str, str]:
     if not beside.is_file():
         return {}
     try:
-        versions = json.loads(beside.read_text(encoding="utf-8"))["versions"]
+        versions = read_json(beside)["versions"]
         return {str(name): str(value) for name, value in versions.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{beside}: damaged, or not of an export ({error!r})") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as save_tensors
 
-from jaxnet.spec import check_params
+from jaxnet import files
+from jaxnet.spec import MAX_LAYERS, check_params
 
 # dtype in the file -> its values as NumPy holds them; the upper half of a float32 is a bfloat16
 DTYPES = {
@@ -24,6 +25,7 @@ PICKLES = b"PK", b"\x80"  # how a file of torch.save begins, new and old
 
 
 SHOWN = 3  # possible orders of layers in a message
+MAX_TRIED = 20_000  # layers that are tried at some place of an order
 
 
 def read(path: str | Path, layers: Sequence[str] = ()) -> dict[str, np.ndarray]:
@@ -84,7 +86,7 @@ def _tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """The dtype, shape and bytes of each entry by name."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    content = path.read_bytes()
+    content = files.read(path)
     try:
         entries = deserialize(content)
     except SafetensorError as error:
@@ -143,26 +145,14 @@ def _order(path: Path, groups: list[list[str]], found: dict) -> list[str]:
     """The only order in which the layers can follow each other, those of a group together."""
     sizes = {name: w.shape for name, (w, _) in found.items()}
     ranks = {name: rank for rank, group in enumerate(groups) for name in group}
+    if len(sizes) > MAX_LAYERS:
+        raise ValueError(f"{path}: must hold at most {MAX_LAYERS} layers, got {len(sizes)}")
 
     def precedes(name, other):
         return ranks[name] < ranks[other] or (ranks[name] == ranks[other] and _before(name, other))
 
-    dead = set()  # what is left where no order was found, so that it is not searched again
-
-    def orders(taken, left):
-        if not left:
-            yield taken
-        width = sizes[taken[-1]][1] if taken else None
-        found = (width, left) in dead
-        for name in () if found else sorted(left, key=_natural):
-            if width in (None, sizes[name][0]) and not any(precedes(x, name) for x in left):
-                for order in orders([*taken, name], left - {name}):
-                    found = True
-                    yield order
-        if not found:
-            dead.add((width, left))
-
-    possible = list(islice(orders([], frozenset(sizes)), SHOWN + 1))
+    before = {name: {x for x in sizes if precedes(x, name)} for name in sizes}
+    possible = list(islice(_orders(sizes, before), SHOWN + 1))
     if not possible:
         shapes = ", ".join(f"{name} ({m} to {n})" for name, (m, n) in sizes.items())
         raise ValueError(
@@ -177,6 +167,44 @@ def _order(path: Path, groups: list[list[str]], found: dict) -> list[str]:
             f"{', or '.join(texts)}{more}"
         )
     return possible[0]
+
+
+def _orders(
+    sizes: Mapping[str, tuple[int, ...]], before: Mapping[str, set[str]]
+) -> Iterator[list[str]]:
+    """Yield the orders of layers of these (in, out) in which each one's outputs are as many as the
+    next one's inputs, and in which those `before` one come before it; none more after MAX_TRIED.
+    """
+    names, tried = sorted(sizes, key=_natural), 0
+    dead = set()  # what is left where no order was found, so that it is not searched again
+    taken: list[str] = []
+    left, found = set(sizes), [False]
+
+    def choices() -> Iterator[str]:
+        width = sizes[taken[-1]][1] if taken else None
+        rest = [n for n in names if n in left and width in (None, sizes[n][0])]
+        return iter([] if state() in dead else [n for n in rest if not before[n] & left])
+
+    def state() -> tuple[int | None, frozenset[str]]:
+        return sizes[taken[-1]][1] if taken else None, frozenset(left)
+
+    stack = [choices()]
+    while stack and tried < MAX_TRIED:
+        if (name := next(stack[-1], None)) is not None:
+            taken.append(name)
+            left.remove(name)
+            tried += 1
+            stack.append(choices())
+            found.append(not left)
+            if not left:
+                yield list(taken)
+            continue
+        stack.pop()
+        if not (hit := found.pop()):
+            dead.add(state())
+        if stack:
+            left.add(taken.pop())
+            found[-1] |= hit
 
 
 def _before(name: str, other: str) -> bool:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -143,9 +144,12 @@ def load(path: str | Path) -> Trajectory:
 
     Raises: FileNotFoundError; ValueError for a file that is damaged or not a recording.
     """
+    from jaxnet import files
+
     try:
-        content = io.BytesIO(Path(path).read_bytes())  # np.load leaves a damaged file open
+        content = io.BytesIO(files.read(path))  # np.load leaves a damaged file open
         with np.load(content, allow_pickle=False) as file:
+            files.check_npz(file.zip)
             about = json.loads(file["about"].tobytes())
             if about["format"] != FORMAT:
                 raise ValueError(f"its format is {about['format']!r}, not {FORMAT!r}")
@@ -153,7 +157,8 @@ def load(path: str | Path) -> Trajectory:
     except FileNotFoundError:
         raise FileNotFoundError(f"no recording at {path}") from None
     except Exception as error:  # damage raises NotImplementedError, MemoryError, anything
-        raise ValueError(f"{path}: not a readable parity recording ({error})") from None
+        reason = str(error)[:300]
+        raise ValueError(f"{path}: not a readable parity recording ({reason})") from None
 
 
 def _pack(arrays: Leaves) -> tuple[dict[str, tuple[int, str, tuple[int, ...]]], np.ndarray]:
@@ -176,12 +181,22 @@ def _unpack(index: dict[str, Any], values: np.ndarray) -> Leaves:
         end = offset + np.dtype(dtype).itemsize * math.prod(shape)
         return values[offset:end].view(dtype).reshape(shape).copy()
 
+    from jaxnet import files
+
+    sizes = (np.dtype(dtype).itemsize * math.prod(shape) for _, dtype, shape in index.values())
+    files.check_size("the arrays", sum(sizes))  # many may be made of the same bytes
     return {name: array(*place) for name, place in index.items()}
 
 
 def _read(about: dict[str, Any], arrays: Leaves) -> Trajectory:
+    groups: dict[str, Leaves] = {}
+    for name, value in arrays.items():  # once: there may be many points
+        parts = re.match(r"(?:(?:point/\d+|layers)/)?[^/]*/", name)
+        if parts is not None:
+            groups.setdefault(parts[0], {})[name[parts.end() :]] = value
+
     def group(prefix: str) -> Leaves:
-        return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        return groups.get(prefix, {})
 
     def batch(fields: dict[str, Any]) -> Any:
         fields = {k: v[()] if v.ndim == 0 else v for k, v in fields.items()}

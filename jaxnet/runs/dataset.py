@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxnet import data
-from jaxnet.files import sha256, unchanged
+from jaxnet.files import memory, sha256, unchanged
 from jaxnet.runs.config import Config, default_epochs
 from jaxnet.spec import QUANTILES, Spec
 from jaxnet.tables.column import Encoding
@@ -227,11 +225,3 @@ def use_disk(config: Config, path: Path) -> bool:
         return config.on_disk != "off"
     possible = path.is_file() and not path.name.lower().endswith(".npz")
     return possible and reader.estimate(path) > SHARE * memory()
-
-
-def memory() -> int:
-    """Return the bytes of memory of this machine, or of this process's control group."""
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):
-        return min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return installed

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxnet import files
 from jaxnet.files import LOCK, lock, make_folder, naming_errors, read_json, sync
 
 CONFIG = "config.json"
@@ -31,11 +32,11 @@ FILES = (CONFIG, METRICS, CHECKPOINTS, MODEL, CURVES)  # by which a folder is kn
 
 @contextlib.contextmanager
 def new_folder(
-    out: str | None, name: str, files: Sequence[str], is_kept: Callable[[Path], bool]
+    out: str | None, name: str, names: Sequence[str], is_kept: Callable[[Path], bool]
 ) -> Iterator[Path]:
     """Make and lock `out`, or the next free runs/NAME-1, -2, ...
 
-    If the block fails, and the folder is not to be kept, its `files` and the folders that were made
+    If the block fails, and the folder is not to be kept, its `names` and the folders that were made
     are removed again.
 
     Raises: FileExistsError for a folder that holds a run, OSError for one that cannot be made.
@@ -43,11 +44,12 @@ def new_folder(
     folder, made = make(out, name)
     with lock(folder):
         _check_free(folder)
+        check_own(folder)
         try:
             yield folder
         except BaseException:  # Ctrl-C too
             if not is_kept(folder):
-                _discard(folder, files, made)
+                _discard(folder, names, made)
             raise
 
 
@@ -82,8 +84,8 @@ def _check_free(folder: Path) -> None:
         )
 
 
-def _discard(folder: Path, files: Sequence[str], made: list[Path]) -> None:
-    for path in (folder / name for name in (*files, LOCK)):
+def _discard(folder: Path, names: Sequence[str], made: list[Path]) -> None:
+    for path in (folder / name for name in (*names, LOCK)):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -91,6 +93,11 @@ def _discard(folder: Path, files: Sequence[str], made: list[Path]) -> None:
     with contextlib.suppress(OSError):  # not empty: something else lies there
         for path in made:
             path.rmdir()
+
+
+def check_own(folder: Path) -> None:
+    """Raise ValueError for a link, a pipe or a device among what a run reads and writes."""
+    files.check_own(folder / name for name in (*FILES, EVENTS, LOCK))
 
 
 def append_metrics(folder: Path, line: dict[str, Any], *, first: bool = True) -> None:
@@ -123,16 +130,18 @@ def read_metrics(folder: Path, sure: int | None = None) -> list[dict[str, Any]]:
     Raises: ValueError naming a line that is not JSON.
     """
     path = folder / METRICS
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = files.read(path).splitlines(keepends=True) if path.exists() else []
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     metrics = []
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line)
+            if not isinstance(value, dict) or not all(map(_is_metric, value.values())):
+                raise ValueError("it must hold numbers by name")
             if not isinstance(value["step"], int) or not isinstance(value["epoch"], int):
                 raise ValueError("no step and epoch")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, RecursionError) as error:
             if sure is not None and number > sure:
                 break
             raise ValueError(
@@ -140,6 +149,10 @@ def read_metrics(folder: Path, sure: int | None = None) -> list[dict[str, Any]]:
             ) from None
         metrics.append(value)
     return metrics
+
+
+def _is_metric(value: Any) -> bool:
+    return isinstance(value, float | None) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def old_exports(folder: Path) -> list[Path]:
@@ -150,6 +163,7 @@ def old_exports(folder: Path) -> list[Path]:
             header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), 2**20)))
         now = json.loads(header["__metadata__"]["jaxnet"])["sha256"]
         old = [folder / MODEL / name for name, weights in exported.items() if weights != now]
+        old = [path for path in old if path.parent == folder / MODEL]
         return [path for path in old if path.exists()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []  # nothing was exported, or it cannot be known

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from jaxnet.files import make_folder, write
 from jaxnet.runs.evaluation import measure, outputs
 from jaxnet.runs.folder import PARAMS
 from jaxnet.runs.record import Record
+from jaxnet.runs.weights import read_params
 from jaxnet.spec import QUANTILES, Batch, Spec
 from jaxnet.tables.calibration import balanced_threshold, fit_temperature, softmax
 from jaxnet.tables.column import Column, Encoding, classes, decode
@@ -28,7 +24,6 @@ from jaxnet.tables.statistics import Sample
 from jaxnet.tables.table import Table
 from jaxnet.tables.weights import EQUAL, Weighting
 
-CALIBRATION = ("temperature", "balance")  # what is kept beside the weights of a classifier
 FITTED = 2**19  # logits that these are fitted to
 
 
@@ -225,31 +220,31 @@ def load(folder: str | Path, record: Record | None = None) -> Model:
             f"{folder}: the run has no weights yet; jaxnet train --resume {folder} makes them"
         )
     try:
-        with safe_open(path, "np") as file:
-            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            line = json.loads((file.metadata() or {}).get("jaxnet", "{}"))
-        if line.get("sha256") != digest(params):
-            raise ValueError("its bytes have changed since it was written")
+        params, known = read_params(path)
         members = record.config.ensemble
-        shapes = {name: leaf.shape for name, leaf in params.items()}
         axis = () if members == 1 else (members,)
         wanted = {name: (*axis, *shape) for name, shape in spec.shapes().items()}
         copies = len(QUANTILES) if spec.loss == "quantile" else 1
         widths = encoding.width, copies * encoding.target.width
         if widths != (spec.sizes[0], spec.sizes[-1]):
             raise ValueError(f"config.json encodes {widths[0]} inputs and {widths[1]} outputs")
-        if shapes != wanted:
-            raise ValueError(f"its shapes are {shapes}, those of config.json {wanted}")
-        if len({str(leaf.dtype) for leaf in params.values()}) > 1 or "float" not in str(
-            params["w1"].dtype
-        ):
-            raise ValueError("its dtypes are not one floating dtype")
-    except (ValueError, TypeError, OSError, SafetensorError) as error:
+        shapes = {name: leaf.shape for name, leaf in params.items()}
+        for name in wanted.keys() | shapes.keys():
+            if shapes.get(name) != wanted.get(name):
+                own, other = shapes.get(name), wanted.get(name)
+                raise ValueError(f"its {name} is {own or 'missing'}, that of config.json {other}")
+    except ValueError as error:
         raise ValueError(f"{path}: damaged, or not of this run ({error})") from None
     params = {name: params[name] for name in spec.shapes()}
-    known = {name: line[name] for name in CALIBRATION if name in line}
-    known |= {"task": record.task, "encoding": encoding, "weighting": record.weighting}
-    return Model(spec=spec, params=params, reading=record.config.reading, **known)
+    return Model(
+        task=record.task,
+        spec=spec,
+        encoding=encoding,
+        weighting=record.weighting,
+        params=params,
+        reading=record.config.reading,
+        **known,
+    )
 
 
 def fit_calibration(model: Model, batches: Iterable[Batch]) -> dict[str, float]:
@@ -272,22 +267,3 @@ def fit_calibration(model: Model, batches: Iterable[Batch]) -> dict[str, float]:
     if number == 2:
         balance = balanced_threshold(softmax(logits / temperature)[:, 1], y)
     return found if balance is None else found | {"balance": balance}
-
-
-def save_params(path: Path, params: dict[str, np.ndarray], line: dict[str, Any]) -> None:
-    """Write parameters as safetensors, whole at every moment, with a digest of their bytes.
-
-    line: the metrics of the epoch that they are of, and what is known of CALIBRATION; kept beside
-    the digest as JSON.
-    """
-    params = {name: np.ascontiguousarray(leaf) for name, leaf in params.items()}
-    make_folder(path.parent)
-    write(path, save(params, {"jaxnet": json.dumps(line | {"sha256": digest(params)})}))
-
-
-def digest(params: dict[str, np.ndarray]) -> str:
-    """Return the SHA-256 of the names and the bytes of parameters, in hexadecimal."""
-    found = hashlib.sha256()
-    for name in sorted(params):
-        found.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
-    return found.hexdigest()

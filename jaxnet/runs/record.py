@@ -9,18 +9,18 @@ import logging
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import jaxnet
 from jaxnet import files
 from jaxnet.runs.config import RESUMABLE, Config, default_epochs
-from jaxnet.runs.folder import CONFIG
+from jaxnet.runs.folder import CONFIG, check_own
+from jaxnet.runs.parts import parts_of
 from jaxnet.spec import Spec
-from jaxnet.tables.column import Encoding, encoding_from_json, encoding_to_json
-from jaxnet.tables.weights import EQUAL, Weighting, weighting_from_json
+from jaxnet.tables.column import Encoding, encoding_to_json
+from jaxnet.tables.weights import EQUAL, Weighting
 
 if TYPE_CHECKING:
     from jaxnet.runs.dataset import Dataset
@@ -76,9 +76,11 @@ class Record:
         """Read the record of the run in a folder, and check every field of it.
 
         Raises: FileNotFoundError for a folder that holds no run; ValueError naming the field that
-        is missing or wrong, or the version of jaxnet that wrote another format.
+        is missing or wrong, or the version of jaxnet that wrote another format, or a link or pipe
+        in the folder.
         """
         path = Path(folder) / CONFIG
+        check_own(Path(folder))
         try:
             found = files.read_json(path)
         except FileNotFoundError:
@@ -87,23 +89,9 @@ class Record:
             ) from None
         _check_format(Path(folder), found)
         try:
-            return cls(
-                _options(found["config"], found["data"]),
-                _typed("task", found["task"], str),
-                Spec(**_arguments(Spec, "spec", found["spec"])),
-                {n: _typed(f"rows.{n}", found["rows"][n], int) for n in ("train", "validation")},
-                _data(found["data"]),
-                encoding_from_json(found["encoding"]),
-                _typed("device", found["device"], dict),
-                _typed("versions", found["versions"], dict),
-                tuple(_typed("history", found["history"], list)),
-                weighting_from_json(found["weighting"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise ValueError(
-                f"{path}: not the record of a run ({reason}); was it edited?"
-            ) from None
+            return cls(**parts_of(found))
+        except ValueError as error:
+            raise ValueError(f"{path}: not the record of a run ({error}); was it edited?") from None
 
     def save(self, folder: Path) -> None:
         """Write config.json. Raises: OSError naming the file."""
@@ -255,46 +243,3 @@ def _check_format(folder: Path, found: dict[str, Any]) -> None:
         f"{folder}: this run was made by jaxnet {writer}, and jaxnet {jaxnet.__version__} cannot "
         f"read it; use jaxnet {writer}, or train a new run"
     )
-
-
-def _options(values: Any, data: Any) -> Config:
-    options = _arguments(Config, "config", values)
-    if options["data"] is not None:
-        options["data"] = _data(data)["path"]
-    return Config(**options | {"out": None})
-
-
-def _data(values: Any) -> dict[str, Any]:
-    kinds: dict[str, Any] = {"name": str, "path": str, "bytes": int, "sha256": str}
-    kinds |= {"left_out": list} if "left_out" in values else {}
-    return {name: _typed(f"data.{name}", values[name], kind) for name, kind in kinds.items()}
-
-
-def _arguments(cls: Any, what: str, values: Any) -> dict[str, Any]:
-    """The values as arguments of a dataclass, each of the type that its field says."""
-    hints = get_type_hints(cls)
-    if unknown := sorted(set(_typed(what, values, dict)) - {field.name for field in fields(cls)}):
-        raise ValueError(f"`{what}` has an unknown field {unknown[0]!r}")
-    return {
-        field.name: _typed(f"{what}.{field.name}", values[field.name], hints[field.name])
-        for field in fields(cls)
-    }
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """The value, with a list as the tuple that a field wants. Raises: ValueError."""
-    value = tuple(value) if isinstance(value, list) and get_origin(hint) is tuple else value
-    if not _is_a(value, hint):
-        wanted = hint.__name__ if isinstance(hint, type) else hint
-        raise ValueError(f"`{name}` must be {wanted}, got {value!r}")
-    return value
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of an annotation; an integer is a float too, a bool is not."""
-    if isinstance(hint, UnionType):
-        return any(_is_a(value, one) for one in hint.__args__)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_is_a(one, hint.__args__[0]) for one in value)
-    kinds = (int, float) if hint is float else hint
-    return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))

@@ -115,8 +115,9 @@ def _restore(
     like: RunState,
 ) -> tuple[RunState, Record]:
     """Return the newest state of a run, or `like` before its first step, and its updated record."""
-    began = checkpoint.metadata(folder / CHECKPOINTS).get("identity", record.identity())
-    record.check(folder, began, dataset)
+    began = checkpoint.metadata(folder / CHECKPOINTS).get("identity")
+    # what is none is refused as the checkpoint is read
+    record.check(folder, began if isinstance(began, dict) else record.identity(), dataset)
     now, damaged = state.restore(folder, like)
     step = int(now.state.step)
     if step > dataset.num_steps(config):

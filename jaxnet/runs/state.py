@@ -13,7 +13,8 @@ import optax
 from jaxnet.engine import checkpoint, processes
 from jaxnet.engine.mesh import to_host
 from jaxnet.runs.folder import CHECKPOINTS, PARAMS, cut_metrics, read_metrics, sync_metrics
-from jaxnet.runs.model import save_params
+from jaxnet.runs.weights import save_params
+from jaxnet.tables.typed import arguments
 from jaxnet.train import TrainState, init
 
 
@@ -31,6 +32,15 @@ class RunState(NamedTuple):
     best_line: dict[str, Any] | None
     epoch_loss: float
     lines: list[dict[str, Any]]
+
+
+class Kept(NamedTuple):
+    """What a checkpoint holds beside its arrays: of `RunState`; identity: `Record.identity`."""
+
+    best: dict[str, int | float | None] | None
+    epoch_loss: float
+    identity: dict
+    evaluations: int
 
 
 def begin(params: Any, optimizer: optax.GradientTransformation) -> RunState:
@@ -63,9 +73,8 @@ def save(
     write_model(folder, weights, now)
     if now.lines:
         sync_metrics(folder)
-    metadata = {"best": now.best_line, "epoch_loss": now.epoch_loss, "identity": identity}
-    metadata["evaluations"] = len(now.lines)
-    writer.save(step, {"state": now.state, "best": now.best}, metadata)
+    metadata = Kept(now.best_line, now.epoch_loss, identity, len(now.lines))
+    writer.save(step, {"state": now.state, "best": now.best}, metadata._asdict())
 
 
 def on_host(now: RunState) -> RunState:
@@ -118,9 +127,15 @@ def restore(folder: Path, like: RunState) -> tuple[RunState, tuple[str, ...]]:
         cut_metrics(folder, 0, 0)
         return like, ()
     saved = checkpoint.restore(checkpoints, {"state": like.state, "best": like.best})
-    kept = saved.metadata
-    lines = cut_metrics(folder, saved.step, kept["evaluations"])
+    try:
+        kept = Kept(**arguments(Kept, "metadata", saved.metadata))
+        if saved.step != int(saved.tree["state"].step):
+            raise ValueError(f"it is of step {int(saved.tree['state'].step)}")
+    except ValueError as error:
+        path = checkpoints / str(saved.step)
+        raise ValueError(f"{path}: not a checkpoint of a run ({error}); was it edited?") from None
+    lines = cut_metrics(folder, saved.step, kept.evaluations)
     if saved.damaged:
         checkpoint.set_aside(checkpoints, saved.step)
     state, best = saved.tree["state"], saved.tree["best"]
-    return RunState(state, best, kept["best"], kept["epoch_loss"], lines), saved.damaged
+    return RunState(state, best, kept.best, kept.epoch_loss, lines), saved.damaged

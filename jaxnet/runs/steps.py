@@ -6,6 +6,7 @@ Inside, the weights of a network are (out, in), which is faster on a CPU.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ import optax
 from jaxnet import net, optimizers
 from jaxnet.engine import accumulate, compile_cache, deterministic
 from jaxnet.engine.mesh import Placement
+from jaxnet.files import check_size
 from jaxnet.runs import evaluation
 from jaxnet.runs.config import Config
 from jaxnet.spec import Spec
@@ -31,7 +33,11 @@ def initial_params(config: Config, spec: Spec) -> dict[str, np.ndarray]:
     """Draw the initial weights of a run; those of an ensemble have the axis (members,) first.
 
     The first member is the network that the seed gives alone.
+
+    Raises: ValueError for a network that takes more than 1/4 of the memory.
     """
+    numbers = config.ensemble * sum(map(math.prod, spec.shapes().values()))
+    check_size("the network", numbers * np.dtype(config.param_dtype).itemsize)
     if config.ensemble == 1:
         return spec.init(config.seed, config.param_dtype)
     seeds = [config.seed, *([config.seed, member] for member in range(1, config.ensemble))]

@@ -60,6 +60,11 @@ def digest(content: bytes | memoryview, before: int = 0) -> int:
     return zlib.crc32(content, before)
 
 
+def num_blocks(path: Path) -> int:
+    """Return how many blocks of a file have a digest."""
+    return -(-path.stat().st_size // DIGESTED)
+
+
 class _Digesting:
     """A file that is written in one direction, and the digests of its blocks."""
 

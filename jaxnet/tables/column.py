@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnet.tables.reading.options import MISSING
 from jaxnet.tables.table import KINDS
+from jaxnet.tables.typed import arguments, field
 
 VALUES = {"boolean": "True".__eq__, "integer": int, "real": float, "text": str}  # of a category
 
@@ -81,37 +82,36 @@ def encoding_to_json(encoding: Encoding) -> dict[str, Any]:
 
 
 def encoding_from_json(value: Any) -> Encoding:
-    """Return what `encoding_to_json` was given. Raises: ValueError, TypeError, KeyError."""
-    features = tuple(_column(found) for found in value["features"])
-    if value["missing"] not in MISSING or not features:
-        raise ValueError(
-            f"`missing` {value['missing']!r} of an encoding of {len(features)} columns"
-        )
-    return Encoding(features, _column(value["target"]), value["missing"])
+    """Return what `encoding_to_json` was given. Raises: ValueError naming the field."""
+    places = enumerate(field("encoding", value, "features", list))
+    features = tuple(_column(f"encoding.features[{place}]", found) for place, found in places)
+    missing = field("encoding", value, "missing", str)
+    if missing not in MISSING or not features:
+        raise ValueError(f"`encoding` must have columns, and fill or error; got {missing!r}")
+    target = _column("encoding.target", field("encoding", value, "target", dict))
+    return Encoding(features, target, missing)
 
 
-def _column(found: Any) -> Column:
+def _column(what: str, found: Any) -> Column:
     """Return a column that JSON holds, each field checked."""
-    column = Column(**{name: _as_tuple(found[name]) for name in Column._fields})
+    column = Column(**arguments(Column, what, found))
     places = range(len(column.mean) or 1)
-    scales = np.asarray([column.mean, column.std, column.fill], float)
-    good = (
-        isinstance(column.name, str) and column.base in KINDS.values(),
-        np.isfinite(scales).all() and (scales[1] > 0).all(),
-        all(isinstance(text, str) for text in column.categories),
-        bool(column.mean) != bool(column.categories),
-        bool(column.mean) or not (column.bins or column.cycles),
-        all(place in places for place in column.missing),
-        all(place in places and _ascend(*edges) for place, *edges in column.bins),
-        all(p in places and _ascend(0, period) and k >= 1 for p, period, k in column.cycles),
-    )
-    if not all(good):
-        raise ValueError(f"the encoding of column {column.name!r}")
+    good = {
+        "kind": column.kind.partition(" ")[0] in KINDS.values(),
+        "std": len(column.std) == len(column.mean) and all(std > 0 for std in column.std),
+        "fill": len(column.fill) == len(column.mean),
+        "categories": bool(column.mean) != bool(column.categories),
+        "missing": all(place in places for place in column.missing),
+        "bins": all(place in places and _ascend(*edges) for place, *edges in column.bins),
+        "cycles": all(
+            p in places and _ascend(0, period) and times >= 1 for p, period, times in column.cycles
+        ),
+    }
+    good["bins"] &= bool(column.mean) or not (column.bins or column.cycles)
+    if wrong := [name for name, right in good.items() if not right]:
+        shown = str(getattr(column, wrong[0]))[:60]
+        raise ValueError(f"`{what}.{wrong[0]}` does not fit column {column.name!r}, got {shown}")
     return column
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _ascend(low: float, high: float) -> bool:

@@ -31,6 +31,7 @@ from jaxnet.tables.store import (
     DESCRIPTION,
     Field,
     Store,
+    check_description,
     folder_of,
     to_numbers,
 )
@@ -119,10 +120,15 @@ def _look(
 ) -> tuple[dict[str, Any], str]:
     """Return the description of a store, {} for none, and why its arrays do not serve, or ""."""
     folder, found = folder_of(path), {}
-    with contextlib.suppress(FileNotFoundError, ValueError):
+    files.check_own([folder])
+    try:
         found = files.read_json(folder / DESCRIPTION)
         if found.pop("digest", None) != _digest(found):
             return {}, "there are none"
+        if found.get("version") == VERSION:
+            check_description(found)
+    except (FileNotFoundError, ValueError):
+        return {}, "there are none"
     if found.get("version") != VERSION:
         return {}, "there are none"
     now = [[_name(path, source.file), [*files.state(source.file)]] for source in paths]
@@ -135,10 +141,16 @@ def _look(
         return found, "the options have changed"
     wanted = table.choose(path, found["names"], drop)
     try:
-        for name in (NUMBERS, CODES):
-            np.load(folder / name, mmap_mode="r")
-    except (OSError, ValueError):
+        held = [np.load(folder / name, mmap_mode="r") for name in (NUMBERS, CODES)]
+    except Exception:  # a damaged header raises errors of many kinds
         return found, "one is missing or cut short"
+    words = sum(column["texts"] is not None for column in found["columns"])
+    widths = len(found["columns"]) - words, words
+    for name in (NUMBERS, CODES):
+        if arrays.num_blocks(folder / name) != len(found["digests"][name]):
+            return found, "one is missing or cut short"
+    if [array.shape for array in held] != [(found["rows"], width) for width in widths]:
+        return found, "they have another shape"
     held = {*(column["name"] for column in found["columns"]), *found["left_out"]}
     return found, "" if held.issuperset(wanted) else "a column is wanted that they lack"
 

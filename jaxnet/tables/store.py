@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.tables.arrays import CODES, NUMBERS, Array
-from jaxnet.tables.table import Table
+from jaxnet.tables.table import KINDS, Table
+from jaxnet.tables.typed import arguments
 
 DESCRIPTION = "arrays.json"
 BLOCK_BYTES = 2**24  # of rows that are read at once
@@ -32,6 +34,51 @@ class Field(NamedTuple):
     kind: str
     place: int
     texts: list[str] | None = None
+
+
+class Part(NamedTuple):
+    """A file of the table as it was converted. doubtful: its size and time may deceive."""
+
+    name: str
+    state: tuple[int, int]
+    doubtful: bool
+    rows: int
+    sha256: str
+
+
+class Description(NamedTuple):
+    """What arrays.json holds, beside its digest."""
+
+    version: int
+    rows: int
+    names: tuple[str, ...]
+    files: tuple[dict, ...]
+    columns: tuple[dict, ...]
+    source: dict[str, str | int]
+    notes: tuple[str, ...]
+    left_out: dict[str, str]
+    options: dict
+    digests: dict[str, list[int]]
+
+
+def check_description(found: dict[str, Any]) -> None:
+    """Raise ValueError for a description that `convert` has not written."""
+    about = Description(**arguments(Description, "arrays", found))
+    parts = [Part(**arguments(Part, "files", one)) for one in about.files]
+    fields = [Field(**arguments(Field, "columns", one)) for one in about.columns]
+    words = [field.texts is not None for field in fields]
+    places = [sum(word == words[i] for word in words[:i]) for i in range(len(words))]
+    good = (
+        about.rows == sum(part.rows for part in parts) and all(part.rows >= 0 for part in parts),
+        places == [field.place for field in fields],
+        all((field.dtype == "O") == word for field, word in zip(fields, words, strict=True)),
+        all(re.fullmatch(r"O|\|b1|[<|][iuf]\d|<M8\[us\]", field.dtype) for field in fields),
+        all(field.kind.partition(" ")[0] in KINDS.values() for field in fields),
+        {"name", "path", "bytes", "sha256"} <= about.source.keys(),
+        {NUMBERS, CODES} <= about.digests.keys(),
+    )
+    if not all(good):
+        raise ValueError("the parts of the description do not fit each other")
 
 
 class Store:
@@ -84,7 +131,11 @@ class Store:
         for name in names:
             field = self._fields[name]
             if field.texts is not None:  # the code -1 takes the last
-                columns[name] = np.array([*field.texts, None], object)[taken[1][:, field.place]]
+                texts, codes = np.array([*field.texts, None], object), taken[1][:, field.place]
+                if len(codes) and not -1 <= codes.min() <= codes.max() < len(field.texts):
+                    what = f"a code of column {name!r} has no text; delete the folder"
+                    raise ValueError(f"{folder_of(self.path) / CODES}: {what}")
+                columns[name] = texts[codes]
             elif field.dtype.startswith("<M"):
                 columns[name] = to_dates(taken[0][:, field.place])
             else:

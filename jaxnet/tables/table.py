@@ -109,14 +109,16 @@ def choose(path: Any, names: list[str], drop: Collection[str]) -> list[str]:
         raise missing(path, unknown, names, ending=" to drop")
     if not set(names) - set(drop):
         raise empty(path)
-    return [name for name in names if name not in drop]
+    dropped = set(drop)
+    return [name for name in names if name not in dropped]
 
 
 def check_wanted(path: Any, names: Collection[str], wanted: Iterable[str]) -> None:
     """Refuse a table that lacks a column, or has two of that name."""
-    if lacking := [name for name in wanted if name not in names]:
+    wanted, known = dict.fromkeys(wanted), set(names)
+    if lacking := [name for name in wanted if name not in known]:
         raise missing(path, lacking, names)
-    check_unique(path, [name for name in names if name in set(wanted)])
+    check_unique(path, [name for name in names if name in wanted])
 
 
 def check_unique(path: Any, names: Collection[str]) -> None:

@@ -10,6 +10,7 @@ from jaxnet.tables.column import Encoding
 from jaxnet.tables.encoding import encode_target
 from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table, check_wanted, fault
+from jaxnet.tables.typed import arguments
 
 
 class Weighting(NamedTuple):
@@ -36,12 +37,11 @@ EQUAL = Weighting()
 
 
 def weighting_from_json(value: Any) -> Weighting:
-    """Return what `Weighting._asdict` gave. Raises: ValueError, TypeError, KeyError."""
-    column, classes = value["column"], tuple(value["classes"])
-    good = isinstance(column, str | None) and all(isinstance(c, int | float) for c in classes)
-    if not good or not np.all(np.isfinite(classes)) or min(classes, default=0) < 0:
-        raise ValueError(f"`weighting` must be a column and numbers of at least 0, got {value}")
-    return Weighting(column, classes)
+    """Return what `Weighting._asdict` gave. Raises: ValueError naming the field."""
+    weighting = Weighting(**arguments(Weighting, "weighting", value))
+    if min(weighting.classes, default=0) < 0:
+        raise ValueError(f"`weighting.classes` must be at least 0, got {min(weighting.classes)}")
+    return weighting
 
 
 def read_weights(table: Table | Store, name: str) -> np.ndarray:

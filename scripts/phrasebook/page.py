@@ -34,10 +34,11 @@ rngs = nnx.Rngs(0)
 - The first line of a row names its inputs: a shape stands for numbers from N(0, 1). The code sets
   `y`.
 - Where there is a blank line in the code, the lines above it run once, and make the modules; those
-  below it are each call. Of an optimizer they are each step, or a scheduler, stepped after it.
+  below it run at each call. In a row of an optimizer they are one step, after which a scheduler is
+  stepped.
 - **Trap**: what comes to mind first, and what it gives instead. That it differs is tested too.
-- *Weights*: where JAX's weights are among PyTorch's, as [parity](parity.md) takes it to compare,
-  and `parity.convert` to carry a checkpoint over.
+- *Weights*: which weight of JAX is which of PyTorch, in the form in which [parity](parity.md)
+  takes it to compare, and `parity.convert` to carry a checkpoint over.
 - *Checked*: what is equal in both frameworks in float64, by `parity.check` and its limits: 1e-10 of
   the largest number.
   - *value, gradient*: at the inputs that are named, and with zeros planted in them; JAX is under

@@ -11,7 +11,8 @@ from jaxnet import files
 from jaxnet.cli import evaluate, main
 from jaxnet.runs import folder
 from jaxnet.runs.importance import Importance, Importances
-from jaxnet.runs.model import load, save_params
+from jaxnet.runs.model import load
+from jaxnet.runs.weights import save_params
 
 
 @pytest.fixture(autouse=True)

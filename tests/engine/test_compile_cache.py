@@ -136,6 +136,44 @@ def test_the_folder_is_made_for_this_user_alone(folder):
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
+def test_entries_that_are_pipes_links_or_huge_are_removed(programs, tmp_path):
+    folder, precious = programs._path, tmp_path / "precious"
+    programs.put("a", b"program")
+    precious.write_text("precious")
+    suffix = compile_cache._threads()
+    for name in (f"b{suffix}-cache", f"b{suffix}-atime", "x-cache", "x-atime"):
+        os.mkfifo(folder / name)
+    (folder / f"c{suffix}-cache").symlink_to("/dev/zero")
+    (folder / f"c{suffix}-atime").symlink_to(precious)
+    (folder / f"d{suffix}-cache").touch()
+    os.truncate(folder / f"d{suffix}-cache", 100 * 2**30)
+    signal.alarm(60)  # to read a pipe would have no end
+    again = Programs(folder)
+    assert again.get("a") == b"program"
+    for key in "bcd":
+        assert again.get(key) is None
+        again.put(key, b"another")
+        assert again.get(key) == b"another"
+    signal.alarm(0)
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o777])
+def test_a_folder_that_jax_was_given_is_not_used_if_others_can_write_into_it(tmp_path, mode):
+    code = """
+import jax, sys
+from jaxnet.engine import compile_cache
+compile_cache.enable()
+print(jax.config.jax_enable_compilation_cache)
+"""
+    tmp_path.chmod(mode)
+    path = str(Path(jaxnet.__file__).parent.parent)
+    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == f"{mode == 0o700}\n"
+    assert ("not used, since other users can write" in done.stderr) == (mode == 0o777)
+
+
 KILLED = """
 import sys
 from pathlib import Path

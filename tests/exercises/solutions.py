@@ -176,10 +176,11 @@ def place16(
     y="PartitionSpec('rows')",
     params="PartitionSpec()",
     devices="jax.device_count()",
+    types="(AxisType.Auto,)",
 ):
     """The placement of exercise 16."""
     return f"""|
-    mesh = jax.make_mesh(({devices},), ("rows",), devices=jax.devices()[:{devices}])
+    mesh = jax.make_mesh(({devices},), ("rows",), {types}, devices=jax.devices()[:{devices}])
     put = lambda a, spec: jax.device_put(a, NamedSharding(mesh, spec))
     return {{"w": put(params["w"], {params})}}, put(x, {x}), put(y, {y})
     """
@@ -357,6 +358,10 @@ WRONG = {
         ((f"({G}).T @ h_relu", W1.format(f"({G})")), "(3, 5): it is transposed"),
         ((f"h_relu.T @ ({G}) / y.size", W1.format(f"({G})") + " / y.size"), "that of the mean"),
         (("h_relu.T @ (2 * (y - y_pred))", W1.format("(2 * (y - y_pred))")), "the sign is wrong"),
+        (
+            (f"h_relu.T @ ({G}) / len(x)", W1.format(f"({G})") + " / len(x)"),
+            "divided by the number of rows",
+        ),
         ((f"h.T @ ({G})", W1.format(f"({G})")), "the gradient of w2 takes h"),
         (
             (f"3 * h_relu.T @ ({G})", W1.format(f"({G})")),
@@ -377,6 +382,10 @@ WRONG = {
         ((f"h_relu.T @ ({G}) + np.random.rand()", W1.format(f"({G})")), "two calls with the same"),
     ],
     "02": [
+        ((MASKED, "params; new_params.update(" + STEP + ")"), "`params` was changed"),
+        ((MASKED, "{'w1': grad_w1, 'w2': grad_w2}"), "the gradients are returned"),
+        ((MASKED, STEP.replace("rate * ", "")), "the rate is missing"),
+        (("jnp.where(h < 0, grad_h, 0)", STEP), "mask is the wrong way round"),
         (("grad_h; grad_h[h < 0] = 0", STEP), "cannot be written to"),
         ((MASKED, STEP.replace("- rate", "+ rate")), "the step goes up"),
         (
@@ -402,6 +411,12 @@ WRONG = {
         ((LOSS3.replace(".sum()", ""), GRAD3), "must end in .sum()"),
         ((LOSS3, "jax.grad(loss, argnums=1)(params, x, y)"), "with respect to x"),
         ((LOSS3, "jax.value_and_grad(loss)(params, x, y)"), "the gradient alone"),
+        ((LOSS3, "jax.grad(loss)"), "got a function: is it not called?"),
+        ((LOSS3, "jax.grad(loss(params, x, y))"), "takes the function, not its value"),
+        ((f"float({LOSS3})", GRAD3), "leave it as an array"),
+        ((f"{LOSS3}.item()", GRAD3), "or .item()?"),
+        ((f"{LOSS3}.backward()", GRAD3), "returns the gradient of a function"),
+        ((LOSS3.replace(", 0)", ").clamp(min=0)").replace("maximum", "asarray"), GRAD3), "tensors"),
         ((f"{LOSS3} ** 0.5", GRAD3), "no known mistake: loss is"),
         ((LOSS3.replace("jnp.max", "__import__('numpy').max"), GRAD3), "write jnp, not np"),
         (("jnp.square(x @ params['w1'] @ params['w2'] - y).sum()", GRAD3), "no ReLU between"),
@@ -424,6 +439,8 @@ WRONG = {
         ((FWD, "(grad,)"), "passes everywhere"),
         ((FWD, BWD.replace("jnp.abs(kept)", "kept")), "without its sign"),
         (("(quantize(x), quantize(x))", BWD), "on the rounded value"),
+        ((FWD, "(jnp.clip(grad, -1, 1),)"), "the gradient is clipped"),
+        (("(x, quantize(x))", BWD), "its pair the wrong way round"),
         ((FWD, BWD[1:-2]), "a tuple with one gradient for each argument"),
         (("quantize(x)", BWD), "quantize_fwd returns a pair"),
     ],
@@ -434,9 +451,14 @@ WRONG = {
         ((MODEL[:-1] + ", nnx.relu)", LOSS5), "layer 3: a ReLU after"),
         (
             (MODEL.replace("hidden, rngs", "hidden, use_bias=False, rngs"), LOSS5),
-            "must have the parameters",
+            "layers/0/bias must be there too",
         ),
-        ((MODEL.replace("nnx.relu, ", ""), LOSS5), "must have the parameters layers/0/bias"),
+        ((MODEL.replace("nnx.relu, ", ""), LOSS5), "where nnx.relu counts too"),
+        ((MODEL.replace("nnx.relu", "nnx.ReLU()"), LOSS5), "an activation is no layer"),
+        ((MODEL.replace("nnx.relu", "nnx.relu()"), LOSS5), "an activation is no layer"),
+        ((MODEL.replace(", rngs=rngs", ""), LOSS5), "give it rngs=rngs"),
+        ((MODEL.replace("Sequential(", "Sequential([")[:-1] + "])", LOSS5), "given one by one"),
+        ((MODEL, LOSS5.replace("nnx.merge(graphdef, params)", "params")), "params are no model"),
         ((MODEL, "jnp.square(model(x) - y).sum()"), "the gradient is zero"),
         ((MODEL, LOSS5.replace(".sum()", "")), "must end in .sum()"),
     ],
@@ -453,6 +475,21 @@ WRONG = {
         ),
         (step6("updates = optimizer.update(grads, opt_state)"), "two things"),
         (step6(result="params, opt_state, loss"), "do not move"),
+        (step6(result="updates, opt_state, loss"), "in the place of the parameters"),
+        (
+            step6(
+                result="jax.tree.map(lambda p, u: p - 0.01 * u, params, updates), opt_state, loss"
+            ),
+            "once more",
+        ),
+        (
+            step6(
+                after="inner = step\nstep = lambda *given: jax.jit(lambda *a: inner(*a))(*given)"
+            ),
+            "each call compiles anew",
+        ),
+        (step6(after="loss_fn = jax.jit(loss_fn)"), "not compiled as a whole"),
+        (step6(result="loss, optax.apply_updates(params, updates), opt_state"), "in this order"),
         (
             step6(result="optax.apply_updates(params, updates), loss"),
             "must return a tuple (new_params, new_opt_state, loss), got a tuple of 2",
@@ -472,7 +509,10 @@ WRONG = {
             "no known mistake",
         ),
         ((LAYERS7.replace("self.skip = ", "skip = "), CALL7.split(" + ")[0]), "is not found"),
-        ((LAYERS7.replace("use_bias=False, ", ""), CALL7), "must have the parameters"),
+        ((LAYERS7.replace("use_bias=False, ", ""), CALL7), "skip/bias must not be there"),
+        ((LAYERS7.replace("use_bias", "bias"), CALL7), "it is use_bias=False"),
+        ((LAYERS7.replace("linear1 ", "fc1 "), CALL7), "a layer has its name on `self`"),
+        ((LAYERS7, CALL7, "Net.forward = Net.__call__\ndel Net.__call__"), "calls forward"),
         ((LAYERS7, CALL7.replace("+", "-")), "skip: it is subtracted"),
     ],
     "08": [
@@ -487,6 +527,12 @@ WRONG = {
         ((loop8(condition="i <= repeats"),), "once too often"),
         ((loop8(condition="True"),), "3 times whatever"),
         ((loop8(apply="h @ params['w2']"),), "no ReLU after the middle layer"),
+        ((loop8(condition="i >= repeats"),), "where it must not be"),
+        ((loop8(condition="i < repeats", times=1),), "once at most"),
+        (
+            ("jax.lax.cond(repeats > 0, jax.nn.relu(h @ params['w2']), h)",),
+            "takes functions, not values",
+        ),
         ((loop8(condition="i + 1 < repeats"),), "once too rarely"),
         ((loop8(apply="jax.nn.relu(h @ params['w2'].T)"),), "transposed weight w2"),
     ],
@@ -505,12 +551,24 @@ WRONG = {
             "same key differ",
         ),
         (("x", TWICE), "nothing is set to 0"),
+        (
+            (
+                DROPOUT,
+                (
+                    "(lambda a, b: (dropout(a, x, rate), dropout(b, dropout(a, x, rate), rate)))"
+                    "(*jax.random.split(key))"
+                ),
+            ),
+            "twice/second is the dropout of the first",
+        ),
         ((DROPOUT, "dropout(key, x, rate)"), "must return a tuple (first, second)"),
     ],
     "10": [
         ((MERGE, "stats", "params, stats"), "the running statistics stay as they were"),
         ((MERGE, STATS, "params"), "the running statistics stay as they were"),
         ((MERGE, STATS, "stats"), "the parameters stay as they were"),
+        ((MERGE, "nnx.state(merged)", "params, stats"), "where stats holds no parameters"),
+        ((MERGE, "merged", "params, stats"), "nnx.update takes states"),
         ((MERGE, f"(merged(x), {STATS})[1]", "params, stats"), "updated twice"),
         ((f"{MERGE}; merged.eval()", STATS, "params, stats"), "evaluation mode"),
         (("model", STATS, "params, stats"), "a variable from outside is changed"),
@@ -549,6 +607,33 @@ WRONG = {
             "the rate of the first step",
         ),
         ((fit11(step=STEP11.replace("p - rate", "p + rate")),), "the step goes up"),
+        (
+            (
+                fit11(
+                    make="whole = step\nstep = jax.jit(lambda x, y, r: whole(params, x, y, r))",
+                    call="step(x, y, rate)",
+                ),
+            ),
+            "captures params",
+        ),
+        (
+            (
+                fit11(
+                    step=STEP11.replace("    return", "    losses.append(value)\n    return"),
+                    append="",
+                ),
+            ),
+            "losses/0 is a tracer: a value of a traced function was kept",
+        ),
+        (
+            (
+                fit11(
+                    make="step = jax.jit(lambda loss, *given, whole=step: whole(*given))",
+                    call="step(loss, params, x, y, rate)",
+                ),
+            ),
+            "capture the loss",
+        ),
         ((fit11(append=""),), "losses must be"),
     ],
     "12": [
@@ -579,6 +664,29 @@ WRONG = {
             ),
             "is unrolled",
         ),
+        (
+            (fit12(use="x, y = batch; params = first").replace("|", "|\n    first = params", 1),),
+            "each step begins at the first params",
+        ),
+        (
+            (fit12(end="return jax.vmap(lambda x, y: body(params, (x, y)))(xs, ys)"),),
+            "as jax.vmap does",
+        ),
+        (
+            (fit12().replace("(params, batch)", "(params, x, y)").replace("x, y = batch", ""),),
+            "where x is one part of xs",
+        ),
+        (
+            (
+                fit12(
+                    body="losses.append(value); return new, None",
+                    end="params, _ = jax.lax.scan(body, params, (xs, ys))\n"
+                    "    return params, losses",
+                ).replace("|", "|\n    losses = []", 1),
+            ),
+            "kept outside it",
+        ),
+        ((fit12(body="return new, float(value)"),), "leave it as an array"),
         ((fit12(body="return new"),), "returns (the new carry"),
         ((fit12(end="losses, step = [], jax.jit(body)" + NUMBERS12),), "pays for a dispatch"),
     ],
@@ -589,6 +697,12 @@ WRONG = {
             "product: the result has been rounded",
         ),
         (("a.astype(jnp.bfloat16) @ b", TRAIN13), "product: b is not rounded"),
+        (
+            ("jnp.matmul(a, b, preferred_element_type=jnp.bfloat16)", TRAIN13),
+            "it is the result that is rounded",
+        ),
+        ((PRODUCT.replace("bfloat16", "float16"), TRAIN13), "rounded to float16"),
+        ((PRODUCT.replace("astype", "to"), TRAIN13), ".astype(dtype)"),
         ((PRODUCT, LOW13), "train: the weights hardly move"),
         (
             (PRODUCT, TRAIN13.replace("master.astype(jnp.bfloat16)", "master")),
@@ -606,6 +720,11 @@ WRONG = {
             "donated buffer is used again",
         ),
         (("|buffer[i % len(buffer)] = row\nreturn buffer", FILL), "cannot be written to"),
+        (
+            (PUSH, "buffer.at[jax.numpy.arange(len(rows))].set(rows)", DONATE),
+            "fill: the rows past the end are lost",
+        ),
+        ((f"|{PUSH}", FILL, DONATE), "is a `return` missing?"),
         ((PUSH, FILL.replace("enumerate(rows)", "enumerate(rows, 1)"), DONATE), "begins at 1"),
     ],
     "15": [
@@ -622,13 +741,37 @@ WRONG = {
                     "params['w']])"
                 ),
             ),
-            "each network is trained by itself",
+            "a Python loop over networks is left",
         ),
         ((train15(result="before"), many15()), "before the last step"),
         ((train15("+"), many15()), "the steps go up"),
+        (
+            (
+                train15(),
+                (
+                    "jax.numpy.stack([jax.vmap(lambda p: train(loss, p, r, x, y))(params) "
+                    "for r in rates], axis=1)"
+                ),
+            ),
+            "for both params and rates",
+        ),
+        ((train15(result="float(loss(params, x, y))"), many15()), "leave it as an array"),
         ((train15(), many15(one="train(loss, params, rates[0], x, y)")), "the first rate is used"),
     ],
     "16": [
+        (
+            (place16(types="None"), grad16().replace("jax.jit", "")),
+            "the axes of the mesh are explicit",
+        ),
+        (
+            ("jax.device_put((params, x, y), PartitionSpec('rows'))", grad16()),
+            "a PartitionSpec alone",
+        ),
+        (
+            (place16(), grad16(result="found[0], jax.lax.psum(found[1], 'rows')")),
+            "nothing has to be added up by hand",
+        ),
+        ((place16(y="PartitionSpec()"), grad16()), "holds all rows of y"),
         ((place16(), grad16(loss="jnp.square(x @ params['w'] - y).sum()")), "loss is the sum"),
         ((place16(x="PartitionSpec()", y="PartitionSpec()"), grad16()), "holds all rows of x"),
         ((place16(x="PartitionSpec(None, 'rows')"), grad16()), "the columns of x are divided"),

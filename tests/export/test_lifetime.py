@@ -68,3 +68,11 @@ def test_a_damaged_description_is_named(tmp_path, text):
     (tmp_path / "model.json").write_text(text)
     with pytest.raises(ValueError, match=r"model\.json: damaged, or not of an export"):
         lifetime.inspect(tmp_path)
+
+
+@pytest.mark.parametrize("code", ["import os; os.abort()", "import time; time.sleep(60)"])
+def test_a_file_that_crashes_or_hangs_jax_is_one_sentence(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(lifetime, "CHILD", code)
+    monkeypatch.setattr(lifetime, "SECONDS", 1)
+    (tmp_path / "model.stablehlo").write_bytes(b"")
+    assert lifetime.inspect(tmp_path).error.startswith("JAX did not read it within 1 seconds, or")

@@ -1,12 +1,15 @@
 """PyTorch's weights are read and written without PyTorch; what is no Linear layer is refused."""
 
 import json
+import os
+import signal
+import string
 import struct
 
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from jaxnet.export import torch_weights
 from jaxnet.spec import Spec
@@ -229,3 +232,26 @@ def test_a_pickle_is_refused_with_how_to_convert_it(tmp_path, content):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"m\.safetensors: there is no such file"):
         torch_weights.read(tmp_path / "m.safetensors")
+
+
+def test_an_order_that_cannot_be_found_ends_the_search(tmp_path):
+    """24 square layers, and one that fits nowhere: each of 2^24 sets of layers could be tried."""
+    square = np.zeros((3, 3), np.float32)
+    tensors = {f"{name}.weight": square for name in string.ascii_lowercase[:24]}
+    tensors["z.weight"] = np.zeros((5, 7), np.float32)
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(save(tensors))
+    signal.alarm(60)
+    with pytest.raises(ValueError, match="the layers do not follow each other"):
+        torch_weights.read(path)
+    signal.alarm(0)
+
+
+def test_too_many_layers_and_a_huge_file_are_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(save({f"{k}.weight": np.zeros((1, 1), np.float32) for k in range(1001)}))
+    with pytest.raises(ValueError, match="must hold at most 1000 layers, got 1001"):
+        torch_weights.read(path)
+    os.truncate(path, 100 * 2**30)
+    with pytest.raises(ValueError, match="must take at most"):
+        torch_weights.read(path)

@@ -74,16 +74,25 @@ def test_a_field_that_is_missing_or_of_another_type_is_named(folder, field):
 WRONG = {
     "epochs": (
         lambda d: d["config"].update(epochs=True),
-        r"`config.epochs` must be int \| None, got True",
+        r"`config.epochs` must be a 64-bit integer or null, got True",
     ),
-    "hidden": (lambda d: d["config"].update(hidden=["5"]), r"`config.hidden` must be tuple.int"),
+    "hidden": (
+        lambda d: d["config"].update(hidden=["5"]),
+        r"`config.hidden` must be a list, each a 64",
+    ),
     "range": (lambda d: d["config"].update(validation=2.0), "`validation` must be a share between"),
     "unknown": (lambda d: d["config"].update(mapped="on"), "`config` has an unknown field 'mapped"),
-    "rows": (lambda d: d["rows"].update(train=1.5), "`rows.train` must be int, got 1.5"),
+    "rows": (
+        lambda d: d["rows"].update(train=1.5),
+        "`rows.train` must be a 64-bit integer, got 1.5",
+    ),
     "sizes": (lambda d: d["spec"].update(sizes=[3, 0]), "`sizes` must be two or more integers"),
     "loss": (lambda d: d["spec"].update(loss="magic"), "`loss` must be one of"),
-    "bytes": (lambda d: d["data"].update(bytes="9"), "`data.bytes` must be int, got '9'"),
-    "history": (lambda d: d.update(history={}), "`history` must be list, got {}"),
+    "bytes": (
+        lambda d: d["data"].update(bytes="9"),
+        "`data.bytes` must be a 64-bit integer, got '9'",
+    ),
+    "history": (lambda d: d.update(history={}), "`history` must be a list, each an object, got {}"),
 }
 
 

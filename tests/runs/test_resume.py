@@ -246,7 +246,7 @@ EDITS = {
     "no encoding": (delete("encoding"), "not the record of a run"),
     "no std": (
         lambda d: d["encoding"]["features"][0].update(std=[0.0]),
-        "not the record of a run .the encoding of column 'a'",
+        "`encoding.features.*std` does not fit column 'a'",
     ),
     "no list": (
         lambda d: d["encoding"]["features"][0].update(mean=5),

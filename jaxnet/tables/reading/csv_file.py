@@ -42,7 +42,8 @@ def batches(
 
     with _errors(file):
         dialect, rows = sniff(file, options), 0
-        places = {str(dialect.names.index(name)): name for name in names}
+        found = {name: place for place, name in enumerate(dialect.names)}
+        places = {str(found[name]): name for name in names}
         padding = [str(len(dialect.names) + i) for i in range(dialect.padding)]
         text = dict.fromkeys([*places, *padding], "text")
         for chunk, doubled in _chunks(file, dialect):

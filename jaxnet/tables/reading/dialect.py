@@ -144,18 +144,19 @@ def _before_header(head: bytes, whole: bool) -> tuple[int, list[str], str | None
     while True:
         if found := blank.match(head, place):
             place = found.end()
-        if not (found := line.match(head, place)) or _is_header(head[place:]):
+        if not (found := line.match(head, place)) or _is_header(head, place):
             break
         place, comments = found.end(), comments + 1
     lines = f"{comments} comment line{'s' * (comments > 1)} before the header"
     return place, [f"left out: {lines}"] * bool(comments), delimiter
 
 
-def _is_header(text: bytes) -> bool:
-    """Return whether a line that begins with # names as many columns as the next one has, which
-    holds a number.
+def _is_header(text: bytes, place: int) -> bool:
+    """Return whether the line at a place, which begins with #, names as many columns as the next
+    one has, which holds a number.
     """
-    first, second = ([*text.splitlines(), b"", b""])[:2]
+    found = re.compile(rb"([^\r\n]*)(?:\r\n|\r|\n)([^\r\n]*)").match(text, place)
+    first, second = found.groups() if found else (b"", b"")
     for delimiter in DELIMITERS:
         cells = second.split(delimiter.encode())
         if len(cells) > 1 and first.count(delimiter.encode()) == len(cells) - 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -99,7 +100,10 @@ def _coded_integers(found: Any) -> set[str]:
 @contextlib.contextmanager
 def naming_damage(file: Path, kind: str) -> Iterator[None]:
     """Name the file that cannot be read; pyarrow's errors are ValueError and OSError too."""
+    from pyarrow import ArrowException
+
     damage = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+    damage += (ArrowException, OverflowError, tokenize.TokenError)  # the last of NumPy's headers
     try:
         yield
     except damage as error:

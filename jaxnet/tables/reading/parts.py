@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet import files
 from jaxnet.files import unchanged
 from jaxnet.tables import table
 from jaxnet.tables.reading import csv_file, parquet_file
@@ -42,6 +43,7 @@ def read_header(source: Source, options: ReadOptions) -> Header:
             naming_damage(file, NPZ),
             zipfile.ZipFile(file) as archive,
         ):
+            files.check_npz(archive)
             return Header([name.removesuffix(".npy") for name in archive.namelist()])
     if suffix == ".parquet":
         schema = parquet_file.read_schema(file)
@@ -115,10 +117,12 @@ def _npz(file: Path, names: list[str]) -> dict[str, Any]:
         np.load(file, allow_pickle=False) as stored,
     ):
         arrays = {name: stored[name] for name in names}
+        if raw := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{raw[0]!r} in it is no array that NumPy has written")
     table.check_lengths(file, {name: array.shape for name, array in arrays.items()})
     for name, array in arrays.items():
         text = array.dtype.kind == "U" and array.ndim == 1
-        if not text and array.dtype.kind not in "biufM":
+        if not text and (array.dtype.kind not in "biufM" or array.dtype.itemsize > 8):
             what = f"must be numbers, booleans, dates or text (N,), got {array.dtype}"
             raise table.fault(file, name, what)
         if len(array) and not array.size:
@@ -127,4 +131,5 @@ def _npz(file: Path, names: list[str]) -> dict[str, Any]:
             array = array.astype("M8[us]")
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         arrays[name] = array.reshape(len(array), -1) if array.ndim > 2 else array
-    return {n: pa.array(a) if a.dtype.kind == "U" else a for n, a in arrays.items()}
+    with naming_damage(file, NPZ):  # text that is no Unicode
+        return {n: pa.array(a) if a.dtype.kind == "U" else a for n, a in arrays.items()}

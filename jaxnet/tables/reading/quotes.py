@@ -50,8 +50,8 @@ def find_rows(data: bytes, delimiter: str, spaced: bool) -> Rows:
 def first_row_end(data: bytes, delimiter: str) -> int:
     """Return where the first row of UTF-8 text ends, with its line break; -1 if it does not."""
     for begin, end, _ in outside(data, delimiter, True):
-        if found := re.compile(rb"\r?\n|\r").search(data, begin, end):
-            return found.end()
+        if found := re.compile(rb"[\r\n]").search(data, begin, end):
+            return found.end() + (data[found.start() : found.start() + 2] == b"\r\n")
     return -1
 
 
@@ -84,9 +84,7 @@ def _quotes(data: bytes) -> np.ndarray:
 def without_spaces(data: bytes, delimiter: str) -> bytes:
     """Return rows without the spaces before their cells."""
     if b'"' not in data:
-        sign = delimiter.encode()
-        while sign + b" " in data:
-            data = data.replace(sign + b" ", sign)
+        data = re.sub(re.escape(delimiter).encode() + b" +", delimiter.encode(), data)
         return re.sub(rb"(?m)^ +", b"", data)
     begins = rb"(^|[" + re.escape(delimiter).encode() + rb"\r\n])"
     quoted = rb'("' + CLOSES.pattern + rb")"

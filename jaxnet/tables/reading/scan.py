@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.files import WHOLE_SHARE, memory
 from jaxnet.tables import table
 from jaxnet.tables.reading import arrow, parquet_file
 from jaxnet.tables.reading.decide import Fault, decide, judge
@@ -148,7 +149,12 @@ def _look(source: Source, looks: Mapping[str, Look], options: ReadOptions, keep:
     def known() -> dict[str, str]:
         return {name: kind for name in names if (kind := looks[name].plain)}
 
+    held = 0
     for part in parts(source, names, options, known=known):
+        held += sum(column.nbytes for column in part.values())
+        if keep and held > memory() // WHOLE_SHARE:
+            what = f"the table takes more than 1/{WHOLE_SHARE} of the memory"
+            raise ValueError(f"{file}: {what}; leave its rows on the disk with `on_disk` on")
         for name, column in part.items():
             looks[name].update(file, column, rows, typed and name not in source.keys)
         rows += len(column)
