@@ -159,12 +159,15 @@ def read(path: str | Path, share: int = WHOLE_SHARE) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path}: there is no such file") from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{path}: must be a file, got {_kind(found.st_mode)}")
         check_size(path, found.st_size, share)
-        return file.read()
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 def check_own(paths: Iterable[Path]) -> None:

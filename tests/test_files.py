@@ -166,3 +166,21 @@ def test_a_name_of_255_bytes_can_be_written(tmp_path):
 def test_all_new_folders_are_returned_deepest_first(tmp_path):
     assert files.make_folder(tmp_path / "a/b") == [tmp_path / "a/b", tmp_path / "a"]
     assert files.make_folder(tmp_path / "a/b") == []
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for name, what in {"": "a folder", "pipe": "a pipe", "link": "a device"}.items():
+        with pytest.raises(ValueError, match=f"must be a file, got {what}"):
+            files.read(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        files.read(tmp_path / "none")
+
+
+def test_a_file_of_more_than_a_share_of_the_memory_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "memory", lambda: 400)
+    (tmp_path / "a").write_bytes(bytes(100))
+    assert files.read(tmp_path / "a") == bytes(100)
+    with pytest.raises(ValueError, match="must take at most 50 bytes of memory, 1/8 of it, got 1"):
+        files.read(tmp_path / "a", 8)

@@ -207,11 +207,11 @@ def test_every_field_of_an_encoding_is_checked(field):
     found = encoding_from_json(value)
     assert json.loads(json.dumps(encoding_to_json(found))) == value
     bad = COLUMN | {field: WRONG[field]}
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(ValueError, match=r"`encoding.features\[0\]."):
         encoding_from_json(value | {"features": [bad]})
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match=f"`encoding.target`: '{field}' is missing"):
         encoding_from_json(value | {"target": {k: v for k, v in COLUMN.items() if k != field}})
-    with pytest.raises(ValueError, match="`missing` 'skip' of an encoding of 1 columns"):
+    with pytest.raises(ValueError, match="must have columns, and fill or error; got 'skip'"):
         encoding_from_json(value | {"missing": "skip"})
 
 
