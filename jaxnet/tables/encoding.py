@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -104,10 +105,11 @@ def _codes(
     if column.missing:
         index[None] = len(index)
     few, place = values, np.arange(len(values))
-    if values.dtype != object:
+    if values.dtype != object:  # of numbers each is looked up once
         few, place = np.unique(values, return_inverse=True)
     texts = category_texts(few, column.base)
-    codes = np.array([index.get(text, -1) for text in texts], np.int32)[place]
+    found = np.fromiter(map(index.get, texts, itertools.repeat(-1)), np.int32, len(texts))
+    codes = found if values.dtype == object else found[place]
     if unseen == "error" and (codes < 0).any():
         rows = (row for row in np.flatnonzero(codes < 0) if texts[place[row]] is not None)
         if (row := next(rows, None)) is not None:
@@ -123,8 +125,8 @@ def category_texts(values: np.ndarray, kind: str) -> list[str | None]:
     a missing value.
     """
     if values.dtype == object:
-        change = str.capitalize if kind == "boolean" else str
-        return [None if value is None else change(str(value)) for value in values.tolist()]
+        texts = values.tolist()
+        return [t and t.capitalize() for t in texts] if kind == "boolean" else texts
     absent = is_missing(values)
     if KINDS[values.dtype.kind] == kind or kind == "text":
         texts = values.astype(str)
