@@ -27,7 +27,7 @@ TORCH_TESTS = [
     "test_torch_live.py",
     "parity/test_corpus.py",
     "parity/test_locate.py",
-    "parity/test_model_state.py",
+    "parity/test_state_of_modules.py",
     "parity/test_torch_causes.py",
     "parity/test_torch_causes_training.py",
     "parity/test_corpus_material.py",
