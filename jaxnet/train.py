@@ -61,9 +61,12 @@ def _check_params(params: Any) -> None:
     nnx: Any = sys.modules.get("flax.nnx")  # without it there are no variables of Flax
     if nnx is None:
         return
-    is_leaf = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_leaf):
-        if isinstance(leaf, nnx.Variable) and not isinstance(leaf, nnx.Param):
+
+    def is_variable(leaf):
+        return isinstance(leaf, nnx.Variable)
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_variable):
+        if is_variable(leaf) and not isinstance(leaf, nnx.Param):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(
                 f"`params` must hold nnx.Param only, got {type(leaf).__name__} {name}: take "

@@ -8,9 +8,9 @@ import jaxnet
 from jaxnet.runs.config import Config
 from jaxnet.runs.folder import PARAMS, append_metrics
 from jaxnet.runs.model import Model
+from jaxnet.runs.params import save_params
 from jaxnet.runs.record import Record
 from jaxnet.runs.steps import initial_params
-from jaxnet.runs.weights import save_params
 from jaxnet.spec import Spec
 from jaxnet.tables.fitting import fit_encoding
 from jaxnet.tables.reading.reader import read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections import ChainMap
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -52,7 +53,7 @@ class ModelCommand(Cached):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingCommand(Cached):
+class TrainingCommand(Cached, ABC):
     """A command with all the options of a run; another run may provide their defaults."""
 
     data: DataOptions = field(default_factory=DataOptions)
@@ -62,9 +63,9 @@ class TrainingCommand(Cached):
     scale: ScaleOptions = field(default_factory=ScaleOptions)
 
     @property
+    @abstractmethod
     def options_from(self) -> Path | None:
         """The folder of the run whose options are the defaults."""
-        raise NotImplementedError
 
     def config(self) -> Config:
         """Raises: ValueError naming a wrong option."""

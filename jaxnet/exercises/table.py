@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-from jaxnet.exercises import (
-    e01_numpy,
-    e02_jax_numpy,
-    e03_grad,
-    e04_custom_vjp,
-    e05_sequential,
-    e06_optax,
-    e07_module,
-    e08_dynamic,
-    e09_random_keys,
-    e10_state,
-    e11_recompilation,
-    e12_scan,
-    e13_precision,
-    e14_donation,
-    e15_vmap,
-    e16_devices,
-)
+import importlib
+
 from jaxnet.exercises.exercise import Exercise
 
-_MODULES = (
-    e01_numpy,
-    e02_jax_numpy,
-    e03_grad,
-    e04_custom_vjp,
-    e05_sequential,
-    e06_optax,
-    e07_module,
-    e08_dynamic,
-    e09_random_keys,
-    e10_state,
-    e11_recompilation,
-    e12_scan,
-    e13_precision,
-    e14_donation,
-    e15_vmap,
-    e16_devices,
+MODULES = (
+    "e01_numpy",
+    "e02_jax_numpy",
+    "e03_grad",
+    "e04_custom_vjp",
+    "e05_sequential",
+    "e06_optax",
+    "e07_module",
+    "e08_dynamic",
+    "e09_random_keys",
+    "e10_state",
+    "e11_recompilation",
+    "e12_scan",
+    "e13_precision",
+    "e14_donation",
+    "e15_vmap",
+    "e16_devices",
 )
-EXERCISES: dict[str, Exercise] = {module.EXERCISE.number: module.EXERCISE for module in _MODULES}
+_IMPORTED = [importlib.import_module(f"jaxnet.exercises.{name}") for name in MODULES]
+EXERCISES: dict[str, Exercise] = {one.EXERCISE.number: one.EXERCISE for one in _IMPORTED}

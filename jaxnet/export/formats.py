@@ -31,7 +31,7 @@ from jaxnet.files import make_folder, read_json, replacing
 from jaxnet.runs import evaluation
 from jaxnet.runs.folder import EXPORTED as DESCRIPTION
 from jaxnet.runs.model import Model
-from jaxnet.runs.weights import digest
+from jaxnet.runs.params import digest
 from jaxnet.spec import check_choice
 
 PLATFORMS = ("cpu", "cuda", "tpu")

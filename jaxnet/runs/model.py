@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxnet.runs.evaluation import measure, outputs
 from jaxnet.runs.folder import PARAMS
+from jaxnet.runs.params import read_params
 from jaxnet.runs.record import Record
-from jaxnet.runs.weights import read_params
 from jaxnet.spec import QUANTILES, Batch, Spec
 from jaxnet.tables.calibration import balanced_threshold, fit_temperature, softmax
 from jaxnet.tables.column import Column, Encoding, classes, decode

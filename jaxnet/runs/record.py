@@ -17,7 +17,7 @@ import jaxnet
 from jaxnet import files
 from jaxnet.runs.config import RESUMABLE, Config, default_epochs
 from jaxnet.runs.folder import CONFIG, check_own
-from jaxnet.runs.parts import parts_of
+from jaxnet.runs.record_fields import record_fields
 from jaxnet.spec import Spec
 from jaxnet.tables.column import Encoding, encoding_to_json
 from jaxnet.tables.weights import EQUAL, Weighting
@@ -89,7 +89,7 @@ class Record:
             ) from None
         _check_format(Path(folder), found)
         try:
-            return cls(**parts_of(found))
+            return cls(**record_fields(found))
         except ValueError as error:
             raise ValueError(f"{path}: not the record of a run ({error}); was it edited?") from None
 

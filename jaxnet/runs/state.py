@@ -13,8 +13,8 @@ import optax
 from jaxnet.engine import checkpoint, processes
 from jaxnet.engine.mesh import to_host
 from jaxnet.runs.folder import CHECKPOINTS, PARAMS, cut_metrics, read_metrics, sync_metrics
-from jaxnet.runs.weights import save_params
-from jaxnet.tables.typed import arguments
+from jaxnet.runs.params import save_params
+from jaxnet.tables.from_json import arguments
 from jaxnet.train import TrainState, init
 
 

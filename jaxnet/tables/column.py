@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.tables.from_json import arguments, field
 from jaxnet.tables.reading.options import MISSING
 from jaxnet.tables.table import KINDS
-from jaxnet.tables.typed import arguments, field
 
 VALUES = {"boolean": "True".__eq__, "integer": int, "real": float, "text": str}  # of a category
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.tables.arrays import CODES, NUMBERS, Array
+from jaxnet.tables.from_json import arguments
 from jaxnet.tables.table import KINDS, Table
-from jaxnet.tables.typed import arguments
 
 DESCRIPTION = "arrays.json"
 BLOCK_BYTES = 2**24  # of rows that are read at once

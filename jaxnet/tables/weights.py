@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxnet.tables.column import Encoding
 from jaxnet.tables.encoding import encode_target
+from jaxnet.tables.from_json import arguments
 from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table, check_wanted, fault
-from jaxnet.tables.typed import arguments
 
 
 class Weighting(NamedTuple):

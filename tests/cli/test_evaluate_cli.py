@@ -12,7 +12,7 @@ from jaxnet.cli import evaluate, main
 from jaxnet.runs import folder
 from jaxnet.runs.importance import Importance, Importances
 from jaxnet.runs.model import load
-from jaxnet.runs.weights import save_params
+from jaxnet.runs.params import save_params
 
 
 @pytest.fixture(autouse=True)

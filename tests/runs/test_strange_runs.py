@@ -15,9 +15,9 @@ from jaxnet.parity import recording
 from jaxnet.runs.config import Config
 from jaxnet.runs.folder import CHECKPOINTS, read_metrics
 from jaxnet.runs.model import load
+from jaxnet.runs.params import save_params
 from jaxnet.runs.record import Record
 from jaxnet.runs.steps import initial_params
-from jaxnet.runs.weights import save_params
 from jaxnet.spec import Spec
 
 HUGE = 100 * 2**30  # bytes of a file without content

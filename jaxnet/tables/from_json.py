@@ -25,7 +25,7 @@ def arguments(cls: Any, what: str, values: Any) -> dict[str, Any]:
     Raises: ValueError naming the field `what`.NAME that is missing, unknown or of another type.
     """
     hints = {name: hint for name, hint in get_type_hints(cls).items() if name[0] != "_"}
-    typed(what, values, dict)
+    value(what, values, dict)
     if unknown := sorted(set(values) - set(hints)):
         raise ValueError(f"`{what}` has an unknown field {unknown[0][:SHOWN]!r}")
     return {name: field(what, values, name, hint) for name, hint in hints.items()}
@@ -36,14 +36,17 @@ def field(what: str, values: Mapping[str, Any], name: str, hint: Any) -> Any:
     name_of = f"{what}.{name}" if what else name
     if name not in values:
         raise ValueError(f"`{what}`: {name!r} is missing" if what else f"{name!r} is missing")
-    return typed(name_of, values[name], hint)
+    return value(name_of, values[name], hint)
 
 
-def typed(name: str, value: Any, hint: Any) -> Any:
-    """Return a value with tuples for the lists that become such. Raises: ValueError."""
-    made = _as_tuples(value, hint)
+def value(name: str, given: Any, hint: Any) -> Any:
+    """Return what is given, with tuples for the lists that become such.
+
+    Raises: ValueError naming it if it is not of the type that `hint` says.
+    """
+    made = _as_tuples(given, hint)
     if not _is_a(made, hint):
-        shown = repr(value)
+        shown = repr(given)
         shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
         raise ValueError(f"`{name}` must be {_words(hint)}, got {shown}")
     return made
