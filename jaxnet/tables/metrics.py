@@ -106,7 +106,9 @@ class ClassMetrics(Metrics):
             return
         scaled, binary = y_pred / self.temperature, y_pred.shape[1] == 2
         p = softmax(scaled)
-        self._log_losses += [log_loss(logits, y) * len(y) for logits in (y_pred, scaled)]
+        raw = log_loss(y_pred, y)
+        both = raw, raw if self.temperature == 1 else log_loss(scaled, y)
+        self._log_losses += np.multiply(both, len(y))
         self._auc.update(p[:, 1:] if binary else p, y - 1 if binary else y)
         self.calibrated.update(p, y)
         if self.temperature != 1:

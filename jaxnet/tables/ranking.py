@@ -53,11 +53,15 @@ class RocAuc:
         if not self._held:
             return np.full(self._classes, np.nan)
         scores, y = self._kept()
-        areas = []
-        for k, column in enumerate(scores.T):
-            unique, bins = np.unique(column, return_inverse=True)
-            areas.append(_area(_of_bins(bins, y == k, len(unique))))
-        return np.array(areas)
+        return np.array([_exact_area(s[y != k], s[y == k]) for k, s in enumerate(scores.T)])
+
+
+def _exact_area(others: np.ndarray, own: np.ndarray) -> float:
+    """As `_area`, of the scores themselves."""
+    others, own = np.sort(others), np.sort(own)
+    twice = sum(int(np.searchsorted(others, own, side).sum()) for side in ("left", "right"))
+    pairs = len(others) * len(own)
+    return twice / (2 * pairs) if pairs else float("nan")
 
 
 def _of_bins(bins: np.ndarray, own: np.ndarray, number: int) -> np.ndarray:

@@ -71,19 +71,30 @@ class Sample:
 
     def __init__(self, most: int, seed: int = 0):
         self.most, self._rng = most, np.random.default_rng(seed)
-        self._kept: list[np.ndarray] = []  # keys, and the arrays' rows of the smallest keys
+        self._parts: list[list[np.ndarray]] = []  # keys, and the arrays' rows of the smallest keys
+        self._held, self._limit = 0, 1.0  # rows in all parts; no larger key is among the smallest
 
     def update(self, *arrays: np.ndarray) -> None:
         """Add a block: arrays with the same N rows."""
-        block = [self._rng.random(len(arrays[0])), *arrays]
-        if self._kept:
-            block = [np.concatenate(pair) for pair in zip(self._kept, block, strict=True)]
-        if len(block[0]) > self.most:
-            rows = np.sort(np.argpartition(block[0], self.most)[: self.most])
-            block = [array[rows] for array in block]
-        self._kept = block
+        keys = self._rng.random(len(arrays[0]))
+        some = keys < self._limit
+        self._parts.append([array[some] for array in (keys, *arrays)])
+        self._held += len(self._parts[-1][0])
+        if self._held > 2 * self.most:
+            self._select()
+
+    def _select(self) -> None:
+        """Keep the rows of the smallest keys, in their order."""
+        kept = [np.concatenate(arrays) for arrays in zip(*self._parts, strict=True)]
+        if len(kept[0]) > self.most:
+            rows = np.sort(np.argpartition(kept[0], self.most)[: self.most])
+            kept = [array[rows] for array in kept]
+            self._limit = float(kept[0].max())
+        self._parts, self._held = [kept], len(kept[0])
 
     @property
     def arrays(self) -> list[np.ndarray]:
-        """The rows kept, of each array, in their order."""
-        return self._kept[1:]
+        """The rows kept, of each array, in their order; none before there is a block."""
+        if self._parts:
+            self._select()
+        return self._parts[0][1:] if self._parts else []
