@@ -16,8 +16,9 @@ from jaxnet.parity.limits import (
     MATHEMATICS,
     NOISE,
     PRECISION,
+    TERMS,
+    largest_output,
     rounded,
-    rounding_of_loss,
 )
 from jaxnet.parity.observe import Outputs
 from jaxnet.parity.participants import Participant, cast
@@ -145,13 +146,15 @@ def _buffers(
 def _free_leaf(candidate: Participant, against: Trajectory, locked_equal: bool) -> Leaf:
     """Return the worst loss of the float64 free run.
 
-    As the network learns, the loss may become less than the rounding of its terms: so much is
-    allowed beside, or, where no outputs tell how large they are, so much as one step may be off.
-    Where every locked step was equal, so is how far rounding alone drives the reference's own runs.
+    A share of the loss is allowed, and beside it the rounding of its terms, which remains once the
+    network has learnt its data. If no outputs tell how large the terms are, it is what one locked
+    step may be off. Training can amplify rounding: if every locked step was equal, the reference
+    itself is run from parameters moved by a rounding, and NOISE times what it parts by is allowed.
     """
     steps = [p for p in against.points if p.tier == MATHEMATICS and not p.probe]
-    seen = [found for p in steps if (found := rounding_of_loss(p.want)) is not None]
-    floor = max(seen) if seen else min((float(p.bar["loss", "loss"]) for p in steps), default=0.0)
+    outputs = [size for p in steps if (size := largest_output(p.want)) is not None]
+    locked = min((float(p.bar["loss", "loss"]) for p in steps), default=0.0)
+    floor = TERMS * max(outputs) if outputs else locked
     bar = FREE_RUN * np.abs(against.losses) + floor
     losses = free_run(candidate, against.case, "float64")
     leaf = _judge_free(against, losses, bar)

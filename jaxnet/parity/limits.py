@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,29 +24,38 @@ NOISE = 100.0  # float64: multiples of what such a draw moves a number whose ter
 NEAR = 1e-3  # a share by which parameters are moved, to see the terms of a network that has learnt
 
 
-@np.errstate(all="ignore")  # a number that is not finite is refused at its point
-def find_scales(
-    reference: Participant, params: Leaves, batch: Any, first: Outputs
-) -> dict[tuple[str, str], float]:
-    """Return how large the terms of the loss and of each leaf of the gradient are.
+class Scales(NamedTuple):
+    """How large the terms of the loss and of each leaf of the gradient are, by stage and leaf.
 
-    Once the network has learnt its data the terms cancel, and their rounding remains. They are as
-    large as these numbers are at the first step, `first`, and as they change when the parameters
-    do, which tells of a network that has learnt already.
+    Once the network has learnt its data the terms cancel, and their rounding remains.
+
+    sure: of terms that no input shows, as the 1 in log(1 + e): as large as these numbers are at the
+    first step, but of a loss that begins larger than 1 for each output no more than that share.
+    most: how large they may be: as at the first step, and as these numbers change when the
+    parameters do, which tells of a network that has learnt already.
     """
+
+    sure: dict[tuple[str, str], float]
+    most: dict[tuple[str, str], float]
+
+
+@np.errstate(all="ignore")  # a number that is not finite is refused at its point
+def find_scales(reference: Participant, params: Leaves, batch: Any, first: Outputs) -> Scales:
+    """Return the scales of a case from what comes before the first update."""
     near, _ = evaluate(reference, _moved(params, NEAR, np.random.default_rng(0)), batch)
-    scales = {}
-    for key, value in first.items():
-        if key[0] in ("loss", "gradient"):
-            change = float(np.abs(near[key] - value).max(initial=0)) / NEAR
-            scales[key] = max(_largest(value), change if np.isfinite(change) else 0.0)
-    return scales
+    sizes = {key: _largest(v) for key, v in first.items() if key[0] in ("loss", "gradient")}
+    outputs = sum(value.size for (stage, _), value in first.items() if stage == "forward") or 1
+    share = min(1.0, outputs / max(sizes["loss", "loss"], 1e-300))
+    most = {}
+    for key, size in sizes.items():
+        change = _largest(near[key] - first[key]) / NEAR
+        most[key] = max(size, change if np.isfinite(change) else 0.0)
+    return Scales({key: share * size for key, size in sizes.items()}, most)
 
 
-def rounding_of_loss(want: Outputs) -> float | None:
-    """Return what may remain of a loss whose terms cancel, which are the network's outputs."""
-    outputs = [_largest(value) for (stage, _), value in want.items() if stage == "forward"]
-    return TERMS * max(outputs) if outputs else None
+def largest_output(want: Outputs) -> float | None:
+    """Return how large the terms of a loss are that cancel: its network's outputs, if known."""
+    return max((_largest(v) for (stage, _), v in want.items() if stage == "forward"), default=None)
 
 
 def _largest(value: np.ndarray) -> float:
@@ -60,7 +69,7 @@ def make_bars(
     state: Leaves,
     batch: Any,
     want: Outputs,
-    scales: dict[tuple[str, str], float],
+    scales: Scales,
 ) -> tuple[Outputs, float]:
     """Return the bar of every number of a point, and how many bars a candidate may be off.
 
@@ -95,8 +104,8 @@ def _bars(reference, tier, params, state, batch, want, scales) -> tuple[Outputs,
         if key not in bar:
             largest = _largest(value)
             if key[0] == "loss":  # near 0 its rounding is that of its terms
-                terms = rounding_of_loss(want)
-                largest = max(largest, scales[key] if terms is None else terms / TERMS)
+                terms = largest_output(want)
+                largest = max(largest, scales.most[key] if terms is None else terms)
             bar[key] = np.full(value.shape, max(error[key], bars.U * largest))
     return bar, PEER
 
@@ -106,14 +115,16 @@ def _noise_floor(reference, params, batch, want, scales) -> dict[tuple[str, str]
 
     Numbers whose terms cancel, as the gradient of a bias before BatchNorm, or all of a network that
     has learnt its data, are little but the rounding of the terms. The floor is what rounding the
-    inputs moves them by, and never more than the rounding of terms so large as `scales`, or than
-    what the largest gradient of all may differ by. A number below the rounding is nothing else.
+    inputs moves them by, and never more than the rounding of terms so large as `scales.most`, or
+    than what the largest gradient of all may differ by; but no less than that of `scales.sure`. A
+    number below the rounding is nothing else.
     """
-    sizes = {key: _largest(want[key]) for key in scales}
-    most = {key: TERMS * scale for key, scale in scales.items()}
-    of_loss = rounding_of_loss(want)
-    least = most if of_loss is None else most | {("loss", "loss"): of_loss}
+    sizes = {key: _largest(want[key]) for key in scales.most}
+    most = {key: TERMS * scale for key, scale in scales.most.items()}
+    output = largest_output(want)
+    least = most if output is None else most | {("loss", "loss"): TERMS * output}
     floor = {key: limit for key, limit in least.items() if sizes[key] <= limit}
+    sure = {key: TERMS * scale for key, scale in scales.sure.items()}
     largest = max((size for key, size in sizes.items() if key[0] == "gradient"), default=0.0)
     for key, size in sizes.items():
         cancelled = reference.plan is None and key[0] == "gradient" and size < CANCELLED * largest
@@ -124,7 +135,7 @@ def _noise_floor(reference, params, batch, want, scales) -> dict[tuple[str, str]
         for key in keys:
             change = NOISE * _largest(found[key] - want[key])
             floor[key] = min(max(floor.get(key, 0.0), change), most[key])
-    return floor
+    return {key: max(limit, floor.get(key, 0.0)) for key, limit in sure.items()}
 
 
 def _single_error(reference, params, batch) -> dict[tuple[str, str], float]:

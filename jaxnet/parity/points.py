@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.parity.limits import DTYPES, find_scales, make_bars
+from jaxnet.parity.limits import DTYPES, Scales, find_scales, make_bars
 from jaxnet.parity.observe import Outputs, check_pure, evaluate, new_buffers, observe
 from jaxnet.parity.participants import Leaves, Participant, cast
 
@@ -160,7 +160,7 @@ def _point(
     params: Leaves,
     state: Leaves,
     batch: Any,
-    scales: dict[tuple[str, str], float],
+    scales: Scales,
 ) -> Point:
     dtype = DTYPES[tier]  # in float64 are compared the numbers that this dtype holds
     params, state, batch = cast(cast((params, state, batch), dtype), "float64")
