@@ -20,8 +20,8 @@ class Summary:
 
     moments: of the training rows of a column of numbers or dates. distinct: the numbers in all rows
     of a column of numbers to take as categories. texts: the distinct ones of text. absent: (D,)
-    which numbers are missing in a training row. missing: how many are in all rows. sample: (M, D)
-    numbers of M training rows.
+    which numbers are missing in a training row, or (1,) if none is. missing: how many are in all
+    rows. sample: (M, D) numbers of M training rows.
     """
 
     def __init__(
@@ -44,8 +44,9 @@ class Summary:
         """
         if values.dtype.kind in "fMO":
             absent = is_missing(values).reshape(len(values), -1)
-            self.missing += int(absent.sum())
-            self.absent = self.absent | absent[training].any(axis=0)
+            if number := int(absent.sum()):
+                self.missing += number
+                self.absent = self.absent | absent[training].any(axis=0)
         if self.moments is not None:
             numbers = dates.split(values) if values.dtype.kind == "M" else values
             numbers = numbers.reshape(len(values), -1)
