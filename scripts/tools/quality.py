@@ -227,7 +227,7 @@ def measured(found: dict[str, Any], models: list[str], options: argparse.Namespa
                     for seed in range(options.seeds)
                 ]
                 loss, seconds = (statistics.mean(values) for values in zip(*each, strict=True))
-                entry["models"][name] = {"loss": loss, "seeds": options.seeds}
+                entry["models"][name] = {"loss": loss, "seeds": options.seeds, "seconds": seconds}
                 print(f"{table.name:20}{name:20}{loss:9.4f}{seconds:8.1f} s", flush=True)
                 (DOCS / "quality.json").write_text(json.dumps(found, indent=1) + "\n")
 
@@ -247,6 +247,8 @@ def page(found: dict[str, Any], title: str) -> str:
         lines.append(f"| {table} | {entry['rows']} | {entry['columns']} | {' | '.join(cells)} |")
     ranks = losses.rank().mean(axis=1)
     lines.append("| mean rank | | | " + " | ".join(f"{ranks[name]:.2f}" for name in names) + " |")
+    seconds = (sum(e["models"][n]["seconds"] for e in tables.values()) for n in names)
+    lines.append("| seconds in all | | | " + " | ".join(f"{s:,.0f}" for s in seconds) + " |")
     return "\n".join(lines)
 
 
