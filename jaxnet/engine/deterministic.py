@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.extend import core
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -148,14 +147,16 @@ def _merged(function: Callable) -> Callable:
     return merged
 
 
-def _interpret(program: core.ClosedJaxpr, args: list, known: dict) -> list:
-    """The results of a program; known: those of its equations so far, with their inputs."""
+def _interpret(program: Any, args: list, known: dict) -> list:
+    """The results of a program, a `ClosedJaxpr`; known: those of its equations so far, with their
+    inputs.
+    """
     jaxpr = program.jaxpr
     values = dict(zip(jaxpr.constvars, program.consts, strict=True))
     values |= dict(zip(jaxpr.invars, args, strict=True))
 
     def read(atom):
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
+        return atom.val if _is_literal(atom) else values[atom]
 
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
@@ -172,12 +173,14 @@ def _interpret(program: core.ClosedJaxpr, args: list, known: dict) -> list:
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _key(eqn: core.JaxprEqn, inputs: list) -> Any:
+def _is_literal(atom: Any) -> bool:
+    return hasattr(atom, "val")  # `jax.extend.core.Literal` takes long to import
+
+
+def _key(eqn: Any, inputs: list) -> Any:
     """Equal for equations of the same results."""
     operands = tuple(
-        (str(atom.aval), np.asarray(value).tobytes())
-        if isinstance(atom, core.Literal)
-        else id(value)
+        (str(atom.aval), np.asarray(value).tobytes()) if _is_literal(atom) else id(value)
         for atom, value in zip(eqn.invars, inputs, strict=True)
     )
     key = eqn.primitive, operands, tuple(eqn.params.items())

@@ -6,8 +6,10 @@ All processes of the run call the same; process 0 alone reads and writes the run
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import signal
+import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -68,6 +70,8 @@ def train(
         stack.enter_context(processes.detect_loss(partial(_how_to_resume, folder)))
         stack.enter_context(on_device(config))
         received = stack.enter_context(catch_signals())
+        if main:  # meanwhile, since matplotlib takes long to import
+            threading.Thread(target=_import_plots, daemon=True).start()
         params = initial_params(config, dataset.spec)
         trainer = make_trainer(config, dataset, params, placement)
         now = state.begin(trainer.params, trainer.optimizer)
@@ -222,8 +226,13 @@ def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, now: Run
     return on_line
 
 
+def _import_plots() -> None:
+    with contextlib.suppress(Exception):  # `_plot` tells of it
+        importlib.import_module("jaxnet.runs.plots")
+
+
 def _plot(folder: Path, lines: list[dict[str, Any]], dataset: Dataset) -> None:
-    from jaxnet.runs import plots  # matplotlib takes a second to import
+    from jaxnet.runs import plots
 
     title = f"{folder.name}: {dataset.task} of {dataset.encoding.target.name!r}"
     plots.learning_curves(lines, dataset.spec.loss, title, folder / CURVES)
