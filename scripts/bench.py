@@ -19,12 +19,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import machine, picture, report, rounds, scaling, whole
+from benchmarks import commands, machine, picture, report, rounds, scaling, whole
 from benchmarks.levers import LEVERS
 from benchmarks.peers import PEERS
 from benchmarks.workloads import WORKLOADS, quick
 
-PARTS = ("peers", "levers", "scaling")
+PARTS = ("commands", "peers", "levers", "scaling")
 JSON = "benchmarks.json"
 QUICK_VALUES = {"batch": (4, 16), "width": (8, 16), "depth": (1, 2), "rows": (128, 256)}
 
@@ -68,6 +68,10 @@ def run(options: argparse.Namespace) -> dict:
     result = begin(options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if "commands" in options.parts:
+            tables = [*commands.TABLES][: 1 if options.quick else None]
+            result["starts"] = commands.measure(tables, settings.processes, folder, say)
+            save(result, options.out)
         for workload in [WORKLOADS[name] for name in options.workloads]:
             workload = quick(workload) if options.quick else workload
             say(workload.title)
@@ -105,7 +109,7 @@ def begin(options: argparse.Namespace) -> dict:
             return result
     return {
         "commands": [command], "machine": here, "quick": options.quick,
-        "workloads": [], "levers": [], "scaling": [],
+        "workloads": [], "levers": [], "scaling": [], "starts": [],
     }  # fmt: skip
 
 
@@ -133,7 +137,8 @@ def say(line: str) -> None:
 def write(result: dict, folder: Path) -> None:
     """The page and its pictures."""
     (folder / "benchmarks.md").write_text(report.page(result))
-    picture.ratios(result, folder / "benchmarks.png")
+    if result["workloads"]:
+        picture.ratios(result, folder / "benchmarks.png")
     if result.get("scaling"):
         picture.scaling(result, folder / "scaling.png")
 

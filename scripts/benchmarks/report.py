@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import commands
 from .levers import LEVERS
 from .peers import JAXNET, PEERS
 
@@ -115,10 +116,12 @@ def page(result: Result) -> str:
         "```\npip install '.[bench]'\n"
         + "".join(f"{c} --out docs\n" for c in _commands(result))
         + "```",
-        EXPLAINED.rstrip(),
-        "![Time over the reference](benchmarks.png)",
-        *map(_section, result["workloads"]),
     ]
+    if result.get("starts"):
+        parts += ["## Whole commands", *commands.text(result["starts"])]
+    if result["workloads"]:
+        steps = "## Steps", EXPLAINED.rstrip(), "![Time over the reference](benchmarks.png)"
+        parts += [*steps, *map(_section, result["workloads"])]
     if result.get("levers"):
         parts.append(_levers(result["levers"]))
     if result.get("scaling"):
@@ -148,7 +151,7 @@ def _measured_on(result: Result) -> str:
 
 def _section(found: Result) -> str:
     lines = [
-        f"## {found['workload']['name']}",
+        f"### {found['workload']['name']}",
         "",
         f"{found['workload']['title']}. Floor: {floor_line(found['floor'])}.",
         "",

@@ -1,0 +1,127 @@
+"""Whole processes as a user starts them: `jaxnet train`, and the script of each peer that does as
+much: it reads the CSV file, splits and scales it, trains the same network for as many epochs,
+measures it, and saves it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnet import data
+from jaxnet.runs.config import default_epochs
+
+from .rounds import ROOT, Say, rotated
+
+SCRIPTS = {
+    "scikit-learn": ("sklearn", {}),
+    "torch": ("torch", {}),
+    "keras": ("keras", {"KERAS_BACKEND": "jax"}),
+}
+EXPLAINED = """\
+`jaxnet train`, and the script of each peer that does as much (`scripts/benchmarks/script_*.py`): it
+reads the CSV file, splits and scales it, trains the same network (a hidden layer of 128, Adam,
+batches of 32) for as many epochs, measures it and saves it. jaxnet draws the curves too, and keeps
+a checkpoint. Seconds of a process from its start to its end; in brackets jaxnet's over the peer's,
+the median of the turns. Below 1 jaxnet is faster. """
+NETWORK = ["--hidden", "128", "--batch-size", "32", "--schedule", "constant", "--patience", "10000"]
+
+
+def _wine() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_wine
+
+    return load_wine(return_X_y=True)
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    with np.load(data.digits_path()) as file:
+        return file["pixels"].reshape(-1, 64), file["digit"]
+
+
+def _many() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20_000, 20), np.float32)
+    return x, np.tanh(x @ rng.standard_normal((20, 5)) + rng.gumbel(size=(20_000, 5))).argmax(1)
+
+
+TABLES = {"wine": _wine, "digits": _digits, "20,000 rows of 20 numbers": _many}
+
+
+def measure(tables: list[str], times: int, folder: Path, say: Say) -> list[dict[str, Any]]:
+    """Return a table's name, rows, epochs, and seconds of each participant, for each of TABLES.
+
+    Each is started once before it is measured, so that files and compiled programs are known; then
+    all in turn, in rotating order.
+    """
+    found = []
+    for name in tables:
+        x, y = TABLES[name]()
+        path, epochs = folder / f"{len(found)}.csv", default_epochs(len(x) * 4 // 5)
+        header = ",".join([*(f"x{i}" for i in range(x.shape[1])), "y"])
+        table = np.column_stack([x, y])
+        np.savetxt(path, table, fmt="%.6g", delimiter=",", header=header, comments="")
+        seconds: dict[str, list[float]] = {participant: [] for participant in _participants()}
+        for turn in range(times + 1):
+            for participant in rotated([*seconds], turn):
+                spent = _once(participant, path, epochs, folder)
+                seconds[participant] += [spent] * bool(turn)
+        medians = {who: statistics.median(values) for who, values in seconds.items()}
+        say(f"{name}: " + ", ".join(f"{who} {value:.2f} s" for who, value in medians.items()))
+        found.append({"table": name, "rows": len(x), "epochs": epochs, "seconds": seconds})
+    return found
+
+
+def _participants() -> list[str]:
+    modules = {name: module for name, (module, _) in SCRIPTS.items()}
+    return ["jaxnet", *(name for name, m in modules.items() if importlib.util.find_spec(m))]
+
+
+def _once(participant: str, path: Path, epochs: int, folder: Path) -> float:
+    """Return the seconds of a process from its start to its end."""
+    out, environment = folder / "out", {"XDG_CACHE_HOME": str(folder / "cache")}
+    shutil.rmtree(out, ignore_errors=True)
+    if participant == "jaxnet":
+        options = ["--data", str(path), "--target", "y", "--epochs", str(epochs), *NETWORK]
+        command = ["-m", "jaxnet", "train", *options, "--out", str(out / "run")]
+        environment["PYTHONPATH"] = str(ROOT.parent)
+    else:
+        module, more = SCRIPTS[participant]
+        command = [str(ROOT / "benchmarks" / f"script_{module}.py"), str(path), "y", str(epochs)]
+        environment |= more
+    out.mkdir()
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, *command], cwd=out, env=os.environ | environment, check=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    return time.perf_counter() - began
+
+
+def text(found: list[dict[str, Any]]) -> list[str]:
+    """Return what is measured, and a table in Markdown."""
+    names = list(dict.fromkeys(name for entry in found for name in entry["seconds"]))
+    rows = [["table", "rows", "epochs", *names], ["---"] * (len(names) + 3)]
+    for entry in found:
+        cells = [_cell(entry["seconds"], name) for name in names]
+        rows.append([entry["table"], f"{entry['rows']:,}", str(entry["epochs"]), *cells])
+    times = (
+        f"The median of {len(found[0]['seconds']['jaxnet'])} starts, after one that is not counted"
+    )
+    return [EXPLAINED + times + ".", "\n".join("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def _cell(seconds: dict[str, list[float]], name: str) -> str:
+    if name not in seconds:
+        return "-"
+    shown = f"{statistics.median(seconds[name]):.2f} s"
+    ratios = [a / b for a, b in zip(seconds["jaxnet"], seconds[name], strict=True)]
+    return shown if name == "jaxnet" else f"{shown} ({statistics.median(ratios):.2f})"
