@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def enable() -> None:
         return
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     compilation_cache._cache = programs  # type: ignore[bad-assignment]
+    # a program that multiplies by oneDNN cannot be kept
+    warnings.filterwarnings("ignore", message="Error writing persistent compilation cache entry")
     # JAX 0.10 prints pages of false errors for each program that it finds: it takes options of its
     # own (+prefer-no-gather) for features that the processor lacks. 1 is JAX's own level of
     # messages; another one is the user's choice.

@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxnet.engine.epochs import Best, Chunk, empty_losses, judge, make_steps
+from jaxnet.engine.epochs import Best, Chunk, CompilerOptions, empty_losses, judge, make_steps
 from jaxnet.train import Step, TrainState
 
 BYTES = 2**24  # of a slab: the batches of some steps, or rows to evaluate
@@ -30,7 +30,7 @@ class Stream(NamedTuple):
     start..stop, stacked, in host memory; put(batches): where `step` wants them. size: the steps of
     a slab. blocks: functions that each read a block of the validation rows. sums(params, block):
     scalars or small arrays, summed over the blocks; "loss", a scalar among them, is then divided by
-    "count", or by `num_rows` where there is none.
+    "count", or by `num_rows` where there is none. options: as `epochs.compiler_options`.
     """
 
     step: Step
@@ -40,6 +40,7 @@ class Stream(NamedTuple):
     sums: Callable[[Any, Any], dict[str, jax.Array]]
     blocks: list[Callable[[], Any]]
     num_rows: int
+    options: CompilerOptions = ()
 
 
 def run(
@@ -51,7 +52,8 @@ def run(
     slabs = list(_slabs(int(state.step), segments, stream.size))
     batches = _ahead(partial(_padded, stream, start, stop) for start, stop, _ in slabs)
     for (start, stop, ends), slab in zip(slabs, batches, strict=True):
-        state, of_slab, finite = _make(stream.step, state, slab, stop - start, stream.size)
+        make = _compiled(stream.options)
+        state, of_slab, finite = make(stream.step, state, slab, stop - start, stream.size)
         best = best._replace(finite=best.finite & finite)
         losses.append((of_slab, stop - start))
         if ends:
@@ -74,7 +76,16 @@ def _slabs(first: int, segments: list, size: int) -> Iterator[tuple[int, int, bo
         first += length
 
 
-@partial(jax.jit, static_argnames="capacity", donate_argnames="state")
+@cache
+def _compiled(options: CompilerOptions) -> Callable:
+    return jax.jit(
+        _make,
+        static_argnames="capacity",
+        donate_argnames="state",
+        compiler_options=dict(options),
+    )
+
+
 def _make(step, state, batches, num_steps, capacity):
     losses = empty_losses(step, state, batches, capacity)
     return make_steps(step, state, losses, batches, 0, num_steps)

@@ -186,9 +186,12 @@ def environment(config: Config, mesh: Any = None) -> dict[str, Any]:
 
     mesh: a jax.sharding.Mesh, or None for one device.
     """
-    from jaxnet.engine.mesh import own_device  # brings JAX, without which a record can be read
+    # these bring JAX, without which a record can be read
+    from jaxnet.engine.epochs import compiler_options
+    from jaxnet.engine.mesh import own_device
 
     device = own_device(config.device)
+    products = compiler_options(config.dtype, device.platform)
     axes = [] if mesh is None else [f"{name}={size}" for name, size in mesh.shape.items()]
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
@@ -198,7 +201,8 @@ def environment(config: Config, mesh: Any = None) -> dict[str, Any]:
             # XLA splits its sums over these, so that their number decides the last bits
             "processors": int(os.environ.get("NPROC") or os.cpu_count() or 1),
         }
-        | ({"mesh": ",".join(axes)} if axes else {}),
+        | ({"mesh": ",".join(axes)} if axes else {})
+        | ({"products": "oneDNN"} if products else {}),
         "versions": {"jaxnet": jaxnet.__version__, "python": platform.python_version()} | versions,
     }
 

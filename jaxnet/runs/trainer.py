@@ -141,8 +141,12 @@ def _compiled(config: Config, dataset: Dataset, step: Step, evaluate: Callable) 
     if dataset.batch_size == rows:
         rows_at = lambda step: None  # noqa: E731
 
+    options = _compiler_options(config)
+
     def run(state, best, segments, capacity, max_wait):
-        return epochs.run(step, evaluate, state, best, rows_at, segments, capacity, max_wait)
+        return epochs.run(
+            step, evaluate, state, best, rows_at, segments, capacity, max_wait, options
+        )
 
     return run
 
@@ -170,12 +174,17 @@ def _from_disk(config: Config, dataset: Dataset, step: Step, placement: Placemen
         block_sums,
         [partial(placement.read, validation.batch, block) for block in blocks],
         len(validation),
+        _compiler_options(config),
     )
 
     def run(state, best, segments, capacity, max_wait):
         return streams.run(stream, state, best, segments, max_wait)
 
     return run
+
+
+def _compiler_options(config: Config) -> epochs.CompilerOptions:
+    return epochs.compiler_options(config.dtype, parallel.own_device(config.device).platform)
 
 
 def _dual(config, dataset, params, optimizer, placement) -> Trainer:

@@ -83,6 +83,15 @@ def test_bfloat16_is_of_the_products_alone():
     # bfloat16 has 8 bits: products of rounding 2**-9, which Adam's quotients keep
     assert_close(ends("half")[:1] + ({},), ends("single")[:1] + ({},), rtol=0.02)
     assert runs.resume("half", epochs=4).epochs == 4
+    record = runs.Record.load(Path("half"))
+    by_onednn = jax.__version_info__ >= (0, 12)
+    assert (record.device.get("products") == "oneDNN") == by_onednn
+
+
+def test_bfloat16_from_the_disk_is_that_in_memory():
+    runs.train(config(out="disk", dtype="bfloat16", on_disk="on"))
+    runs.train(config(out="memory", dtype="bfloat16", on_disk="off"))
+    assert_close(ends("disk"), ends("memory"), rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
