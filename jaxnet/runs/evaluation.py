@@ -125,6 +125,8 @@ def outputs(spec: Spec, params: Any, x: np.ndarray) -> np.ndarray:
 def _filled_up(x: np.ndarray) -> np.ndarray:
     """Rows, and zeros up to a power of two of them: a few programs serve any number of rows."""
     size = 1 << (len(x) - 1).bit_length()
+    if size == len(x):
+        return x
     return np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
 
 

@@ -30,7 +30,7 @@ def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
 
     logits: (N, classes). y: (N,) classes.
     """
-    logits = logits.astype(float)
+    logits = logits.astype(float, order="F")  # a sum over few classes is faster so
     rest = 1 / (len(y) + 2)
     own = (1 - rest) * logits[np.arange(len(y)), y] + rest * logits.mean(axis=1)
     low, high = np.log([LOWEST, HIGHEST])

@@ -84,13 +84,12 @@ class Calibration:
     def __init__(self):
         self.rows, self.right, self.confidence = np.zeros((3, LEVELS))
 
-    def update(self, p: np.ndarray, y: np.ndarray) -> None:
-        """Add a block of probabilities (N, C) and classes (N,)."""
-        highest = p.max(axis=1)
-        levels = np.minimum((highest * LEVELS).astype(int), LEVELS - 1)
+    def update(self, p: np.ndarray, right: np.ndarray) -> None:
+        """Add a block: the probability (N,) of the predicted class, and which (N,) are right."""
+        levels = np.minimum((p * LEVELS).astype(int), LEVELS - 1)
         self.rows += np.bincount(levels, minlength=LEVELS)
-        self.right += np.bincount(levels, p.argmax(axis=1) == y, minlength=LEVELS)
-        self.confidence += np.bincount(levels, highest, minlength=LEVELS)
+        self.right += np.bincount(levels, right, minlength=LEVELS)
+        self.confidence += np.bincount(levels, p, minlength=LEVELS)
 
     @property
     def error(self) -> float:

@@ -39,8 +39,9 @@ def calibrations():
     before, after = Calibration(), Calibration()
     p = RNG.dirichlet([1, 1, 3], 200)
     y = RNG.integers(0, 3, 200)
-    before.update(p, y)
-    after.update(p**0.5 / (p**0.5).sum(axis=1, keepdims=True), y)
+    flat = p**0.5 / (p**0.5).sum(axis=1, keepdims=True)
+    for calibration, given in ((before, p), (after, flat)):
+        calibration.update(given.max(axis=1), given.argmax(axis=1) == y)
     return before, after
 
 

@@ -57,8 +57,8 @@ def test_the_calibration_error_is_the_distance_of_confidence_and_accuracy():
     p = np.array([[0.9, 0.1], [0.92, 0.08], [0.3, 0.7], [0.45, 0.55]])
     y = np.array([0, 1, 1, 0])
     calibration = Calibration()
-    calibration.update(p[:3], y[:3])
-    calibration.update(p[3:], y[3:])
+    for some in (slice(3), slice(3, None)):
+        calibration.update(p[some].max(axis=1), p[some].argmax(axis=1) == y[some])
     level = [int(value * LEVELS) for value in (0.9, 0.92, 0.7, 0.55)]
     assert level == [13, 13, 10, 8]
     assert calibration.rows.tolist() == np.bincount(level, minlength=LEVELS).tolist()
