@@ -22,17 +22,18 @@ from jaxnet.runs.config import default_epochs
 
 from .rounds import ROOT, Say, rotated
 
-SCRIPTS = {
-    "scikit-learn": ("sklearn", {}),
-    "torch": ("torch", {}),
-    "keras": ("keras", {"KERAS_BACKEND": "jax"}),
+SCRIPTS = {  # participant: its script and the module that it imports
+    "scikit-learn": ("sklearn", "sklearn.neural_network"),
+    "torch": ("torch", "torch"),
+    "keras": ("keras", "keras"),
 }
 EXPLAINED = """\
 `jaxnet train`, and the script of each peer that does as much (`scripts/benchmarks/script_*.py`): it
 reads the CSV file, splits and scales it, trains the same network (a hidden layer of 128, Adam,
 batches of 32) for as many epochs, measures it and saves it. jaxnet draws the curves too, and keeps
 a checkpoint. Seconds of a process from its start to its end; in brackets jaxnet's over the peer's,
-the median of the turns. Below 1 jaxnet is faster. """
+the median of the turns. Below 1 jaxnet is faster. The first row is Python with the imports alone,
+of jaxnet JAX, optax and the part of matplotlib that draws. """
 NETWORK = ["--hidden", "128", "--batch-size", "32", "--schedule", "constant", "--patience", "10000"]
 
 
@@ -57,58 +58,67 @@ TABLES = {"wine": _wine, "digits": _digits, "20,000 rows of 20 numbers": _many}
 
 
 def measure(tables: list[str], times: int, folder: Path, say: Say) -> list[dict[str, Any]]:
-    """Return a table's name, rows, epochs, and seconds of each participant, for each of TABLES.
+    """Return a table's name, rows, epochs, and seconds of each participant, for each of `tables`;
+    first of the imports alone.
 
     Each is started once before it is measured, so that files and compiled programs are known; then
     all in turn, in rotating order.
     """
-    found = []
+    known = {name: module.partition(".")[0] for name, (_, module) in SCRIPTS.items()}
+    here = ["jaxnet", *(name for name, m in known.items() if importlib.util.find_spec(m))]
+    imports = {name: ["-c", f"import {SCRIPTS[name][1]}"] for name in here[1:]}
+    imports["jaxnet"] = ["-c", "import jax, optax, matplotlib.figure"]
+    found = [
+        {"table": "imports", "rows": 0, "epochs": 0, "seconds": _turns(imports, times, folder)}
+    ]
     for name in tables:
         x, y = TABLES[name]()
         path, epochs = folder / f"{len(found)}.csv", default_epochs(len(x) * 4 // 5)
         header = ",".join([*(f"x{i}" for i in range(x.shape[1])), "y"])
         table = np.column_stack([x, y])
         np.savetxt(path, table, fmt="%.6g", delimiter=",", header=header, comments="")
-        seconds: dict[str, list[float]] = {participant: [] for participant in _participants()}
-        for turn in range(times + 1):
-            for participant in rotated([*seconds], turn):
-                spent = _once(participant, path, epochs, folder)
-                seconds[participant] += [spent] * bool(turn)
+        commands = {who: _command(who, path, epochs) for who in here}
+        seconds = _turns(commands, times, folder)
         medians = {who: statistics.median(values) for who, values in seconds.items()}
         say(f"{name}: " + ", ".join(f"{who} {value:.2f} s" for who, value in medians.items()))
         found.append({"table": name, "rows": len(x), "epochs": epochs, "seconds": seconds})
     return found
 
 
-def _participants() -> list[str]:
-    modules = {name: module for name, (module, _) in SCRIPTS.items()}
-    return ["jaxnet", *(name for name, m in modules.items() if importlib.util.find_spec(m))]
-
-
-def _once(participant: str, path: Path, epochs: int, folder: Path) -> float:
-    """Return the seconds of a process from its start to its end."""
-    out, environment = folder / "out", {"XDG_CACHE_HOME": str(folder / "cache")}
-    shutil.rmtree(out, ignore_errors=True)
+def _command(participant: str, path: Path, epochs: int) -> list[str]:
     if participant == "jaxnet":
         options = ["--data", str(path), "--target", "y", "--epochs", str(epochs), *NETWORK]
-        command = ["-m", "jaxnet", "train", *options, "--out", str(out / "run")]
-        environment["PYTHONPATH"] = str(ROOT.parent)
-    else:
-        module, more = SCRIPTS[participant]
-        command = [str(ROOT / "benchmarks" / f"script_{module}.py"), str(path), "y", str(epochs)]
-        environment |= more
-    out.mkdir()
-    began = time.perf_counter()
-    subprocess.run(
-        [sys.executable, *command], cwd=out, env=os.environ | environment, check=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    return time.perf_counter() - began
+        return ["-m", "jaxnet", "train", *options, "--out", "run"]
+    script = ROOT / "benchmarks" / f"script_{SCRIPTS[participant][0]}.py"
+    return [str(script), str(path), "y", str(epochs)]
+
+
+def _turns(commands: dict[str, list[str]], times: int, folder: Path) -> dict[str, list[float]]:
+    """Return the seconds of each command's process, from its start to its end, in an empty folder;
+    of as many turns, after one that is not counted.
+    """
+    out, seconds = folder / "out", {who: [] for who in commands}
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(folder / "cache"), "KERAS_BACKEND": "jax",
+        "PYTHONPATH": str(ROOT.parent),
+    }  # fmt: skip
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode
+    for turn in range(times + 1):
+        for who in rotated([*commands], turn):
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            began = time.perf_counter()
+            subprocess.run(
+                [sys.executable, *commands[who]], cwd=out, env=environment, check=True,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            seconds[who] += [time.perf_counter() - began] * bool(turn)
+    return seconds
 
 
 def text(found: list[dict[str, Any]]) -> list[str]:
     """Return what is measured, and a table in Markdown."""
-    names = list(dict.fromkeys(name for entry in found for name in entry["seconds"]))
+    names = sorted(found[0]["seconds"], key=lambda name: name != "jaxnet")
     rows = [["table", "rows", "epochs", *names], ["---"] * (len(names) + 3)]
     for entry in found:
         cells = [_cell(entry["seconds"], name) for name in names]
@@ -120,8 +130,6 @@ def text(found: list[dict[str, Any]]) -> list[str]:
 
 
 def _cell(seconds: dict[str, list[float]], name: str) -> str:
-    if name not in seconds:
-        return "-"
     shown = f"{statistics.median(seconds[name]):.2f} s"
     ratios = [a / b for a, b in zip(seconds["jaxnet"], seconds[name], strict=True)]
     return shown if name == "jaxnet" else f"{shown} ({statistics.median(ratios):.2f})"
