@@ -13,7 +13,6 @@ import os
 import threading
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -107,9 +106,9 @@ class Programs:
             if large or not (file or entry.is_dir(follow_symlinks=False)):
                 os.unlink(entry)
         self._path = path
-        self._cache: Any = LRUCache(str(path), max_size=MAX_BYTES)
+        self._cache = LRUCache(str(path), max_size=MAX_BYTES)
         self._evict, self._room = self._cache._evict_if_needed, 0
-        self._cache._evict_if_needed = self._make_room
+        self._cache._evict_if_needed = self._make_room  # type: ignore[bad-assignment]
 
     def _make_room(self, *, additional_size: int) -> None:
         """Remove programs for the next ones too: JAX would read the whole folder for each."""
