@@ -102,13 +102,14 @@ def test_a_signal_saves_says_so_and_the_run_is_resumed_to_the_same_bits(
     process = start(folder, *NEW, "--out", name)
     wait_for_epochs(process, folder / name)
     process.send_signal(signal.SIGSTOP)
-    assert train(monkeypatch, capsys, folder, "--resume", name) == (
-        2,
-        f"jaxnet: {name}: another process is writing this run; wait for it, or end it\n",
-    )
+    refused = train(monkeypatch, capsys, folder, "--resume", name)
     process.send_signal(number)
     process.send_signal(signal.SIGCONT)
     code, _, err = finish(process)
+    assert refused == (
+        2,
+        f"jaxnet: {name}: another process is writing this run; wait for it, or end it\n",
+    )
     assert code == 128 + number
     message = rf"jaxnet: stopped by {number.name} at step (\d+) of \d+, and saved: resume with "
     match = re.fullmatch(rf"{message}--resume {name}\n", err)
