@@ -5,6 +5,8 @@ Left out are most of XLA's optimisations, and its newer code of fused loops wher
 
 import jax
 
-OPTIONS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+OPTIONS = {"xla_cpu_parallel_codegen_split_count": 1}  # one module, which one thread compiles
+if jax.__version_info__ < (0, 11):
+    OPTIONS["xla_cpu_use_fusion_emitters"] = False
 XLA_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in OPTIONS.items())
 ENVIRONMENT = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": XLA_FLAGS}  # of a process

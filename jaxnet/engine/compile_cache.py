@@ -19,6 +19,7 @@ import jax
 
 MAX_KINDS = 16  # of trainings whose programs stay in memory: some 14 MB each for a small network
 MAX_BYTES = 2**26  # of all programs; the least recently used are removed first
+MARGIN = 16  # this share of MAX_BYTES is written before a process looks again at all that is there
 DIGEST = 32  # bytes of SHA-256 in front of each program
 DISK_ERRORS = (OSError, RuntimeError, KeyError)  # KeyError: JAX 0.10, for a user without a name
 
@@ -109,6 +110,15 @@ class Programs:
                 os.unlink(entry)
         self._path = path
         self._cache = LRUCache(str(path), max_size=MAX_BYTES)
+        self._evict, self._room = self._cache._evict_if_needed, 0
+        self._cache._evict_if_needed = self._make_room  # type: ignore[bad-assignment]
+
+    def _make_room(self, *, additional_size: int) -> None:
+        """Remove programs for the next ones too: JAX would read the whole folder for each."""
+        self._room -= additional_size
+        if self._room < 0:
+            self._room = MAX_BYTES // MARGIN
+            self._evict(additional_size=additional_size + self._room)
 
     def get(self, key: str) -> bytes | None:
         """Return a program, or None if there is none that is whole; a damaged one is removed."""

@@ -101,6 +101,14 @@ def test_the_least_recently_used_programs_make_room(tmp_path, monkeypatch):
     assert [path.name[0] for path in kept(programs._path)] == ["a", "c", "d", "e"]
 
 
+def test_the_folder_is_looked_through_for_few_of_the_programs(programs, monkeypatch):
+    looks = []
+    monkeypatch.setattr(programs, "_evict", lambda **sizes: looks.append(sizes))
+    for number in range(50):
+        programs.put(f"key{number}", bytes(2**17))  # 6 MiB, of which 4 fit between two looks
+    assert len(looks) == 2
+
+
 def test_a_folder_that_cannot_be_written_is_no_matter(folder, programs, monkeypatch, caplog):
     def no_room(*args, **options):
         raise OSError(28, "No space left on device")

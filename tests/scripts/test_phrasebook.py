@@ -1,9 +1,9 @@
 """Every row of the phrasebook is true: JAX's code is torch's function, and the trap's is not.
 
-Torch is live where it is installed, and recorded elsewhere. What differs fails a row by its name.
+Torch is recorded; `test_phrasebook_torch` holds the recording against torch itself. What differs
+fails a row by its name.
 """
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,20 +12,15 @@ from phrasebook import ROWS, TOPICS, compare, page, reference
 from phrasebook.row import Row
 
 PAGE = Path(__file__).parents[2] / "docs/phrasebook.md"
-LIVE = importlib.util.find_spec("torch") is not None
 TRAPS = [slug for slug, row in ROWS.items() if row.naive]
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
-    # what torch itself imports, for a first torch.func
-    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.parametrize("slug", ROWS)
 def test_jax_does_what_torch_does(slug):
     row = ROWS[slug]
-    compare.assert_equal(row, (reference.live if LIVE else reference.recorded)(row))
+    compare.assert_equal(row, reference.recorded(row))
 
 
 @pytest.mark.parametrize("slug", TRAPS)
