@@ -40,7 +40,8 @@ def enable() -> None:
     try:
         programs = Programs(folder())
         from jax._src import compilation_cache, lib  # no public name takes a cache of one's own
-    except (ImportError, AttributeError, RuntimeError, OSError) as error:  # another JAX; no home; a full disk
+    # another JAX; no home; a full disk
+    except (ImportError, AttributeError, RuntimeError, OSError) as error:
         log.debug("compiled programs are not kept: %s", error)
         return
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
