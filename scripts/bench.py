@@ -69,8 +69,8 @@ def run(options: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "commands" in options.parts:
-            tables = [*commands.TABLES][: 1 if options.quick else None]
-            result["starts"] = commands.measure(tables, settings.processes, folder, say)
+            times = settings.processes
+            result["starts"] = commands.measure(times, folder, say, quick=options.quick)
             save(result, options.out)
         for workload in [WORKLOADS[name] for name in options.workloads]:
             workload = quick(workload) if options.quick else workload

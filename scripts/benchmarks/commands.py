@@ -57,9 +57,9 @@ def _many() -> tuple[np.ndarray, np.ndarray]:
 TABLES = {"wine": _wine, "digits": _digits, "20,000 rows of 20 numbers": _many}
 
 
-def measure(tables: list[str], times: int, folder: Path, say: Say) -> list[dict[str, Any]]:
-    """Return a table's name, rows, epochs, and seconds of each participant, for each of `tables`;
-    first of the imports alone.
+def measure(times: int, folder: Path, say: Say, *, quick: bool = False) -> list[dict[str, Any]]:
+    """Return a table's name, rows, epochs, and seconds of each participant, for each of TABLES;
+    first of the imports alone. quick: the first table only, for an epoch.
 
     Each is started once before it is measured, so that files and compiled programs are known; then
     all in turn, in rotating order.
@@ -71,9 +71,10 @@ def measure(tables: list[str], times: int, folder: Path, say: Say) -> list[dict[
     found = [
         {"table": "imports", "rows": 0, "epochs": 0, "seconds": _turns(imports, times, folder)}
     ]
-    for name in tables:
+    for name in [*TABLES][: 1 if quick else None]:
         x, y = TABLES[name]()
         path, epochs = folder / f"{len(found)}.csv", default_epochs(len(x) * 4 // 5)
+        epochs = 1 if quick else epochs
         header = ",".join([*(f"x{i}" for i in range(x.shape[1])), "y"])
         table = np.column_stack([x, y])
         np.savetxt(path, table, fmt="%.6g", delimiter=",", header=header, comments="")

@@ -17,7 +17,7 @@ from jaxnet import numpy_net
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from benchmarks import check, floor, report, rounds, workloads  # noqa: E402
+from benchmarks import check, commands, floor, report, rounds, workloads  # noqa: E402
 from benchmarks.levers import LEVERS  # noqa: E402
 from benchmarks.peers import PEERS  # noqa: E402
 
@@ -117,12 +117,15 @@ def bench(*arguments):
 def test_a_quick_run_measures_draws_and_writes(tmp_path, monkeypatch):
     done = bench(
         "--quick", "--workloads", "digits", "--peers", *PARTICIPANTS, "--rounds", "2",
-        "--seconds", "0.01", "--processes", "1", "--parts", "peers",
+        "--seconds", "0.01", "--processes", "1", "--parts", "commands", "peers",
         "--out", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in PARTICIPANTS)
     text = (tmp_path / "benchmarks.json").read_text()
+    for start in json.loads(text)["starts"]:  # of the imports alone, and of whole commands
+        assert all(len(seconds) == 1 for seconds in start["seconds"].values())
+        assert start["seconds"].keys() >= {"jaxnet", "scikit-learn"}
     (found,) = json.loads(text)["workloads"]
     for name in PARTICIPANTS:
         entry = found["participants"][name]
@@ -175,6 +178,13 @@ def test_what_was_measured_before_is_kept_unless_it_is_measured_again(tmp_path, 
     assert result["commands"] == ["python scripts/bench.py --rounds 1"] * 3
     monkeypatch.setattr(made.machine, "describe", lambda device: {"processor": "another"})
     assert not made.begin(options)["workloads"]
+
+
+def test_a_command_is_shown_over_each_peer_by_the_median_of_its_turns():
+    seconds = {"slow": [2.0, 4.0, 9.0], "jaxnet": [1.0, 1.0, 3.0]}
+    _, table = commands.text([{"table": "t", "rows": 1000, "epochs": 7, "seconds": seconds}])
+    assert table.splitlines()[0] == "| table | rows | epochs | jaxnet | slow |"
+    assert table.splitlines()[2] == "| t | 1,000 | 7 | 1.00 s | 4.00 s (0.33) |"
 
 
 def test_what_is_wrong_has_no_time_on_the_page():
