@@ -174,9 +174,9 @@ def listing(names: Iterable[str], most: int = 8) -> str:
 
 def difference(needed: Iterable[str], got: Iterable[str], known: Iterable[str]) -> str:
     """Say which names are missing from `got`, and which are not known, with the nearest one."""
-    needed, got, known = list(needed), list(got), list(known)
-    missing = [name for name in needed if name not in set(got)]
-    unknown = [name for name in got if name not in set(known)]
+    got, known = dict.fromkeys(got), dict.fromkeys(known)
+    missing = [name for name in needed if name not in got]
+    unknown = [name for name in got if name not in known]
     texts = [f"{listing(missing)} missing"] if missing else []
     for name in unknown[:8]:
         near = difflib.get_close_matches(name, missing or known, 1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnet.parity.adapters.jax_loss import QUICKLY, Tree, path_name, precision, trained
-from jaxnet.parity.participants import SLOTS, Leaves
+from jaxnet.parity.adapters.jax_loss import QUICKLY, Tree, path_name, paths, precision, trained
+from jaxnet.parity.participants import SLOTS
 
 REFUSED = {  # a state of optax -> why the update cannot be compared by itself
     "MultiStepsState": "optax.MultiSteps does not update at each step: compare its optimizer",
@@ -19,85 +19,61 @@ REFUSED = {  # a state of optax -> why the update cannot be compared by itself
 }
 
 
-def make(
-    functions: Mapping[str, Callable], optimizer: Any, tree: Tree, frozen: frozenset[str]
-) -> dict[str, Any]:
-    """Return init and update by optax, with its state flattened to slots, and run, which keeps it.
+def make(evaluate: Callable, optimizer: Any, tree: Tree, frozen: frozenset[str]) -> dict[str, Any]:
+    """Return init and update by optax, with its state flattened to slots, and run.
 
-    functions: the participant's others. tree: the structure in which optax gets the trained leaves.
+    evaluate: see `jax_loss.make`. tree: the structure in which optax gets the trained leaves. What
+    is compiled takes and gives flat leaves, and the list of the state's: jit is slow with others.
     """
-    init = jax.jit(optimizer.init, compiler_options=QUICKLY)
+
+    known: dict[frozenset[str], tuple[list[str], Any]] = {}  # of a state: names, and structure
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
-    def update(params, grads, state):
-        updates, new = optimizer.update(grads, state, params)
-        return jax.tree.map(lambda p, u: p + u, params, updates), new
+    def init(leaves):
+        state = _wide(optimizer.init(tree.build(leaves)))
+        _check_state(state)
+        found, structure = jax.tree_util.tree_flatten_with_path(state)
+        known[frozenset(leaves)] = [slot_name(path, leaves) for path, _ in found], structure
+        return [value for _, value in found]
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def update(leaves, grads, values):
+        own, state = tree.build(leaves), known[frozenset(leaves)][1].unflatten(values)
+        updates, new = optimizer.update(tree.build(grads), state, own)
+        own = jax.tree.map(lambda p, u: p + u, own, updates)
+        return dict(paths(own)), jax.tree.leaves(new)
+
+    def slots(leaves, values):
+        names, _ = known[frozenset(leaves)]
+        return dict(zip(names, map(np.asarray, values), strict=True))
 
     def run_init(params):
+        leaves = trained(params, frozen)
         with precision(params):
-            state = init(tree.build(trained(params, frozen)))
-            _check_state(state)
-            return _slots(state, params)
+            return slots(leaves, init(leaves))
 
     def run_update(params, grads, state):
         leaves = trained(params, frozen)
+        grads = {name: grads.get(name, np.zeros_like(leaf)) for name, leaf in leaves.items()}
         with precision(params):
-            own = tree.build(leaves)
-            own_state = _fill(init(own), leaves, state)
-            new_params, new = update(own, tree.build(_whole(grads, leaves)), own_state)
-            return tree.flatten(new_params), _slots(new, params)
-
-    def step(own, state, params, grads):
-        grads = _whole(grads, trained(params, frozen))
-        with precision(params):
-            return update(own, tree.build(grads), state)
-
-    def start(params):
-        with precision(params):
-            own = tree.build(trained(params, frozen))
-            return own, _wide(init(own))
-
-    run = _make_run(functions, start, step, tree.flatten)
-    return {"init": run_init, "update": run_update, "run": run}
-
-
-def _make_run(
-    functions: Mapping[str, Callable], start: Callable, step: Callable, flatten: Callable
-) -> Callable:
-    """Return run(params, batch_at, num_steps), which keeps the state as optax has it."""
-    new_buffers = functions.get("buffers", lambda params, batch: {})
+            values = init(leaves)
+            pairs = zip(known[frozenset(leaves)][0], values, strict=True)
+            values = [np.asarray(state.get(name, value), value.dtype) for name, value in pairs]
+            new, values = update(leaves, grads, values)
+            return {name: np.asarray(leaf) for name, leaf in new.items()}, slots(leaves, values)
 
     def run(params, batch_at, num_steps):
-        losses, (own, state) = [], start(params)
-        for i in range(num_steps):
-            batch = batch_at(i)
-            value, grads = functions["value_and_grad"](params, batch)
-            buffers = new_buffers(params, batch)
-            own, state = step(own, state, params, grads)
-            params = params | flatten(own) | buffers
-            losses.append(float(value))
-        return np.asarray(losses)
+        losses, leaves = [], trained(params, frozen)
+        with precision(params):
+            values = init(leaves)
+            for i in range(num_steps):
+                (loss, (buffers, _)), grads = evaluate(params, batch_at(i))
+                leaves, values = update(leaves, grads, values)
+                params = params | leaves | buffers
+                losses.append(loss)
+        return np.asarray(jax.device_get(losses))
 
-    return run
-
-
-def _whole(grads: Leaves, leaves: Leaves) -> Leaves:
-    """Return the gradient of all leaves: 0 of those that the loss does not use."""
-    return {name: grads.get(name, np.zeros_like(leaf)) for name, leaf in leaves.items()}
-
-
-def _slots(state: Any, params: Leaves) -> Leaves:
-    """Return the leaves of a state of optax by "slot/leaf"."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {slot_name(path, params): np.asarray(value) for path, value in paths}
-
-
-def _fill(like: Any, params: Leaves, slots: Leaves) -> Any:
-    """Return a state of optax with these slots, and the values of `like` where there is none."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    values = [slots.get(slot_name(path, params), leaf) for path, leaf in paths]
-    arrays = [jax.numpy.asarray(v, leaf.dtype) for v, (_, leaf) in zip(values, paths, strict=True)]
-    return _wide(structure.unflatten(arrays))
+    return {"init": run_init, "update": run_update, "run": run}
 
 
 def _wide(state: Any) -> Any:
