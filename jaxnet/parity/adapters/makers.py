@@ -34,20 +34,17 @@ def jax_participant(
     tree = jax_loss.Tree(like)
     fixed = frozenset(frozen)
 
-    def pair(params, batch):
-        found = loss(params, batch)
+    def flat_loss(leaves, batch):
+        found = loss(tree.build(leaves), batch)
         return found if buffers else (found, {})
 
     flat_forward = forward and (lambda leaves, batch: forward(tree.build(leaves), batch))
-
-    def flat_loss(leaves, batch):
-        return pair(tree.build(leaves), batch)
-
     functions, evaluate = jax_loss.make(flat_loss, flat_forward, fixed)
     if optimizer is not None:
         functions |= optax_optimizer.make(evaluate, optimizer, tree.without(fixed), fixed)
+    value = (lambda *given: loss(*given)[0]) if buffers else loss
     functions["layers"] = lambda params, batch, locks: in_jax.run(
-        lambda model, batch: pair(model, batch)[0], params, batch, tree.build, locks
+        value, params, batch, tree.build, locks
     )
     return with_layout(Participant(name, **functions, frozen=fixed), layout, tree.names())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxnet.parity.adapters.jax_loss import QUICKLY, Tree, path_name, paths, precision, trained
-from jaxnet.parity.participants import SLOTS
+from jaxnet.parity.participants import SLOTS, Leaves
 
 REFUSED = {  # a state of optax -> why the update cannot be compared by itself
     "MultiStepsState": "optax.MultiSteps does not update at each step: compare its optimizer",
@@ -22,58 +21,72 @@ REFUSED = {  # a state of optax -> why the update cannot be compared by itself
 def make(evaluate: Callable, optimizer: Any, tree: Tree, frozen: frozenset[str]) -> dict[str, Any]:
     """Return init and update by optax, with its state flattened to slots, and run.
 
-    evaluate: see `jax_loss.make`. tree: the structure in which optax gets the trained leaves. What
-    is compiled takes and gives flat leaves, and the list of the state's: jit is slow with others.
+    evaluate: see `jax_loss.make`. tree: the structure in which optax gets the trained leaves.
     """
+    programs = _Programs(optimizer, tree)
 
-    known: dict[frozenset[str], tuple[list[str], Any]] = {}  # of a state: names, and structure
-
-    @functools.partial(jax.jit, compiler_options=QUICKLY)
-    def init(leaves):
-        state = _wide(optimizer.init(tree.build(leaves)))
-        _check_state(state)
-        found, structure = jax.tree_util.tree_flatten_with_path(state)
-        known[frozenset(leaves)] = [slot_name(path, leaves) for path, _ in found], structure
-        return [value for _, value in found]
-
-    @functools.partial(jax.jit, compiler_options=QUICKLY)
-    def update(leaves, grads, values):
-        own, state = tree.build(leaves), known[frozenset(leaves)][1].unflatten(values)
-        updates, new = optimizer.update(tree.build(grads), state, own)
-        own = jax.tree.map(lambda p, u: p + u, own, updates)
-        return dict(paths(own)), jax.tree.leaves(new)
-
-    def slots(leaves, values):
-        names, _ = known[frozenset(leaves)]
-        return dict(zip(names, map(np.asarray, values), strict=True))
-
-    def run_init(params):
+    def init(params):
         leaves = trained(params, frozen)
         with precision(params):
-            return slots(leaves, init(leaves))
+            return programs.slots(leaves, programs.init(leaves))
 
-    def run_update(params, grads, state):
+    def update(params, grads, state):
         leaves = trained(params, frozen)
         grads = {name: grads.get(name, np.zeros_like(leaf)) for name, leaf in leaves.items()}
         with precision(params):
-            values = init(leaves)
-            pairs = zip(known[frozenset(leaves)][0], values, strict=True)
+            pairs = [*programs.pairs(leaves, programs.init(leaves))]
             values = [np.asarray(state.get(name, value), value.dtype) for name, value in pairs]
-            new, values = update(leaves, grads, values)
-            return {name: np.asarray(leaf) for name, leaf in new.items()}, slots(leaves, values)
+            new, values = programs.update(leaves, grads, values)
+            return jax.tree.map(np.asarray, new), programs.slots(leaves, values)
 
-    def run(params, batch_at, num_steps):
-        losses, leaves = [], trained(params, frozen)
+    def run(params, batch_at, num_steps, keep):
+        losses, kept, leaves = [], {}, trained(params, frozen)
         with precision(params):
-            values = init(leaves)
+            values = programs.init(leaves)
             for i in range(num_steps):
+                if i and i + 1 in keep:
+                    kept[i + 1] = jax.tree.map(np.asarray, params), programs.slots(leaves, values)
                 (loss, (buffers, _)), grads = evaluate(params, batch_at(i))
-                leaves, values = update(leaves, grads, values)
+                leaves, values = programs.update(leaves, grads, values)
                 params = params | leaves | buffers
                 losses.append(loss)
-        return np.asarray(jax.device_get(losses))
+        return jax.device_get(losses), kept
 
-    return {"init": run_init, "update": run_update, "run": run}
+    return {"init": init, "update": update, "run": run}
+
+
+class _Programs:
+    """optax's functions, compiled, of flat leaves and a list of the state's: jit is slow with more.
+
+    known: by the leaves' names, the names of the state's leaves and its structure.
+    """
+
+    def __init__(self, optimizer: Any, tree: Tree):
+        self.optimizer, self.tree = optimizer, tree
+        self.known: dict[frozenset[str], tuple[list[str], Any]] = {}
+        self.init = jax.jit(self._init, compiler_options=QUICKLY)
+        self.update = jax.jit(self._update, compiler_options=QUICKLY)
+
+    def _init(self, leaves: dict[str, Any]) -> list[Any]:
+        state = _wide(self.optimizer.init(self.tree.build(leaves)))
+        _check_state(state)
+        found, structure = jax.tree_util.tree_flatten_with_path(state)
+        self.known[frozenset(leaves)] = [slot_name(path, leaves) for path, _ in found], structure
+        return [value for _, value in found]
+
+    def _update(self, leaves: dict[str, Any], grads: dict[str, Any], values: list[Any]) -> Any:
+        own, state = self.tree.build(leaves), self.known[frozenset(leaves)][1].unflatten(values)
+        updates, new = self.optimizer.update(self.tree.build(grads), state, own)
+        own = jax.tree.map(lambda p, u: p + u, own, updates)
+        return dict(paths(own)), jax.tree.leaves(new)
+
+    def pairs(self, leaves: dict[str, Any], values: list[Any]) -> Iterable[tuple[str, Any]]:
+        """Yield the name and the value of each leaf of the state."""
+        return zip(self.known[frozenset(leaves)][0], values, strict=True)
+
+    def slots(self, leaves: dict[str, Any], values: list[Any]) -> Leaves:
+        """Return the state as a participant has it."""
+        return {name: np.asarray(value) for name, value in self.pairs(leaves, values)}
 
 
 def _wide(state: Any) -> Any:
