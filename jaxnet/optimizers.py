@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -89,10 +89,11 @@ def scale_by_adam(
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
         nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu) if amsgrad else None
+        correction = cache(lambda decay, dtype: _bias_correction(decay, count, dtype))
 
         def direction(m, v):
-            m_hat = m / _bias_correction(b1, count, m.dtype)
-            return m_hat / (jnp.sqrt(v / _bias_correction(b2, count, v.dtype)) + eps)
+            m_hat = m / correction(b1, m.dtype)
+            return m_hat / (jnp.sqrt(v / correction(b2, v.dtype)) + eps)
 
         updates = jax.tree.map(direction, mu, nu_max if amsgrad else nu)
         return updates, AdamState(count, mu, nu, nu_max)

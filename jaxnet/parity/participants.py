@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxnet.parity.layouts.layout import Layout
 
 Leaves = dict[str, np.ndarray]
+States = dict[int, tuple[Leaves, Leaves]]  # step, counted from 1 -> parameters, optimizer state
 
 # a field of an optimizer's state (optax's, jaxnet's or torch's) -> the name of its slot here
 SLOTS = {
@@ -71,8 +72,9 @@ class Participant:
     noise: what in it may draw random numbers, for the message if two equal calls do not agree.
     init(params) -> optimizer state: a flat dictionary "slot/leaf" (the slots m, v, v_max, momentum,
         sum) and the counter "step". update(params, grads, state) -> (params, state).
-    run(params, batch_at, num_steps) -> the losses (num_steps,) of free training, if there is a
-        faster way than calling the functions above.
+    run(params, batch_at, num_steps, keep) -> the losses (num_steps,) of free training, and (params,
+        state) before each of the steps `keep`, counted from 1, but the first: if there is a faster
+        way than calling the functions above.
     plan: given by `oracle` only: such a reference has error bars.
     layers(params, batch, locks) -> a `LayerRun`: what goes through its layers. replay_layer(params,
         batch, layer, locked keys) and replay_update(): what the layer, or the update, gives with
@@ -86,9 +88,7 @@ class Participant:
     forward: Callable[[Leaves, Any], Any] | None = None
     init: Callable[[Leaves], Leaves] | None = None
     update: Callable[[Leaves, Leaves, Leaves], tuple[Leaves, Leaves]] | None = None
-    run: Callable[[Leaves, Callable[[int], Any], int], np.ndarray] | None = field(
-        default=None, repr=False
-    )
+    run: Callable[..., tuple[Any, States]] | None = field(default=None, repr=False)
     plan: Plan | None = None
     layers: Callable[[Leaves, Any, Any], Any] | None = None
     replay_layer: Callable[[Leaves, Any, str | None, Iterable], Iterator[Any]] | None = None
@@ -146,23 +146,31 @@ def oracle(
     return replace(made, plan=Plan(spec, optimizer, learning_rate, hyperparameters))
 
 
-def train_losses(
-    participant: Participant, params: Leaves, batch_at: Callable[[int], Any], num_steps: int
-) -> np.ndarray:
-    """Return the losses (num_steps,) of free training."""
-    if participant.run is not None:
-        return np.asarray(participant.run(params, batch_at, num_steps), float)
+def train(
+    participant: Participant,
+    params: Leaves,
+    batch_at: Callable[[int], Any],
+    num_steps: int,
+    keep: Collection[int] = (),
+) -> tuple[np.ndarray, States]:
+    """Return the losses (num_steps,) of free training, and the states before the steps `keep`."""
     assert participant.init is not None
     assert participant.update is not None
-    state, losses = participant.init(params), []
+    kept, state, losses = {}, participant.init(params), []
+    layout = participant.layout
+    if participant.run is not None and (not keep or layout is None or not layout.declared):
+        values, kept = participant.run(params, batch_at, num_steps, keep)
+        return np.asarray(values, float), kept | {1: (params, state)}
     for i in range(num_steps):
         batch = batch_at(i)
+        if i + 1 in keep:
+            kept[i + 1] = params, state
         value, grads = participant.value_and_grad(params, batch)
         losses.append(float(value))
         new, state = participant.update(params, grads, state)
         buffers = {} if participant.buffers is None else participant.buffers(params, batch)
         params = params | new | buffers
-    return np.asarray(losses)
+    return np.asarray(losses), kept
 
 
 def listing(names: Iterable[str], most: int = 8) -> str:
@@ -174,9 +182,9 @@ def listing(names: Iterable[str], most: int = 8) -> str:
 
 def difference(needed: Iterable[str], got: Iterable[str], known: Iterable[str]) -> str:
     """Say which names are missing from `got`, and which are not known, with the nearest one."""
-    needed, got, known = list(needed), list(got), list(known)
-    missing = [name for name in needed if name not in set(got)]
-    unknown = [name for name in got if name not in set(known)]
+    got, known = dict.fromkeys(got), dict.fromkeys(known)
+    missing = [name for name in needed if name not in got]
+    unknown = [name for name in got if name not in known]
     texts = [f"{listing(missing)} missing"] if missing else []
     for name in unknown[:8]:
         near = difflib.get_close_matches(name, missing or known, 1)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.parity.limits import DTYPES, Scales, find_scales, make_bars
-from jaxnet.parity.observe import Outputs, check_pure, evaluate, new_buffers, observe
-from jaxnet.parity.participants import Leaves, Participant, cast
+from jaxnet.parity.observe import Outputs, check_pure, evaluate, observe
+from jaxnet.parity.participants import Leaves, Participant, States, cast, train
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,10 @@ def points(reference: Participant, case: Case) -> tuple[list[Point], np.ndarray]
     for name, (leaves, batch) in case.probes.items():
         made += point(1, name, params | leaves, batch)
     ties = _ties(reference, case, params)
-    state, losses = _initial(reference, params), []
-    for i in range(1 if reference.update is None else max(*case.steps, case.num_steps)):
-        batch = cast(case.batch_at(i), "float64")
-        if i + 1 in case.steps:
-            made += point(i + 1, "", params, batch, state)
-        if reference.update is not None:
-            loss, grads = reference.value_and_grad(params, batch)
-            losses.append(float(loss))
-            new, state = reference.update(params, grads, state)
-            params = params | new | new_buffers(reference, params, batch)
+    losses, states = _train(reference, case, params)
+    for step in sorted(case.steps if reference.update else {1} & {*case.steps}):
+        leaves, state = states[step]
+        made += point(step, "", leaves, cast(case.batch_at(step - 1), "float64"), state)
     for leaves, batch in ties:
         made += point(1, "ties", leaves, batch)
     bad = np.flatnonzero(~np.isfinite(losses[: case.num_steps]))
@@ -111,7 +105,18 @@ def points(reference: Participant, case: Case) -> tuple[list[Point], np.ndarray]
         raise ValueError(f"not compared: the reference's loss is not finite at step {bad[0] + 1}")
     if not made:
         raise ValueError("not compared: without an optimizer only step 1 exists; put 1 in `steps`")
-    return made, np.asarray(losses[: case.num_steps])
+    return made, losses[: case.num_steps]
+
+
+@np.errstate(all="ignore")  # a number that is not finite is refused at its point
+def _train(reference: Participant, case: Case, params: Leaves) -> tuple[np.ndarray, States]:
+    """Return the losses of the free run, and the states before the steps to compare."""
+    if reference.update is None:
+        return np.zeros(0), {1: (params, {})}
+    count = max(*case.steps, case.num_steps)
+    return train(
+        reference, params, lambda i: cast(case.batch_at(i), "float64"), count, keep=case.steps
+    )
 
 
 def _initial(reference: Participant, params: Leaves) -> Leaves:

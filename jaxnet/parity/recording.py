@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxnet.parity.layers.calls import LayerRun
 from jaxnet.parity.limits import MATHEMATICS
-from jaxnet.parity.participants import Leaves, Participant, cast, train_losses
+from jaxnet.parity.participants import Leaves, Participant, cast, train
 from jaxnet.parity.points import Case, Point, complete, points
 from jaxnet.spec import Batch
 
@@ -72,7 +72,7 @@ def free_run(participant: Participant, case: Case, dtype: str) -> np.ndarray:
     def batch_at(i):
         return cast(case.batch_at(i), dtype)
 
-    return train_losses(participant, params, batch_at, case.num_steps)
+    return train(participant, params, batch_at, case.num_steps)[0]
 
 
 def record(path: str | Path, participant: Participant, case: Case) -> None:

@@ -54,13 +54,13 @@ def dual_gradient(spec, params, batch):
     return np.asarray(loss), only_data.weights(grads)
 
 
-def dual_run(spec, params, batch_at, num_steps):
-    """The losses of free training in the dual form."""
+def dual_run(spec, params, batch_at, num_steps, keep):
+    """The losses of free training in the dual form; no states, which a reference gives."""
     batch = batch_at(0)
     form = gram.prepare(batch.x, params["w1"])
     step = gram.make_step(form.products(batch.x), batch.y, SGD, **names_of(spec))
     state = train.init(params | form.params(), SGD)
-    return train.fit_scan(step, state, lambda i: None, num_steps)[1]
+    return train.fit_scan(step, state, lambda i: None, num_steps)[1], {}
 
 
 def in_precision(function):

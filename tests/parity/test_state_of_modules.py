@@ -102,8 +102,8 @@ def trained(leaves, batch_at, num_steps, norm=BatchNorm):
 
 
 def port(norm):
-    def run(params, batch_at, num_steps):
-        return trained(parity.convert(params, LAYOUT), batch_at, num_steps, norm)[1]
+    def run(params, batch_at, num_steps, keep):
+        return trained(parity.convert(params, LAYOUT), batch_at, num_steps, norm)[1], {}
 
     made = parity.flax_participant(
         FlaxNet(norm),

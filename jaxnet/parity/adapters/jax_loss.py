@@ -17,23 +17,18 @@ QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_pass
 
 
 class Tree:
-    """A pytree as a flat dictionary of NumPy arrays, named by path, and back."""
+    """The structure of a pytree, which is built of a flat dictionary of its leaves by path.
+
+    shapes: of its leaves, by name. Without `like` nothing is known: the dictionary is the pytree.
+    """
 
     def __init__(self, like: Any):
-        self.like = like
-
-    def flatten(self, tree: Any) -> Leaves:
-        """Return the leaves by path ("layers/0/kernel")."""
-        return {name: np.asarray(value) for name, value in self.paths(tree)}
-
-    def paths(self, tree: Any = None) -> list[tuple[str, Any]]:
-        """Return (path, leaf) of every leaf of a tree; of `like` by default."""
-        paths, _ = jax.tree_util.tree_flatten_with_path(self.like if tree is None else tree)
-        return [(path_name(path), leaf) for path, leaf in paths]
+        self.structure = None if like is None else jax.tree.structure(like)
+        self.shapes = {name: np.shape(leaf) for name, leaf in paths(like)}
 
     def names(self) -> list[str] | None:
         """Return the names of the leaves, None if they are not known."""
-        return None if self.like is None else [name for name, _ in self.paths()]
+        return None if self.structure is None else list(self.shapes)
 
     def without(self, names: frozenset[str]) -> Tree:
         """Return the tree of the other leaves: a flat dictionary, if any is taken away."""
@@ -44,49 +39,52 @@ class Tree:
 
         Raises: ValueError for other names or shapes than those of `like`.
         """
-        if self.like is None:
+        if self.structure is None:
             return leaves
-        structure = jax.tree.structure(self.like)
-        shapes = {name: np.shape(leaf) for name, leaf in self.paths()}
-        check_leaves(leaves, shapes)
-        return structure.unflatten([leaves[name] for name in shapes])
+        check_leaves(leaves, self.shapes)
+        return self.structure.unflatten([leaves[name] for name in self.shapes])
 
 
 def make(
     loss: Callable[[dict[str, Any], Any], tuple[Any, dict[str, Any]]],
     forward: Callable[[dict[str, Any], Any], Any] | None,
     frozen: frozenset[str],
-) -> dict[str, Any]:
-    """Return a participant's functions but those of its optimizer.
+) -> tuple[dict[str, Any], Callable[[dict[str, Any], Any], Any]]:
+    """Return a participant's functions but those of its optimizer, and what they call.
 
     loss(flat leaves, batch) -> (loss, new buffers by name). forward(flat leaves, batch) ->
-    prediction. frozen: the leaves that get no gradient.
+    prediction. frozen: the leaves that get no gradient. The latter is evaluate(flat leaves, batch)
+    -> ((loss, (new buffers, prediction)), gradient), one program whose results stay on the device.
     """
 
     def split_loss(trained, others, batch):
         leaves = {**trained, **others}
         value, buffers = loss(leaves, batch)
-        return value, (buffers, None if forward is None else forward(leaves, batch))
+        fixed = jax.lax.stop_gradient(leaves)
+        return value, (buffers, None if forward is None else forward(fixed, batch))
 
-    compiled = _compile(jax.value_and_grad(split_loss, has_aux=True))  # all of it in one program
+    compiled = _compile(jax.value_and_grad(split_loss, has_aux=True))
 
     def evaluate(params, batch):
         own = trained(params, frozen)
         others = {name: leaf for name, leaf in params.items() if name not in own}
         with precision(params):
-            return jax.tree.map(np.asarray, compiled(own, others, batch))
+            return compiled(own, others, batch)
 
     def value_and_grad(params, batch):
         (value, _), grads = evaluate(params, batch)
-        return value, grads
+        return jax.tree.map(np.asarray, (value, grads))
+
+    def beside(i):
+        return lambda params, batch: jax.tree.map(np.asarray, evaluate(params, batch)[0][1][i])
 
     functions: dict[str, Any] = {"value_and_grad": value_and_grad}
     if frozen:
-        functions["buffers"] = lambda params, batch: evaluate(params, batch)[0][1][0]
+        functions["buffers"] = beside(0)
     functions["narrowed"] = functools.partial(_narrowed, loss)
     if forward is not None:
-        functions["forward"] = lambda params, batch: evaluate(params, batch)[0][1][1]
-    return functions
+        functions["forward"] = beside(1)
+    return functions, evaluate
 
 
 def _narrowed(loss: Callable, params: Leaves, batch: Any) -> list[str]:
@@ -163,6 +161,11 @@ def _compile(function: Callable) -> Callable:
         return by_values[structure, places](*others, arrays=arrays)
 
     return call
+
+
+def paths(tree: Any) -> list[tuple[str, Any]]:
+    """Return (path, leaf) of every leaf of a pytree ("layers/0/kernel")."""
+    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def _name(key: Any) -> str:

@@ -34,16 +34,17 @@ def jax_participant(
     tree = jax_loss.Tree(like)
     fixed = frozenset(frozen)
 
-    def pair(params, batch):
-        found = loss(params, batch)
+    def flat_loss(leaves, batch):
+        found = loss(tree.build(leaves), batch)
         return found if buffers else (found, {})
 
     flat_forward = forward and (lambda leaves, batch: forward(tree.build(leaves), batch))
-    functions = jax_loss.make(lambda p, b: pair(tree.build(p), b), flat_forward, fixed)
+    functions, evaluate = jax_loss.make(flat_loss, flat_forward, fixed)
     if optimizer is not None:
-        functions |= optax_optimizer.make(functions, optimizer, tree.without(fixed), fixed)
+        functions |= optax_optimizer.make(evaluate, optimizer, tree.without(fixed), fixed)
+    value = (lambda *given: loss(*given)[0]) if buffers else loss
     functions["layers"] = lambda params, batch, locks: in_jax.run(
-        lambda model, batch: pair(model, batch)[0], params, batch, tree.build, locks
+        value, params, batch, tree.build, locks
     )
     return with_layout(Participant(name, **functions, frozen=fixed), layout, tree.names())
 
@@ -72,13 +73,13 @@ def flax_participant(
     from jaxnet.parity.layers import in_jax
 
     parts = nnx_module.split(module, nnx.Param if wrt is None else wrt)
-    frozen = frozenset(dict(parts.others.paths()))
+    frozen = frozenset(parts.others.shapes)
 
     flat_loss = nnx_module.make_loss(parts, loss)
     flat_forward = forward and (lambda leaves, batch: forward(parts.merge(leaves), batch))
-    functions = jax_loss.make(flat_loss, flat_forward, frozen)
+    functions, evaluate = jax_loss.make(flat_loss, flat_forward, frozen)
     if optimizer is not None:
-        functions |= optax_optimizer.make(functions, optimizer, parts.trained, frozen)
+        functions |= optax_optimizer.make(evaluate, optimizer, parts.trained, frozen)
     functions["layers"] = lambda params, batch, locks: in_jax.run(
         loss, params, batch, parts.merge, locks
     )

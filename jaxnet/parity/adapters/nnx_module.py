@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxnet.parity.adapters.jax_loss import Tree
+from jaxnet.parity.adapters.jax_loss import Tree, paths
 from jaxnet.parity.participants import Leaves, check_leaves
 
 
@@ -37,27 +37,26 @@ def split(module: Any, wrt: Any) -> Split:
     graphs = {"float32": nnx.split(module)[0], "float64": nnx.split(_double(module))[0]}
     _, trained, keys, others = nnx.split(module, wrt, nnx.RngState, ...)
     trees = Tree(trained), Tree(others)
-    shapes = [_shapes(tree.like) for tree in trees]
+    shapes = trees[0].shapes | trees[1].shapes
 
     def merge(leaves: dict[str, Any]) -> Any:
-        check_leaves(leaves, shapes[0] | shapes[1])
-        states = [
-            tree.build({name: jnp.asarray(leaves[name]) for name in own})
-            for tree, own in zip(trees, shapes, strict=True)
-        ]
+        check_leaves(leaves, shapes)
+        arrays = {name: jnp.asarray(leaf) for name, leaf in leaves.items()}
+        states = [tree.build({name: arrays[name] for name in tree.shapes}) for tree in trees]
         double = any(leaf.dtype == jnp.float64 for leaf in leaves.values())
         fresh = jax.tree.map(lambda key: key, keys)  # variables of this trace
         return nnx.merge(graphs["float64" if double else "float32"], *states, fresh)
 
     concrete = all(hasattr(leaf, "__array__") for leaf in jax.tree.leaves(others))
-    return Split(merge, *trees, trees[1].flatten(others) if concrete else {}, shapes[0] | shapes[1])
+    own = {name: np.asarray(leaf) for name, leaf in paths(others)} if concrete else {}
+    return Split(merge, *trees, own, shapes)
 
 
 def make_loss(
     parts: Split, loss: Callable[[Any, Any], Any]
 ) -> Callable[[dict[str, Any], Any], tuple[Any, dict[str, Any]]]:
     """Return loss(flat leaves, batch) -> (loss, the buffers after it)."""
-    names = list(_shapes(parts.others.like))
+    names = list(parts.others.shapes)
 
     def flat_loss(leaves, batch):
         module = parts.merge(leaves)
@@ -76,11 +75,6 @@ def noise(module: Any) -> str:
         if isinstance(node, nnx.Dropout) and not node.deterministic and node.rate > 0
     ]
     return f"{', '.join(found)} is an active Dropout" if found else ""
-
-
-def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
-    tree = Tree(state)
-    return {name: np.shape(leaf) for name, leaf in tree.paths()}
 
 
 def _double(module: Any) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnet.parity.adapters.jax_loss import QUICKLY, Tree, path_name, precision, trained
+from jaxnet.parity.adapters.jax_loss import QUICKLY, Tree, path_name, paths, precision, trained
 from jaxnet.parity.participants import SLOTS, Leaves
 
 REFUSED = {  # a state of optax -> why the update cannot be compared by itself
@@ -19,85 +18,75 @@ REFUSED = {  # a state of optax -> why the update cannot be compared by itself
 }
 
 
-def make(
-    functions: Mapping[str, Callable], optimizer: Any, tree: Tree, frozen: frozenset[str]
-) -> dict[str, Any]:
-    """Return init and update by optax, with its state flattened to slots, and run, which keeps it.
+def make(evaluate: Callable, optimizer: Any, tree: Tree, frozen: frozenset[str]) -> dict[str, Any]:
+    """Return init and update by optax, with its state flattened to slots, and run.
 
-    functions: the participant's others. tree: the structure in which optax gets the trained leaves.
+    evaluate: see `jax_loss.make`. tree: the structure in which optax gets the trained leaves.
     """
-    init = jax.jit(optimizer.init, compiler_options=QUICKLY)
+    programs = _Programs(optimizer, tree)
 
-    @functools.partial(jax.jit, compiler_options=QUICKLY)
-    def update(params, grads, state):
-        updates, new = optimizer.update(grads, state, params)
-        return jax.tree.map(lambda p, u: p + u, params, updates), new
-
-    def run_init(params):
-        with precision(params):
-            state = init(tree.build(trained(params, frozen)))
-            _check_state(state)
-            return _slots(state, params)
-
-    def run_update(params, grads, state):
+    def init(params):
         leaves = trained(params, frozen)
         with precision(params):
-            own = tree.build(leaves)
-            own_state = _fill(init(own), leaves, state)
-            new_params, new = update(own, tree.build(_whole(grads, leaves)), own_state)
-            return tree.flatten(new_params), _slots(new, params)
+            return programs.slots(leaves, programs.init(leaves))
 
-    def step(own, state, params, grads):
-        grads = _whole(grads, trained(params, frozen))
+    def update(params, grads, state):
+        leaves = trained(params, frozen)
+        grads = {name: grads.get(name, np.zeros_like(leaf)) for name, leaf in leaves.items()}
         with precision(params):
-            return update(own, tree.build(grads), state)
+            pairs = [*programs.pairs(leaves, programs.init(leaves))]
+            values = [np.asarray(state.get(name, value), value.dtype) for name, value in pairs]
+            new, values = programs.update(leaves, grads, values)
+            return jax.tree.map(np.asarray, new), programs.slots(leaves, values)
 
-    def start(params):
+    def run(params, batch_at, num_steps, keep):
+        losses, kept, leaves = [], {}, trained(params, frozen)
         with precision(params):
-            own = tree.build(trained(params, frozen))
-            return own, _wide(init(own))
+            values = programs.init(leaves)
+            for i in range(num_steps):
+                if i and i + 1 in keep:
+                    kept[i + 1] = jax.tree.map(np.asarray, params), programs.slots(leaves, values)
+                (loss, (buffers, _)), grads = evaluate(params, batch_at(i))
+                leaves, values = programs.update(leaves, grads, values)
+                params = params | leaves | buffers
+                losses.append(loss)
+        return jax.device_get(losses), kept
 
-    run = _make_run(functions, start, step, tree.flatten)
-    return {"init": run_init, "update": run_update, "run": run}
-
-
-def _make_run(
-    functions: Mapping[str, Callable], start: Callable, step: Callable, flatten: Callable
-) -> Callable:
-    """Return run(params, batch_at, num_steps), which keeps the state as optax has it."""
-    new_buffers = functions.get("buffers", lambda params, batch: {})
-
-    def run(params, batch_at, num_steps):
-        losses, (own, state) = [], start(params)
-        for i in range(num_steps):
-            batch = batch_at(i)
-            value, grads = functions["value_and_grad"](params, batch)
-            buffers = new_buffers(params, batch)
-            own, state = step(own, state, params, grads)
-            params = params | flatten(own) | buffers
-            losses.append(float(value))
-        return np.asarray(losses)
-
-    return run
+    return {"init": init, "update": update, "run": run}
 
 
-def _whole(grads: Leaves, leaves: Leaves) -> Leaves:
-    """Return the gradient of all leaves: 0 of those that the loss does not use."""
-    return {name: grads.get(name, np.zeros_like(leaf)) for name, leaf in leaves.items()}
+class _Programs:
+    """optax's functions, compiled, of flat leaves and a list of the state's: jit is slow with more.
 
+    known: by the leaves' names, the names of the state's leaves and its structure.
+    """
 
-def _slots(state: Any, params: Leaves) -> Leaves:
-    """Return the leaves of a state of optax by "slot/leaf"."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {slot_name(path, params): np.asarray(value) for path, value in paths}
+    def __init__(self, optimizer: Any, tree: Tree):
+        self.optimizer, self.tree = optimizer, tree
+        self.known: dict[frozenset[str], tuple[list[str], Any]] = {}
+        self.init = jax.jit(self._init, compiler_options=QUICKLY)
+        self.update = jax.jit(self._update, compiler_options=QUICKLY)
 
+    def _init(self, leaves: dict[str, Any]) -> list[Any]:
+        state = _wide(self.optimizer.init(self.tree.build(leaves)))
+        _check_state(state)
+        found, structure = jax.tree_util.tree_flatten_with_path(state)
+        self.known[frozenset(leaves)] = [slot_name(path, leaves) for path, _ in found], structure
+        return [value for _, value in found]
 
-def _fill(like: Any, params: Leaves, slots: Leaves) -> Any:
-    """Return a state of optax with these slots, and the values of `like` where there is none."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    values = [slots.get(slot_name(path, params), leaf) for path, leaf in paths]
-    arrays = [jax.numpy.asarray(v, leaf.dtype) for v, (_, leaf) in zip(values, paths, strict=True)]
-    return _wide(structure.unflatten(arrays))
+    def _update(self, leaves: dict[str, Any], grads: dict[str, Any], values: list[Any]) -> Any:
+        own, state = self.tree.build(leaves), self.known[frozenset(leaves)][1].unflatten(values)
+        updates, new = self.optimizer.update(self.tree.build(grads), state, own)
+        own = jax.tree.map(lambda p, u: p + u, own, updates)
+        return dict(paths(own)), jax.tree.leaves(new)
+
+    def pairs(self, leaves: dict[str, Any], values: list[Any]) -> Iterable[tuple[str, Any]]:
+        """Yield the name and the value of each leaf of the state."""
+        return zip(self.known[frozenset(leaves)][0], values, strict=True)
+
+    def slots(self, leaves: dict[str, Any], values: list[Any]) -> Leaves:
+        """Return the state as a participant has it."""
+        return {name: np.asarray(value) for name, value in self.pairs(leaves, values)}
 
 
 def _wide(state: Any) -> Any:

@@ -50,18 +50,20 @@ def make(
             state = {key: np.zeros_like(value.numpy()) for key, value in _slots(twin, optimizer)}
             return state | made | {"step": np.asarray(0)}
 
-    def run(params, batch_at, num_steps):
+    def run(params, batch_at, num_steps, keep):
         with loaded(params) as twin:
-            optimizer, losses = training.make(twin), []
-            scheduler = None if training.scheduler is None else training.scheduler(optimizer)
+            optimizer, losses, kept = training.make(twin), [], {}
+            settings = _schedule(training, twin, num_steps)
             for i in range(num_steps):
+                if i and i + 1 in keep:
+                    leaves = arrays([*twin.named_parameters(), *twin.named_buffers()])
+                    kept[i + 1] = leaves, _state(twin, optimizer, i)
+                _set(optimizer, settings[i])
                 value = loss(twin, tensors(batch_at(i)))
                 grads = gradients(twin, value, training.set_to_none)
                 _step(twin, optimizer, grads, training.clip)
-                if scheduler is not None:
-                    scheduler.step()
                 losses.append(value.item())
-            return np.asarray(losses)
+            return losses, kept
 
     return {"init": init, "update": make_update(training, loaded), "run": run}
 
@@ -76,29 +78,25 @@ def make_update(
         count = int(state["step"])
         with loaded(params) as twin:
             optimizer = training.make(twin)
-            if training.scheduler is not None:
-                if len(settings) <= count:
-                    settings[:] = _schedule(training, twin, 2 * count + 1)
-                for group, values in zip(optimizer.param_groups, settings[count], strict=True):
-                    group.update(values)
+            if len(settings) <= count:
+                settings[:] = _schedule(training, twin, 2 * count + 1)
+            _set(optimizer, settings[count])
             if count > 0:  # at the first step torch makes its own state: dampening depends on it
                 _load_state(twin, optimizer, state)
                 with torch.no_grad():
                     for name, p in twin.named_parameters():
                         p.copy_(to_tensor(params[name]))
             _step(twin, optimizer, {k: to_tensor(g) for k, g in grads.items()}, training.clip)
-            new_state = {key: value.numpy().copy() for key, value in _slots(twin, optimizer)}
-            new_state = {k: v for k, v in new_state.items() if k[:5] != "step/" or v != count + 1}
-            new_state["step"] = np.asarray(count + 1)  # torch's SGD keeps none
-            return arrays(twin.named_parameters()), new_state
+            return arrays(twin.named_parameters()), _state(twin, optimizer, count + 1)
 
     return update
 
 
 def _schedule(training: Training, twin: torch.nn.Module, count: int) -> list[list[dict[str, Any]]]:
-    """Return the hyperparameters of each group before each of the first steps."""
+    """Return the hyperparameters that a scheduler sets, of each group for each of the steps."""
+    if training.scheduler is None:
+        return [[]] * count
     optimizer = training.make(twin)
-    assert training.scheduler is not None
     found: list[list[dict[str, Any]]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that no step is made before the scheduler's
@@ -112,6 +110,18 @@ def _schedule(training: Training, twin: torch.nn.Module, count: int) -> list[lis
                 text = f"`scheduler` must depend on the step alone, got {type(scheduler).__name__}"
                 raise ValueError(f"{text} ({error})") from None
     return found
+
+
+def _set(optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]]) -> None:
+    for group, values in zip(optimizer.param_groups, settings, strict=False):  # none: no scheduler
+        group.update(values)
+
+
+def _state(twin: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> Leaves:
+    """Return the optimizer's state after some steps."""
+    state = {key: value.numpy().copy() for key, value in _slots(twin, optimizer)}
+    state = {k: v for k, v in state.items() if k[:5] != "step/" or v != count}
+    return state | {"step": np.asarray(count)}  # torch's SGD keeps none
 
 
 def _step(

@@ -25,7 +25,7 @@ from jaxnet.parity.participants import (
     _nest,
     cast,
     difference,
-    train_losses,
+    train,
 )
 
 COPIES = 16  # ulps of a leaf's largest element that the copies of a tied leaf may round apart
@@ -267,7 +267,7 @@ def _functions(participant: Participant, layout: Layout) -> dict[str, Callable]:
         ),
         "update": update,
         # of its own leaves: copies may part, and sums are whole
-        "run": lambda params, batch_at, n: train_losses(given, own_params(params), batch_at, n),
+        "run": lambda params, *rest: train(given, own_params(params), *rest),
         "layers": layers,
     }
 
