@@ -74,7 +74,7 @@ class Participant:
         sum) and the counter "step". update(params, grads, state) -> (params, state).
     run(params, batch_at, num_steps, keep) -> the losses (num_steps,) of free training, and (params,
         state) before each of the steps `keep`, counted from 1, but the first: if there is a faster
-        way than calling the functions above.
+        way than calling the functions above, which are called for states that it does not give.
     plan: given by `oracle` only: such a reference has error bars.
     layers(params, batch, locks) -> a `LayerRun`: what goes through its layers. replay_layer(params,
         batch, layer, locked keys) and replay_update(): what the layer, or the update, gives with
@@ -160,7 +160,9 @@ def train(
     layout = participant.layout
     if participant.run is not None and (not keep or layout is None or not layout.declared):
         values, kept = participant.run(params, batch_at, num_steps, keep)
-        return np.asarray(values, float), kept | {1: (params, state)}
+        kept = kept | {1: (params, state)}
+        if {*keep} <= kept.keys():
+            return np.asarray(values, float), kept
     for i in range(num_steps):
         batch = batch_at(i)
         if i + 1 in keep:

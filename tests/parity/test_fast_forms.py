@@ -85,3 +85,6 @@ def test_the_dual_form_is_the_same_function(loss):
     )
     case = case_of(spec, "the first layer's dual form")
     parity.check(candidate, against=reference, case=case).raise_for_mismatch()
+    # as a reference its states are those of single steps
+    port = replace(reference, plan=None)
+    parity.check(port, against=candidate, case=case).raise_for_mismatch()
