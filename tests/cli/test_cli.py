@@ -259,7 +259,7 @@ def test_a_real_command_line_reports_bad_input_by_its_exit_code(folder):
     assert not (folder / "runs").exists()
 
 
-def test_importing_the_package_and_asking_for_help_bring_no_framework():
+def test_what_is_imported_is_what_is_needed(folder):
     code = """
 import sys
 HEAVY = {"jax", "flax", "optax", "matplotlib", "pyarrow", "torch", "safetensors", "numpy"}
@@ -269,7 +269,11 @@ from jaxnet.cli import main
 for argv in (["--help"], *([name, "--help"] for name in sys.argv[1:]), ["--version"]):
     assert main(argv) == 0, argv
     assert not HEAVY & set(sys.modules), argv
+from jaxnet.tables.reading.reader import read
+assert read("numbers.csv").num_rows == 2
+assert "pandas" not in sys.modules, "to read numbers"
 """
+    (folder / "numbers.csv").write_text("a,b\n1,2.5\n3,4\n")
     done = run("-c", code, *COMMANDS)
     assert (done.returncode, done.stderr) == (0, "")
     for option in ("--data", "--target", "--hidden", "--optimizer", "--epochs", "--out"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.tables.reading.forms import functions
+from jaxnet.tables.reading.forms import as_numpy, functions
 from jaxnet.tables.table import fault
 
 
@@ -91,7 +91,7 @@ def to_numpy(file: Any, name: str, column: Any, offset: int = 0) -> np.ndarray:
         column = column.cast(pa.int8())
     if kind in ("boolean", "integer") and column.null_count:
         column = column.cast(pa.float64(), safe=False)
-    return column.to_numpy(zero_copy_only=False)
+    return as_numpy(column)
 
 
 def _lists(file: Any, name: str, column: Any, offset: int) -> np.ndarray:

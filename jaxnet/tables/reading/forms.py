@@ -165,7 +165,19 @@ def cast(texts: Any, word: str) -> np.ndarray:
     import pyarrow as pa
 
     numbers = texts.cast(pa.int64() if word == "integer" else pa.float64())
-    return numbers.to_numpy(zero_copy_only=False)
+    return as_numpy(numbers)
+
+
+def as_numpy(array: Any) -> np.ndarray:
+    """Return an Arrow array of numbers or times (N,); its own `to_numpy` imports pandas, if it is
+    there, which takes longer than all else that is read of a small table.
+    """
+    import pyarrow as pa
+
+    plain = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+    if plain and not array.null_count:
+        return np.from_dlpack(array)
+    return array.to_numpy(zero_copy_only=False)
 
 
 def _booleans(texts: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -131,7 +131,7 @@ class Look:
                 if texts.null_count == len(texts):  # of quoted words, which may be texts
                     self.held = True
                     return None if self.kind is None else np.full(len(texts), np.nan)
-            first = texts[compute.index(texts.is_valid(), True).as_py()].as_py()
+            first = texts.drop_null()[0].as_py()
             for kind in ("integer", "real"):
                 known = self.kind == "real" if kind == "integer" else self._options.decimal == ","
                 if known or not re.fullmatch(STARTS[kind], first):  # a cast that fails is slow
@@ -168,9 +168,8 @@ class Look:
             if not parse(given, kind)[1].any() and not (kind == "boolean" and digits)
         ]
         for sign in {".", ","} - self.signs if self.candidates else ():
-            place = compute.index(compute.match_substring(given, sign), True).as_py()
-            if place >= 0:
-                self.example = given[place].as_py()
+            if len(found := given.filter(compute.match_substring(given, sign))):
+                self.example = found[0].as_py()
                 self.signs.add(sign)
 
 
