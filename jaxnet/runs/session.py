@@ -72,8 +72,7 @@ def train(
         received = stack.enter_context(catch_signals())
         if main:  # meanwhile, since matplotlib takes long to import
             threading.Thread(target=_import_plots, daemon=True).start()
-        params = initial_params(config, dataset.spec)
-        trainer = make_trainer(config, dataset, params, placement)
+        trainer = make_trainer(config, dataset, initial_params(config, dataset.spec), placement)
         now = state.begin(trainer.params, trainer.optimizer)
         with processes.raise_together():
             if main:
@@ -92,8 +91,7 @@ def train(
         if reason == "signal":
             where = f"step {int(now.state.step)} of {dataset.num_steps(config)}"
             raise _stopped(folder, writer, received(), where)
-        # the last checkpoint is written meanwhile
-        return _finish(folder, dataset, trainer, state.on_host(now), reason)
+        return _finish(folder, dataset, trainer, state.on_host(now), reason)  # while it is saved
 
 
 def _kind(config: Config, dataset: Dataset, placement: Placement) -> Hashable:

@@ -139,7 +139,7 @@ def start(folder, *options):
 
 
 def test_a_run_that_said_it_saved_is_resumed_after_a_power_cut(image, tmp_path):
-    options = ["--data", "table.csv", "--target", "y", "--hidden", "16", "--epochs", "4000"]
+    options = ["--data", "table.csv", "--target", "y", "--hidden", "16", "--epochs", "1000000"]
     with mounted(image, tmp_path / "disk") as disk:
         write_table(disk / "table.csv")
         files.sync(disk / "table.csv")
@@ -160,7 +160,7 @@ def test_a_run_that_said_it_saved_is_resumed_after_a_power_cut(image, tmp_path):
         lines = (disk / "run" / METRICS).read_bytes().count(b"\n")
         assert lines >= found.metadata["evaluations"] > 0
         record = runs.Record.load(disk / "run")
-        assert record.config.epochs == 4000
+        assert record.config.epochs == 1_000_000
         model.load(disk / "run", record)
         process = start(disk, "--resume", "run", "--max-time", "0.1")
         assert process.communicate(timeout=60)[1] == ""
