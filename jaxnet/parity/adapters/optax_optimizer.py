@@ -45,7 +45,8 @@ def make(evaluate: Callable, optimizer: Any, tree: Tree, frozen: frozenset[str])
             values = programs.init(leaves)
             for i in range(num_steps):
                 if i and i + 1 in keep:
-                    kept[i + 1] = jax.tree.map(np.asarray, params), programs.slots(leaves, values)
+                    arrays = {name: np.asarray(leaf) for name, leaf in params.items()}
+                    kept[i + 1] = arrays, programs.slots(leaves, values)
                 (loss, (buffers, _)), grads = evaluate(params, batch_at(i))
                 leaves, values = programs.update(leaves, grads, values)
                 params = params | leaves | buffers

@@ -57,7 +57,7 @@ def make(
             for i in range(num_steps):
                 if i and i + 1 in keep:
                     leaves = arrays([*twin.named_parameters(), *twin.named_buffers()])
-                    kept[i + 1] = leaves, _state(twin, optimizer, i)
+                    kept[i + 1] = params | leaves, _state(twin, optimizer, i)
                 _set(optimizer, settings[i])
                 value = loss(twin, tensors(batch_at(i)))
                 grads = gradients(twin, value, training.set_to_none)
