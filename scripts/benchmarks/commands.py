@@ -6,7 +6,6 @@ measures it, and saves it.
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import statistics
 import subprocess
@@ -20,7 +19,7 @@ import numpy as np
 from jaxnet import data
 from jaxnet.runs.config import default_epochs
 
-from .rounds import ROOT, Say, rotated
+from .rounds import ROOT, Say, rotated, with_bytecode
 
 SCRIPTS = {  # participant: its script and the module that it imports
     "scikit-learn": ("sklearn", "sklearn.neural_network"),
@@ -32,8 +31,9 @@ EXPLAINED = """\
 reads the CSV file, splits and scales it, trains the same network (a hidden layer of 128, Adam,
 batches of 32) for as many epochs, measures it and saves it. jaxnet draws the curves too, and keeps
 a checkpoint. Seconds of a process from its start to its end; in brackets jaxnet's over the peer's,
-the median of the turns. Below 1 jaxnet is faster. The first row is Python with the imports alone,
-of jaxnet JAX, optax and the part of matplotlib that draws. """
+the median of the turns. Below 1 jaxnet is faster. The first two rows are Python with the imports
+alone: of jaxnet JAX and optax; and with those of matplotlib that draw, which `jaxnet train` needs
+and the scripts do not. On few rows that, and the drawing, is why a script may be ahead. """
 NETWORK = ["--hidden", "128", "--batch-size", "32", "--schedule", "constant", "--patience", "10000"]
 
 
@@ -59,18 +59,19 @@ TABLES = {"wine": _wine, "digits": _digits, "20,000 rows of 20 numbers": _many}
 
 def measure(times: int, folder: Path, say: Say, *, quick: bool = False) -> list[dict[str, Any]]:
     """Return a table's name, rows, epochs, and seconds of each participant, for each of TABLES;
-    first of the imports alone. quick: the first table only, for an epoch.
+    first of the imports, without and with matplotlib. quick: the first table only, for an epoch.
 
     Each is started once before it is measured, so that files and compiled programs are known; then
     all in turn, in rotating order.
     """
     known = {name: module.partition(".")[0] for name, (_, module) in SCRIPTS.items()}
     here = ["jaxnet", *(name for name, m in known.items() if importlib.util.find_spec(m))]
-    imports = {name: ["-c", f"import {SCRIPTS[name][1]}"] for name in here[1:]}
-    imports["jaxnet"] = ["-c", "import jax, optax, matplotlib.figure"]
-    found = [
-        {"table": "imports", "rows": 0, "epochs": 0, "seconds": _turns(imports, times, folder)}
-    ]
+    imports = {name: SCRIPTS[name][1] if name in SCRIPTS else "jax, optax" for name in here}
+    found = []
+    for what, more in (("imports", ""), ("with matplotlib", ", matplotlib.figure")):
+        commands = {name: ["-c", f"import {modules}{more}"] for name, modules in imports.items()}
+        seconds = _turns(commands, times, folder)
+        found.append({"table": what, "rows": 0, "epochs": 0, "seconds": seconds})
     for name in [*TABLES][: 1 if quick else None]:
         x, y = TABLES[name]()
         path, epochs = folder / f"{len(found)}.csv", default_epochs(len(x) * 4 // 5)
@@ -99,11 +100,8 @@ def _turns(commands: dict[str, list[str]], times: int, folder: Path) -> dict[str
     of as many turns, after one that is not counted.
     """
     out, seconds = folder / "out", {who: [] for who in commands}
-    environment = os.environ | {
-        "XDG_CACHE_HOME": str(folder / "cache"), "KERAS_BACKEND": "jax",
-        "PYTHONPATH": str(ROOT.parent),
-    }  # fmt: skip
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode
+    caches = {"XDG_CACHE_HOME": str(folder / "cache"), "KERAS_BACKEND": "jax"}
+    environment = with_bytecode(caches | {"PYTHONPATH": str(ROOT.parent)})
     for turn in range(times + 1):
         for who in rotated([*commands], turn):
             shutil.rmtree(out, ignore_errors=True)
@@ -123,7 +121,8 @@ def text(found: list[dict[str, Any]]) -> list[str]:
     rows = [["table", "rows", "epochs", *names], ["---"] * (len(names) + 3)]
     for entry in found:
         cells = [_cell(entry["seconds"], name) for name in names]
-        rows.append([entry["table"], f"{entry['rows']:,}", str(entry["epochs"]), *cells])
+        sizes = [f"{entry[name]:,}" if entry[name] else "" for name in ("rows", "epochs")]
+        rows.append([entry["table"], *sizes, *cells])
     times = (
         f"The median of {len(found[0]['seconds']['jaxnet'])} starts, after one that is not counted"
     )

@@ -53,7 +53,7 @@ LEVERS: dict[str, Participant] = {
         _xla(
             "lever: no YNNPACK", "--xla_cpu_experimental_ynn_fusion_type=",
             "XLA: products by Eigen rather than YNNPACK",
-            "not kept: faster on the tutorial, slower on the digits",
+            "not kept: slower here",
         ),
         _xla(
             "lever: fast math", "--xla_cpu_enable_fast_math=true", "XLA: fast math",
@@ -65,7 +65,7 @@ LEVERS: dict[str, Participant] = {
         ),
         _xla(
             "lever: codegen split 1", "--xla_cpu_parallel_codegen_split_count=1",
-            "XLA: one module of machine code", "not kept: no gain, and it compiles longer",
+            "XLA: one module of machine code", "not kept: no gain, and large programs compile longer",
         ),
     )
 }  # fmt: skip

@@ -22,7 +22,7 @@ its time is not shown.
   fastest of NumPy, XLA and PyTorch at exactly its shape, and one read and one write of parameters
   and optimizer state. The dual form (`gram`) makes smaller products and may lie below it.
 - **first call**: making the network and its first step, compilation included, imports not; of
-  `train` a run of one epoch, all files written.
+  `train` a run of one epoch, all files written, the picture among them.
 - **memory**: the largest resident set of a whole process with an empty cache of programs, and with
   a filled one; of the timed process where no whole process was made.
 - **whole process**: a fresh process that imports, reads the data, trains and ends; with an empty

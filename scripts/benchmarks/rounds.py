@@ -36,7 +36,7 @@ class Worker:
 
     def __init__(self, job: dict[str, Any], folder: Path, environment: dict[str, str]):
         path = os.pathsep.join([str(ROOT), str(ROOT.parent), os.environ.get("PYTHONPATH", "")])
-        env = os.environ | {"PYTHONPATH": path, "TMPDIR": str(folder)} | environment
+        env = with_bytecode({"PYTHONPATH": path, "TMPDIR": str(folder)} | environment)
         errors = folder / "errors.txt"
         with errors.open("a") as file:
             self._process = subprocess.Popen(
@@ -69,6 +69,11 @@ class Worker:
             self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
+
+
+def with_bytecode(environment: dict[str, str]) -> dict[str, str]:
+    """This process's environment and more; Python keeps its bytecode, as of what is installed."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | environment
 
 
 def environment_of(participant: Participant, device: str) -> dict[str, str]:
