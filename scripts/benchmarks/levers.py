@@ -65,7 +65,7 @@ LEVERS: dict[str, Participant] = {
         ),
         _xla(
             "lever: codegen split 1", "--xla_cpu_parallel_codegen_split_count=1",
-            "XLA: one module of machine code", "not kept: no gain, and large programs compile longer",
+            "XLA: one module of machine code", "not kept: no gain; large programs compile longer",
         ),
     )
 }  # fmt: skip
