@@ -93,7 +93,7 @@ def test_a_search_compiles_nothing_for_a_shape_that_was_trained_before():
     pipeline.set_output(transform="pandas")
     for size in (5, 6):
         pipeline.set_params(model__hidden=size).fit(X[:80], y[:80])
-    run: Any = epochs._compiled(())
+    run: Any = epochs.compiled(epochs._run, ("state", "best"), ())
     compiled = run._cache_size()
     grid = {"model__hidden": [(5,), (6,)], "model__random_state": [0, 1]}
     search = GridSearchCV(pipeline, grid, cv=3, refit=False).fit(X, y)  # folds of 80 rows

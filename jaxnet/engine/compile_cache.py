@@ -19,7 +19,7 @@ import jax
 
 MAX_KINDS = 16  # of trainings whose programs stay in memory: some 14 MB each for a small network
 MAX_BYTES = 2**26  # of all programs; the least recently used are removed first
-MARGIN = 16  # this share of MAX_BYTES is written before a process looks again at all that is there
+LOOKS = 16  # times that a process looks at all that is there, while it writes MAX_BYTES
 DIGEST = 32  # bytes of SHA-256 in front of each program
 DISK_ERRORS = (OSError, RuntimeError, KeyError)  # KeyError: JAX 0.10, for a user without a name
 
@@ -118,7 +118,7 @@ class Programs:
         """Remove programs for the next ones too: JAX would read the whole folder for each."""
         self._room -= additional_size
         if self._room < 0:
-            self._room = MAX_BYTES // MARGIN
+            self._room = MAX_BYTES // LOOKS
             self._evict(additional_size=additional_size + self._room)
 
     def get(self, key: str) -> bytes | None:

@@ -155,7 +155,8 @@ def run(
     lengths, ends = (np.zeros(capacity[1], dtype) for dtype in (np.int32, bool))
     lengths[: len(segments)], ends[: len(segments)] = zip(*segments, strict=True)
     batches = stack(batch_at, first, first + int(lengths.sum()), capacity[0])
-    made, steps, state, best, losses, evaluations = _compiled(options)(
+    program = compiled(_run, ("state", "best"), options)
+    made, steps, state, best, losses, evaluations = program(
         step, evaluate, state, best, batches, len(segments), lengths, ends, max_wait, capacity[0]
     )
     made, steps, losses, evaluations = jax.device_get((made, steps, losses, evaluations))
@@ -178,11 +179,12 @@ def compiler_options(dtype: str, platform: str) -> CompilerOptions:
 
 
 @cache
-def _compiled(options: CompilerOptions) -> Callable:
+def compiled(function: Callable, donated: tuple[str, ...], options: CompilerOptions) -> Callable:
+    """Return the function jitted, once for all its callers; its `capacity` is static."""
     return jax.jit(
-        _run,
+        function,
         static_argnames="capacity",
-        donate_argnames=("state", "best"),
+        donate_argnames=donated,
         compiler_options=dict(options),
     )
 

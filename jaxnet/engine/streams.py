@@ -8,13 +8,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxnet.engine.epochs import Best, Chunk, CompilerOptions, empty_losses, judge, make_steps
+from jaxnet.engine.epochs import (
+    Best,
+    Chunk,
+    CompilerOptions,
+    compiled,
+    empty_losses,
+    judge,
+    make_steps,
+)
 from jaxnet.train import Step, TrainState
 
 BYTES = 2**24  # of a slab: the batches of some steps, or rows to evaluate
@@ -47,13 +55,13 @@ def run(
     stream: Stream, state: TrainState, best: Best, segments: list[tuple[int, bool]], max_wait: int
 ) -> Chunk:
     """Make the steps of the segments, as `epochs.run`; `state` is donated."""
+    program = compiled(_make, ("state",), stream.options)
     losses: list[tuple[jax.Array, int]] = []
     evaluations: list[dict[str, Any]] = []
     slabs = list(_slabs(int(state.step), segments, stream.size))
     batches = _ahead(partial(_padded, stream, start, stop) for start, stop, _ in slabs)
     for (start, stop, ends), slab in zip(slabs, batches, strict=True):
-        make = _compiled(stream.options)
-        state, of_slab, finite = make(stream.step, state, slab, stop - start, stream.size)
+        state, of_slab, finite = program(stream.step, state, slab, stop - start, stream.size)
         best = best._replace(finite=best.finite & finite)
         losses.append((of_slab, stop - start))
         if ends:
@@ -74,16 +82,6 @@ def _slabs(first: int, segments: list, size: int) -> Iterator[tuple[int, int, bo
             stop = min(start + size, first + length)
             yield start, stop, ends and stop == first + length
         first += length
-
-
-@cache
-def _compiled(options: CompilerOptions) -> Callable:
-    return jax.jit(
-        _make,
-        static_argnames="capacity",
-        donate_argnames="state",
-        compiler_options=dict(options),
-    )
 
 
 def _make(step, state, batches, num_steps, capacity):

@@ -157,8 +157,7 @@ def train(
     assert participant.init is not None
     assert participant.update is not None
     kept, state, losses = {}, participant.init(params), []
-    layout = participant.layout
-    if participant.run is not None and (not keep or layout is None or not layout.declared):
+    if participant.run is not None:
         values, kept = participant.run(params, batch_at, num_steps, keep)
         kept = kept | {1: (params, state)}
         if {*keep} <= kept.keys():

@@ -70,12 +70,11 @@ def train(
         stack.enter_context(processes.detect_loss(partial(_how_to_resume, folder)))
         stack.enter_context(on_device(config))
         received = stack.enter_context(catch_signals())
-        if main:  # meanwhile, since matplotlib takes long to import
-            threading.Thread(target=_import_plots, daemon=True).start()
         trainer = make_trainer(config, dataset, initial_params(config, dataset.spec), placement)
         now = state.begin(trainer.params, trainer.optimizer)
         with processes.raise_together():
             if main:
+                threading.Thread(target=_import_plots, daemon=True).start()
                 now, record = _restore(folder, record, config, dataset, placement, now)
                 writer = stack.enter_context(checkpoint.Writer(folder / CHECKPOINTS, config.keep))
                 state.write_model(folder, trainer.weights, now)
@@ -91,7 +90,8 @@ def train(
         if reason == "signal":
             where = f"step {int(now.state.step)} of {dataset.num_steps(config)}"
             raise _stopped(folder, writer, received(), where)
-        return _finish(folder, dataset, trainer, state.on_host(now), reason)  # while it is saved
+        # the last checkpoint is written meanwhile
+        return _finish(folder, dataset, trainer, state.on_host(now), reason)
 
 
 def _kind(config: Config, dataset: Dataset, placement: Placement) -> Hashable:
@@ -225,6 +225,7 @@ def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, now: Run
 
 
 def _import_plots() -> None:
+    """Import matplotlib, which takes long, while the run compiles and trains."""
     with contextlib.suppress(Exception):  # `_plot` tells of it
         importlib.import_module("jaxnet.runs.plots")
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxnet import data
 from jaxnet.runs.config import default_epochs
+from jaxnet.tables.reading.reader import read
 
 from .rounds import ROOT, Say, rotated, with_bytecode
 
@@ -38,9 +39,9 @@ NETWORK = ["--hidden", "128", "--batch-size", "32", "--schedule", "constant", "-
 
 
 def _wine() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_wine
-
-    return load_wine(return_X_y=True)
+    columns = dict(read(data.digits_path().with_name("wine.csv")).columns)
+    y = np.unique(columns.pop("cultivar"), return_inverse=True)[1]
+    return np.column_stack([*columns.values()]), y
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

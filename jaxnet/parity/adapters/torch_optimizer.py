@@ -94,9 +94,9 @@ def make_update(
 
 def _schedule(training: Training, twin: torch.nn.Module, count: int) -> list[list[dict[str, Any]]]:
     """Return the hyperparameters that a scheduler sets, of each group for each of the steps."""
-    if training.scheduler is None:
-        return [[]] * count
     optimizer = training.make(twin)
+    if training.scheduler is None:
+        return [[{} for _ in optimizer.param_groups]] * count
     found: list[list[dict[str, Any]]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that no step is made before the scheduler's
@@ -113,7 +113,7 @@ def _schedule(training: Training, twin: torch.nn.Module, count: int) -> list[lis
 
 
 def _set(optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]]) -> None:
-    for group, values in zip(optimizer.param_groups, settings, strict=False):  # none: no scheduler
+    for group, values in zip(optimizer.param_groups, settings, strict=True):
         group.update(values)
 
 

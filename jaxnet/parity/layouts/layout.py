@@ -246,8 +246,7 @@ def _functions(participant: Participant, layout: Layout) -> dict[str, Callable]:
     def update(params, grads, state):
         bound = layout.bind(params)
         state = _in_slots(state, lambda slot: bound.to_own(slot, summed=False))
-        grads = bound.to_own(grads, summed=False)
-        new, new_state = given.update(own_params(params), grads, state)
+        new, new_state = given.update(own_params(params), bound.to_own(grads, summed=False), state)
         return bound.new_params(new, params), _in_slots(new_state, bound.from_own)
 
     def layers(params, batch, locks):
@@ -266,8 +265,10 @@ def _functions(participant: Participant, layout: Layout) -> dict[str, Callable]:
             given.init(own_params(params)), layout.bind(params).from_own
         ),
         "update": update,
-        # of its own leaves: copies may part, and sums are whole
-        "run": lambda params, *rest: train(given, own_params(params), *rest),
+        # in its own leaves: copies may part, and sums are whole, so no state of it has a way back
+        "run": lambda params, batch_at, count, keep: train(
+            given, own_params(params), batch_at, count, () if layout.declared else keep
+        ),
         "layers": layers,
     }
 
