@@ -1,4 +1,5 @@
-"""Every workload, every peer that is installed: times by interleaved rounds, checked, with a floor.
+"""Every workload, every peer that is installed: times by interleaved rounds, checked, with a floor;
+and whole commands, `jaxnet train` beside the scripts that users of the peers would write.
 
     python scripts/bench.py --out docs                 # the table, benchmarks.json, .png and .md
     python scripts/bench.py --workloads digits --peers fit_scan torch --rounds 5 --parts peers

@@ -230,6 +230,7 @@ ROWS = [
             nn.init.ones_(linear.weight)
             model = nn.parallel.DistributedDataParallel(linear)
             model(x).square().mean().backward()
+            del model  # first: as the last to hold the group it may hang
             dist.destroy_process_group()
             y = linear.weight.grad[0]
         """,
