@@ -230,14 +230,13 @@ def with_layout(
     return replace(participant, **changes)
 
 
-def _functions(participant: Participant, layout: Layout) -> dict[str, Callable]:
+def _functions(given: Any, layout: Layout) -> dict[str, Callable]:
     """Return the participant's functions between the reference's leaves and its own."""
-    given: Any = participant
 
     def own_params(params):
         made = layout.bind(params).to_own(params)
         dtype = next(str(value.dtype) for value in params.values() if value.dtype.kind == "f")
-        return {**cast(participant.own, dtype), **made}
+        return {**cast(given.own, dtype), **made}
 
     def value_and_grad(params, batch):
         value, grads = given.value_and_grad(own_params(params), batch)
