@@ -52,17 +52,29 @@ def transpose(params: dict[str, Any]) -> dict[str, Any]:
 
 def loss_of(config: Config, spec: Spec, label_smoothing: Any) -> Callable[[Any, Any], jax.Array]:
     """Return the loss over transposed weights (out, in), a mean over rows."""
+    half = config.dtype == "bfloat16"
     loss = partial(
         net.loss,
         activation=spec.activation,
         loss=spec.loss,
         label_smoothing=label_smoothing,
-        compute_dtype="bfloat16" if config.dtype == "bfloat16" else None,
+        compute_dtype="bfloat16" if half else None,
         remat=config.remat,
     )
-    return transposed(
+    of_weights = transposed(
         lambda params, batch: loss(params, batch._replace(y=evaluation.wide(spec, batch.y)))
     )
+    return (lambda params, batch: of_weights(_rounded(params), batch)) if half else of_weights
+
+
+def _rounded(params: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Round the weights to bfloat16, as their products do: before they are transposed, XLA makes
+    their gradients (out, in) too, without a copy.
+    """
+    return {
+        n: p.astype("bfloat16").astype(p.dtype) if n.startswith("w") else p
+        for n, p in params.items()
+    }
 
 
 # Runs of one process with the same options have one optimizer and one step, so that they share what
