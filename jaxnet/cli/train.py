@@ -113,6 +113,8 @@ def print_dataset(dataset: Dataset, config: Config) -> None:
             f"and {rows[0]:,} rows it takes {dual / usual:.1%} of the operations (--gram off "
             "overrides)"
         )
+    if trainer.bfloat16_pays(config, dataset):
+        print("--dtype bfloat16 would take about half the time here, or less: products of 8 bits")
 
 
 def _mesh_text(mesh: Mesh, rows: int) -> str:

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +33,13 @@ from jaxnet.train import Step, on_rows
 # options of which the dual form has none
 UNUSUAL = ("deterministic", "accumulate", "remat", "dropout", "label_smoothing", "class_weight")
 UNUSUAL = (*UNUSUAL, "sample_weight")
+
+# Where bfloat16 pays on a CPU (scripts/tools/bfloat16_gain.py): 0.58 of float32's time, and less
+# with AMX, for products of so many multiplications; worth a word from some ten seconds on.
+LARGE_PRODUCT = 2**23
+LONG_RUN = 2e12
+HALF_UNITS = {"avx512_bf16", "amx_bf16"}
+CPU_INFO = Path("/proc/cpuinfo")
 
 MakeChunk = Callable[..., epochs.Chunk]
 
@@ -109,6 +119,21 @@ def operations(config: Config, dataset: Dataset) -> tuple[int, int]:
     rows, columns = len(dataset.train), dataset.spec.sizes[0]
     number = dataset.num_steps(config)
     return gram.operations(rows, columns, dataset.spec.sizes[1], dataset.batch_size, number)
+
+
+def bfloat16_pays(config: Config, dataset: Dataset) -> bool:
+    """Whether this run in float32 would take about half the time in bfloat16, and seconds less.
+
+    It is known of CPUs only, by the flags that Linux tells.
+    """
+    platform = parallel.own_device(config.device).platform
+    known = epochs.compiler_options("bfloat16", platform) and CPU_INFO.exists()
+    if config.dtype != "float32" or config.gram == "on" or not known:
+        return False
+    products = [dataset.batch_size * math.prod(sizes) for sizes in pairwise(dataset.spec.sizes)]
+    work = 6 * sum(products) * dataset.num_steps(config)  # three products a layer
+    large = max(products) >= LARGE_PRODUCT and work >= LONG_RUN
+    return large and not HALF_UNITS.isdisjoint(CPU_INFO.read_text().split())
 
 
 def make_trainer(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnet import data, net, numpy_net, optimizers, train
-from jaxnet.engine import accumulate
+from jaxnet.engine import accumulate, epochs
 from jaxnet.spec import Batch, Spec
 
 SPEC = Spec((7, 16, 5, 3), bias=True)
@@ -83,15 +83,25 @@ def test_activations_computed_again_give_the_same_run():
     assert_close(*runs, rtol=1e-12, atol=1e-14)
 
 
+ONEDNN = epochs.compiler_options("bfloat16", jax.default_backend())  # () in JAX 0.10
+BY_XLA_AND_ONEDNN = pytest.mark.parametrize("options", sorted({(), ONEDNN}), ids=len)
+# a program that multiplies by oneDNN cannot be kept in JAX's cache
+KEPT_OR_NOT = pytest.mark.filterwarnings("ignore:Error writing persistent compilation cache entry")
+
+
+@KEPT_OR_NOT
+@BY_XLA_AND_ONEDNN
 @pytest.mark.parametrize("loss", ["sum_squares", "mean_squares", "cross_entropy"])
-def test_products_in_bfloat16_are_off_by_its_rounding(loss):
+def test_products_in_bfloat16_are_off_by_its_rounding(loss, options):
     """Two layers round x, w and each product, forwards and backwards: about 6 roundings of 2**-9,
     relative to the greatest element, as small ones are differences of larger numbers."""
-    spec = Spec((30, 20, 5), bias=True, activation="tanh", loss=loss)
-    batch = data.random_problem(spec, num_rows=64, seed=3)
+    spec = Spec((300, 200, 5), bias=True, activation="tanh", loss=loss)
+    batch = data.random_problem(spec, num_rows=640, seed=3)
     params = spec.init(1)
     function = partial(net.loss, activation="tanh", loss=loss, compute_dtype="bfloat16")
-    value, grads = jax.value_and_grad(function)(params, batch)
+    value, grads = jax.jit(jax.value_and_grad(function), compiler_options=dict(options))(
+        params, batch
+    )
     exact, exact_grads = numpy_net.value_and_grad(
         {name: p.astype(float) for name, p in params.items()},
         jax.tree.map(lambda a: a if a.dtype == np.int32 else a.astype(float), batch),
@@ -107,11 +117,15 @@ def test_products_in_bfloat16_are_off_by_its_rounding(loss):
     assert max(np.abs(grads[k] - exact_grads[k]).max() for k in grads) > 0
 
 
-def test_sums_over_many_rows_are_not_made_in_bfloat16():
+@KEPT_OR_NOT
+@BY_XLA_AND_ONEDNN
+@pytest.mark.parametrize("width", [1, 256])
+def test_sums_over_many_rows_are_not_made_in_bfloat16(options, width):
     """Summed in bfloat16, 4096 ones stop at 256."""
-    params = {"w1": jnp.ones((1, 1)), "b1": jnp.zeros(1)}
-    batch = Batch(np.ones((4096, 1), "float32"), np.full((4096, 1), 0.5, "float32"))
-    grads = jax.grad(partial(net.loss, compute_dtype="bfloat16"))(params, batch)
+    params = {"w1": jnp.full((width, 1), 1 / width), "b1": jnp.zeros(1)}
+    batch = Batch(np.ones((4096, width), "float32"), np.full((4096, 1), 0.5, "float32"))
+    gradient = jax.grad(partial(net.loss, compute_dtype="bfloat16"))
+    grads = jax.jit(gradient, compiler_options=dict(options))(params, batch)
     np.testing.assert_allclose([grads["w1"][0, 0], grads["b1"][0]], 4096, rtol=1e-6)
 
 

@@ -11,7 +11,7 @@ from mesh_processes import finish, start
 from mesh_runs import BLOCK, MESHES, config
 
 from jaxnet import runs, sweep
-from jaxnet.engine import checkpoint, streams
+from jaxnet.engine import checkpoint, epochs, streams
 from jaxnet.engine.mesh import Placement
 from jaxnet.runs import evaluation, session, trainer
 from jaxnet.runs.folder import CHECKPOINTS, read_metrics
@@ -19,6 +19,8 @@ from jaxnet.runs.folder import CHECKPOINTS, read_metrics
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((87, 3))
 ROWS = [f"{'yes' if r[0] > r[1] else 'no'},{r[0]},{r[1]},{r[2]}\n" for r in X]
+
+ONEDNN = (("xla_cpu_experimental_onednn_custom_call", True),)
 
 
 def write_table(path):
@@ -86,6 +88,29 @@ def test_bfloat16_is_of_the_products_alone():
     record = runs.Record.load(Path("half"))
     by_onednn = jax.__version_info__ >= (0, 12)
     assert (record.device.get("products") == "oneDNN") == by_onednn
+
+
+@pytest.mark.parametrize(
+    ("pays", "flags", "options"),
+    [
+        (True, "sse avx512_bf16", {}),
+        (True, "sse amx_bf16", {}),
+        (False, "sse avx512f", {}),  # no units for it
+        (False, "sse amx_bf16", {"hidden": (64,)}),  # small products
+        (False, "sse amx_bf16", {"epochs": 1}),  # over at once
+        (False, "sse amx_bf16", {"dtype": "bfloat16"}),
+        (False, "sse amx_bf16", {"dtype": "float64"}),
+    ],
+)
+def test_bfloat16_is_advised_where_it_would_pay(monkeypatch, folder, pays, flags, options):
+    known = epochs.compiler_options if jax.__version_info__ >= (0, 12) else lambda *_: ONEDNN
+    monkeypatch.setattr(epochs, "compiler_options", known)
+    (folder / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(trainer, "CPU_INFO", folder / "cpuinfo")
+    large = {"hidden": (4096, 4096), "epochs": 1000, "batch_size": 16}
+    dataset = runs.prepare(config(**large | options))
+    wanted, _ = trainer.resolve(config(**large | options), dataset)
+    assert trainer.bfloat16_pays(wanted, dataset) == pays
 
 
 def test_bfloat16_from_the_disk_is_that_in_memory():
