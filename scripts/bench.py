@@ -55,6 +55,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a participant's turn")
     parser.add_argument("--processes", type=int, default=3, help="whole processes of each")
+    parser.add_argument("--other", default="", metavar="PYTHON", help="for what this one has not")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="small sizes, to try the benchmark")
     parser.add_argument("--out", type=Path, default=Path("benchmarks"))
@@ -64,14 +65,18 @@ def parse() -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> dict:
     """Measure all that was asked for; what is there after each workload is on the disk."""
-    settings = rounds.Settings(options.rounds, options.seconds, options.processes, options.device)
+    settings = rounds.Settings(
+        options.rounds, options.seconds, options.processes, options.device, options.other
+    )
     short = settings._replace(rounds=max(1, settings.rounds // 2), seconds=settings.seconds / 2)
     result = begin(options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "commands" in options.parts:
             times = settings.processes
-            result["starts"] = commands.measure(times, folder, say, quick=options.quick)
+            result["starts"] = commands.measure(
+                times, folder, say, other=options.other, quick=options.quick
+            )
             save(result, options.out)
         for workload in [WORKLOADS[name] for name in options.workloads]:
             workload = quick(workload) if options.quick else workload
@@ -101,8 +106,8 @@ def run(options: argparse.Namespace) -> dict:
 
 def begin(options: argparse.Namespace) -> dict:
     """The result so far: what is in the folder already, if it is of this machine and device."""
-    command = "python " + shlex.join(["scripts/bench.py", *_without_out(sys.argv[1:])])
-    here, path = machine.describe(options.device), options.out / JSON
+    command = "python " + shlex.join(["scripts/bench.py", *_without_paths(sys.argv[1:])])
+    here, path = machine.describe(options.device, options.other), options.out / JSON
     if path.exists():
         result = json.loads(path.read_text())
         if result["machine"] == here and result["quick"] == options.quick:
@@ -144,12 +149,14 @@ def write(result: dict, folder: Path) -> None:
         picture.scaling(result, folder / "scaling.png")
 
 
-def _without_out(arguments: list[str]) -> list[str]:
-    """The arguments without the folder, which is nobody else's."""
+def _without_paths(arguments: list[str]) -> list[str]:
+    """The arguments without the folder, which is nobody else's, and with an example's python."""
     kept = list(arguments)
     if "--out" in kept:
         at = kept.index("--out")
         del kept[at : at + 2]
+    if "--other" in kept:
+        kept[kept.index("--other") + 1] = "other/bin/python"
     return kept
 
 

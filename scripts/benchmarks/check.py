@@ -17,9 +17,10 @@ from .workloads import Workload
 # form: hence the floor. A unit whose |h| is below KINK of the largest may be on either side of the
 # ReLU's kink: twice how far that moves a number, by two more runs in float64, is added, since a
 # program on the other side is once as far. Where no unit is, a learning rate that is 0.1 % wrong is
-# beyond the limit.
+# beyond the limit. Products in bfloat16 have 8 bits: Adam's first steps divide small gradients by
+# their own size, and JAX, PyTorch and Keras are 0.23 away; half of a learning rate is beyond it.
 OWN = 16.0
-FLOOR = 2e-4
+FLOOR = {"float32": 2e-4, "bfloat16": 0.4}
 EPS = 2.0**-23
 KINK = 16 * EPS
 
@@ -27,7 +28,7 @@ KINK = 16 * EPS
 class Case(NamedTuple):
     """What is trained: from `params`, a batch a step.
 
-    params_step: the number of steps after which the parameters are compared.
+    params_step: the number of steps after which the parameters are compared. dtype: of products.
     """
 
     spec: Spec
@@ -36,6 +37,7 @@ class Case(NamedTuple):
     optimizer: str
     learning_rate: float
     params_step: int
+    dtype: str = "float32"
 
 
 Result = tuple[Case, np.ndarray, dict[str, np.ndarray]]  # case, losses, parameters
@@ -56,7 +58,7 @@ def cases_of(workload: Workload, table: Batch, num_steps: int, adam: str) -> lis
     return [
         Case(
             workload.spec, workload.params(member), batches, optimizer, float(rate),
-            num_steps,
+            num_steps, workload.dtype,
         )
         for member, rate in enumerate(rates)
     ]  # fmt: skip
@@ -131,15 +133,19 @@ def judge(case: Case, losses: np.ndarray, params: dict[str, np.ndarray]) -> Verd
         return np.array([np.mean(part) for part in np.array_split(values, len(losses))])
 
     kinks = 2 * grouped(np.abs(above_losses - below_losses))
-    verdicts = [_of_losses(losses, grouped(exact_losses), grouped(own_losses), kinks)]
+    verdicts = [
+        _of_losses(losses, grouped(exact_losses), grouped(own_losses), kinks, FLOOR[case.dtype])
+    ]
     for name, p in exact.items():
         spread = 2 * np.linalg.norm(above[name] - below[name])
         verdicts.append(_of_leaf(name, case, params[name], p, own[name], spread))
     return max(verdicts, key=lambda verdict: np.nan_to_num(verdict.share, nan=np.inf))
 
 
-def _of_losses(losses: np.ndarray, exact: np.ndarray, own: np.ndarray, kinks: Any) -> Verdict:
-    limit = np.maximum(OWN * np.abs(own - exact), FLOOR * np.abs(exact)) + kinks
+def _of_losses(
+    losses: np.ndarray, exact: np.ndarray, own: np.ndarray, kinks: Any, floor: float
+) -> Verdict:
+    limit = np.maximum(OWN * np.abs(own - exact), floor * np.abs(exact)) + kinks
     return Verdict(float(np.max(np.abs(losses - exact) / limit)), "loss")
 
 
@@ -149,5 +155,5 @@ def _of_leaf(
     norm = np.linalg.norm
     moved = max(norm(exact - case.params[name]), np.finfo(float).tiny)
     stored = EPS * case.params_step * norm(exact)
-    limit = max(OWN * norm(own - exact), FLOOR * moved + stored) + kinks
+    limit = max(OWN * norm(own - exact), FLOOR[case.dtype] * moved + stored) + kinks
     return Verdict(float(norm(np.asarray(got, float) - exact) / limit), name)

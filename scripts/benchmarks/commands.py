@@ -5,7 +5,6 @@ measures it, and saves it.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ from jaxnet import data
 from jaxnet.runs.config import default_epochs
 from jaxnet.tables.reading.reader import read
 
+from .participant import interpreter
 from .rounds import ROOT, Say, rotated, with_bytecode
 
 SCRIPTS = {  # participant: its script and the module that it imports
@@ -58,19 +58,26 @@ def _many() -> tuple[np.ndarray, np.ndarray]:
 TABLES = {"wine": _wine, "digits": _digits, "20,000 rows of 20 numbers": _many}
 
 
-def measure(times: int, folder: Path, say: Say, *, quick: bool = False) -> list[dict[str, Any]]:
+def measure(
+    times: int, folder: Path, say: Say, *, other: str = "", quick: bool = False
+) -> list[dict[str, Any]]:
     """Return a table's name, rows, epochs, and seconds of each participant, for each of TABLES;
-    first of the imports, without and with matplotlib. quick: the first table only, for an epoch.
+    first of the imports, without and with matplotlib. other: the interpreter of what this one has
+    not. quick: the first table only, for an epoch.
 
     Each is started once before it is measured, so that files and compiled programs are known; then
     all in turn, in rotating order.
     """
     known = {name: module.partition(".")[0] for name, (_, module) in SCRIPTS.items()}
-    here = ["jaxnet", *(name for name, m in known.items() if importlib.util.find_spec(m))]
-    imports = {name: SCRIPTS[name][1] if name in SCRIPTS else "jax, optax" for name in here}
+    found = {name: interpreter((package,), other) for name, package in known.items()}
+    pythons = {"jaxnet": sys.executable} | {name: p for name, p in found.items() if p}
+    imports = {name: SCRIPTS[name][1] if name in SCRIPTS else "jax, optax" for name in pythons}
     found = []
     for what, more in (("imports", ""), ("with matplotlib", ", matplotlib.figure")):
-        commands = {name: ["-c", f"import {modules}{more}"] for name, modules in imports.items()}
+        commands = {
+            name: [pythons[name], "-c", f"import {modules}{more}"]
+            for name, modules in imports.items()
+        }
         seconds = _turns(commands, times, folder)
         found.append({"table": what, "rows": 0, "epochs": 0, "seconds": seconds})
     for name in [*TABLES][: 1 if quick else None]:
@@ -80,7 +87,7 @@ def measure(times: int, folder: Path, say: Say, *, quick: bool = False) -> list[
         header = ",".join([*(f"x{i}" for i in range(x.shape[1])), "y"])
         table = np.column_stack([x, y])
         np.savetxt(path, table, fmt="%.6g", delimiter=",", header=header, comments="")
-        commands = {who: _command(who, path, epochs) for who in here}
+        commands = {who: [p, *_command(who, path, epochs)] for who, p in pythons.items()}
         seconds = _turns(commands, times, folder)
         medians = {who: statistics.median(values) for who, values in seconds.items()}
         say(f"{name}: " + ", ".join(f"{who} {value:.2f} s" for who, value in medians.items()))
@@ -109,7 +116,7 @@ def _turns(commands: dict[str, list[str]], times: int, folder: Path) -> dict[str
             out.mkdir()
             began = time.perf_counter()
             subprocess.run(
-                [sys.executable, *commands[who]], cwd=out, env=environment, check=True,
+                commands[who], cwd=out, env=environment, check=True,
                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             )  # fmt: skip
             seconds[who] += [time.perf_counter() - began] * bool(turn)

@@ -7,6 +7,7 @@ of that size updated in place. A measurement is the least of several tries.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -81,7 +82,7 @@ def operands(workload: Workload, product: Product) -> tuple[np.ndarray, np.ndarr
 
 
 def by_numpy(workload: Workload) -> Callable[[], dict[str, Any]]:
-    """NumPy and its BLAS."""
+    """NumPy and its BLAS, which has float32 only."""
     buffer = np.ones(traffic_bytes(workload) // 4, np.float32)
 
     def product(a, b):
@@ -105,11 +106,12 @@ def by_torch(workload: Workload) -> Callable[[], dict[str, Any]]:
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, workload.dtype)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     buffer = torch.ones(traffic_bytes(workload) // 4, device=device)
 
     def product(a, b):
-        a, b = (torch.from_numpy(value).to(device) for value in (a, b))
+        a, b = (torch.from_numpy(value).to(device, dtype) for value in (a, b))
         out = torch.matmul(a, b)
 
         def repeat(number):
@@ -133,9 +135,12 @@ def by_xla(workload: Workload) -> Callable[[], dict[str, Any]]:
     import jax.numpy as jnp
     from jax import lax
 
-    buffer = jnp.ones(traffic_bytes(workload) // 4, jnp.float32)
+    from jaxnet.engine import epochs
 
-    @jax.jit
+    buffer = jnp.ones(traffic_bytes(workload) // 4, jnp.float32)
+    options = dict(epochs.compiler_options(workload.dtype, jax.default_backend()))
+
+    @functools.partial(jax.jit, compiler_options=options)
     def products_of(a, b, turned_a, turned_b, number):
         a = a.swapaxes(-1, -2) if turned_a.shape else a
         b = b.swapaxes(-1, -2) if turned_b.shape else b
@@ -155,7 +160,7 @@ def by_xla(workload: Workload) -> Callable[[], dict[str, Any]]:
         # an array (1,) stands for a transposed operand: the program reads it as it is held
         turned = [np.zeros(() if value.flags.c_contiguous else 1) for value in (a, b)]
         held = [v.swapaxes(-1, -2) if t.shape else v for v, t in zip((a, b), turned, strict=True)]
-        x, y = jax.device_put(held)
+        x, y = (jnp.asarray(value, workload.dtype) for value in held)
         return lambda number: products_of(x, y, *turned, number).block_until_ready()
 
     return _measure(workload, product, lambda n: updates_of(buffer, n).block_until_ready())

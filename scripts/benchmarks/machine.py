@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -14,8 +16,10 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-def describe(device: str) -> dict[str, Any]:
-    """The processor, its cores, memory and caches, the system, and the libraries; no names."""
+def describe(device: str, other: str) -> dict[str, Any]:
+    """The processor, its cores, memory and caches, the system, and the libraries, those of another
+    interpreter too; no names.
+    """
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0))
@@ -25,15 +29,35 @@ def describe(device: str) -> dict[str, Any]:
         "device": _gpu() if device == "gpu" else "cpu",
         "system": f"{platform.system()} {platform.release().split('-')[0]}, {platform.machine()}",
         "python": platform.python_version(),
-        "libraries": {name: v for name in LIBRARIES if (v := _version(name))},
+        "libraries": _elsewhere(other) | _versions(),
     }
 
 
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _elsewhere(python: str) -> dict[str, str]:
+    """The libraries of another interpreter, each with its version of Python."""
+    if not python:
+        return {}
+    show = "from benchmarks import machine as m; import json; print(json.dumps(m.told()))"
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [python, "-c", show], capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": root},
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def told() -> dict[str, str]:
+    """What this interpreter tells another one of its libraries."""
+    python = platform.python_version()
+    return {name: f"{version} (Python {python})" for name, version in _versions().items()}
 
 
 def _processor() -> str:

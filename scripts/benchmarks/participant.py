@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import importlib
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,8 +48,8 @@ class Participant:
     installed. note: what it does, for the page. sweep: it trains sweeps, and nothing else. cache:
     who keeps its compiled programs on disk, "jax", "jaxnet", "torch" or "". environment: variables
     that its process gets. adam: its form of Adam, "adam" or "adam-hat" (`check.adam_hat`). gpu: it
-    runs there; only_gpu: and only there. own_data: it reads a file of its own, and is given no
-    table. verdict: of a lever, whether it is kept, and why.
+    runs there; only_gpu: and only there. half: its products may be in bfloat16. own_data: it reads
+    a file of its own, and is given no table. verdict: of a lever, whether it is kept, and why.
     """
 
     name: str
@@ -60,12 +62,13 @@ class Participant:
     adam: str = "adam"
     gpu: bool = True
     only_gpu: bool = False
+    half: bool = False
     own_data: bool = False
     verdict: str = ""
 
-    def missing(self) -> list[str]:
-        """The packages that are not installed."""
-        return [name for name in self.needs if not _found(name)]
+    def python(self, other: str) -> str | None:
+        """The interpreter that has its packages: this one, or the other; None if neither has."""
+        return interpreter(self.needs, other)
 
     def build(self) -> Build:
         """The function that makes its runner; importing it imports the framework."""
@@ -73,13 +76,14 @@ class Participant:
         return getattr(importlib.import_module(f"{__package__}.{name}"), function)
 
 
-def _found(name: str) -> bool:
-    if name in sys.modules:
-        return True
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+@functools.cache
+def interpreter(packages: tuple[str, ...], other: str) -> str | None:
+    """The first that finds all of the packages: this one, or the other; "" is none."""
+    find = "import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))"
+    for python in filter(None, (sys.executable, other)):
+        if not subprocess.run([python, "-c", find, *packages], check=False).returncode:
+            return python
+    return None
 
 
 def applies(workload: Workload, needs: dict[str, tuple[Any, ...]]) -> None:

@@ -10,16 +10,19 @@ PEERS = {
     for p in (
         Participant(
             "scan", "peers_jax:scan", JAX, cache="jax",
+            half=True,
             note="the reference: `jax.lax.scan` of `jax.value_and_grad` and optax over row "
             "indices, no package around it",
         ),
         Participant(
             "fit_scan", "peers_jax:fit_scan", JAX, cache="jaxnet",
+            half=True,
             note="jaxnet: `train.on_rows` and `train.fit_scan`, weights held (out, in) by "
             "`train.transposed`",
         ),
         Participant(
             "train", "peers_run:train", JAX, cache="jaxnet", own_data=True,
+            half=True,
             note="jaxnet: `runs.train(Config(...))` on a file, with progress, metrics, evaluation; "
             "timed after the first fifth. A run has biases and one target column, so the "
             "tutorial's rows are ten classes to it (cross-entropy) and its biases are trained",
@@ -34,15 +37,18 @@ PEERS = {
         ),
         Participant(
             "torch", "peers_torch:eager", ("torch",),
+            half=True,
             note="PyTorch eager: `nn.Sequential`, zero_grad, backward, step, torch's default "
             "implementation of the optimizer",
         ),
         Participant(
             "torch-fused", "peers_torch:fused", ("torch",),
+            half=True,
             note="PyTorch eager with `fused=True` in the optimizer",
         ),
         Participant(
             "torch-compile", "peers_torch:compiled", ("torch",), cache="torch",
+            half=True,
             note="PyTorch with `torch.compile` of forward, loss and the optimizer's step",
         ),
         Participant(
@@ -57,12 +63,14 @@ PEERS = {
         Participant(
             "keras", "peers_keras:fit", ("keras", "jax"), cache="jax", adam="adam-hat",
             environment={"KERAS_BACKEND": "jax"},
+            half=True,
             note="Keras on JAX: `model.fit` of many steps in one call, jit_compile, "
             "steps_per_execution=32, no shuffling, no callbacks",
         ),
         Participant(
             "keras-default", "peers_keras:fit_default", ("keras", "jax"), cache="jax",
             adam="adam-hat", environment={"KERAS_BACKEND": "jax"},
+            half=True,
             note="the same with Keras' default of one step to an execution",
         ),
         Participant(

@@ -38,7 +38,8 @@ def plain_loss(workload: Workload):
 
     def loss(params, x, y):
         for k in range(1, layers + 1):
-            x = x @ params[f"w{k}"]
+            product = x.astype(workload.dtype) @ params[f"w{k}"].astype(workload.dtype)
+            x = product.astype(x.dtype)
             x = x + params[f"b{k}"] if workload.bias else x
             x = activation(x) if k < layers else x
         return loss_value(workload, x, y)
@@ -128,7 +129,9 @@ class FitScan:
 def fit_scan(workload: Workload, table: Batch) -> FitScan:
     """train.on_rows and train.fit_scan."""
     optimizer = optimizers.make(workload.optimizer, workload.learning_rate)
-    loss = partial(net.loss, activation=workload.activation, loss=workload.loss)
+    half = "bfloat16" if workload.dtype == "bfloat16" else None
+    options = {"loss": workload.loss, "compute_dtype": half}
+    loss = partial(net.loss, activation=workload.activation, **options)
     step = train.on_rows(train.make_step(train.transposed(loss), optimizer), table)
     state = train.init(train.transpose(workload.params()), optimizer)
     return FitScan(step, state, workload.rows_at(), train.transpose)

@@ -24,6 +24,8 @@ class Fit:
         self._workload, self._table, self._rows_at = workload, table, workload.rows_at()
         self._made = 0
         last = len(workload.sizes) - 2
+        if workload.dtype == "bfloat16":
+            keras.config.set_dtype_policy("mixed_bfloat16")
         layers = [
             keras.layers.Dense(
                 size, use_bias=workload.bias, activation="relu" if k < last else None

@@ -35,7 +35,7 @@ def config_of(workload: Workload, rows: int, **options) -> Config:
             validation=held_out / (rows + held_out), hidden=workload.sizes[1:-1],
             activation=workload.activation, optimizer=workload.optimizer,
             learning_rate=workload.learning_rate, schedule="constant",
-            batch_size=workload.batch or rows, gram="off",
+            batch_size=workload.batch or rows, gram="off", dtype=workload.dtype,
         ),
         **options,
     )  # fmt: skip
@@ -107,7 +107,7 @@ class Train:
         batches = [dataset.train.batch(rows_at(step)) for step in range(epochs * per_epoch)]
         case = Case(
             dataset.spec, dataset.spec.init(config.seed), batches, workload.optimizer,
-            workload.learning_rate, run.epoch * per_epoch,
+            workload.learning_rate, run.epoch * per_epoch, workload.dtype,
         )  # fmt: skip
         return [(case, np.array([line["train_loss"] for line in lines]), run.params)]
 

@@ -94,12 +94,13 @@ def params_of(model: Any) -> dict[str, np.ndarray]:
     return params
 
 
-def plain_step(model, loss_fn, optimizer) -> Callable:
-    """zero_grad, forward, backward, step."""
+def plain_step(model, loss_fn, optimizer, half: bool = False) -> Callable:
+    """zero_grad, forward, backward, step; half: with autocast to bfloat16."""
 
     def step(x, y):
         optimizer.zero_grad()
-        loss = loss_fn(model(x), y)
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=half):
+            loss = loss_fn(model(x), y)
         loss.backward()
         optimizer.step()
         return loss.detach()
@@ -112,7 +113,9 @@ def _loop(workload: Workload, table: Batch, **options) -> Loop:
     optimizer = OPTIMIZERS[workload.optimizer](
         model.parameters(), workload.learning_rate, **options
     )
-    return Loop(workload, table, model, plain_step(model, loss_function(workload), optimizer))
+    half = workload.dtype == "bfloat16"
+    step = plain_step(model, loss_function(workload), optimizer, half)
+    return Loop(workload, table, model, step)
 
 
 def eager(workload: Workload, table: Batch) -> Loop:
@@ -132,7 +135,12 @@ def compiled(workload: Workload, table: Batch) -> Loop:
         model.parameters(), workload.learning_rate, fused=True
     )
     mode = "reduce-overhead" if DEVICE.type == "cuda" else None
-    forward = torch.compile(lambda x, y: loss_fn(model(x), y), mode=mode, fullgraph=True)
+    half = workload.dtype == "bfloat16"
+
+    @torch.compile(mode=mode, fullgraph=True)
+    def forward(x, y):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=half):
+            return loss_fn(model(x), y)
 
     def step(x, y):
         optimizer.zero_grad()

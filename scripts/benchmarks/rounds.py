@@ -7,7 +7,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,24 +22,27 @@ Say = Callable[[str], None]
 
 
 class Settings(NamedTuple):
-    """How it is measured: rounds, seconds of a participant's turn, whole processes of each."""
+    """How it is measured: rounds, seconds of a participant's turn, whole processes of each; other:
+    the interpreter of participants whose packages this one has not.
+    """
 
     rounds: int
     seconds: float
     processes: int
     device: str
+    other: str = ""
 
 
 class Worker:
     """A process that does a job and answers in lines of JSON."""
 
-    def __init__(self, job: dict[str, Any], folder: Path, environment: dict[str, str]):
+    def __init__(self, python: str, job: dict[str, Any], folder: Path, environment: dict[str, str]):
         path = os.pathsep.join([str(ROOT), str(ROOT.parent), os.environ.get("PYTHONPATH", "")])
         env = with_bytecode({"PYTHONPATH": path, "TMPDIR": str(folder)} | environment)
         errors = folder / "errors.txt"
         with errors.open("a") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", json.dumps(job)],
+                [python, "-m", "benchmarks.worker", json.dumps(job)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True, env=env,
             )  # fmt: skip
 
@@ -93,7 +95,9 @@ def choose(workload: Workload, names: list[str], device: str) -> dict[str, Parti
     return {
         name: p
         for name, p in chosen.items()
-        if p.sweep == bool(workload.members) and (p.gpu if device == "gpu" else not p.only_gpu)
+        if p.sweep == bool(workload.members)
+        and (p.gpu if device == "gpu" else not p.only_gpu)
+        and (p.half or workload.dtype == "float32")
     }
 
 
@@ -115,21 +119,23 @@ def measure(
     found: dict[str, Any] = {}
     workers: dict[str, Worker] = {}
     for name, participant in choose(workload, names, settings.device).items():
-        found[name] = {"status": "absent", "reason": ", ".join(participant.missing())}
-        if participant.missing():
+        found[name] = {"status": "absent", "reason": ", ".join(participant.needs)}
+        python = participant.python(settings.other)
+        if python is None:
             continue
         job = {"workload": workloads.to_json(workload), "participant": name}
         env = environment_of(participant, settings.device)
-        found[name] = _verdict(job, folder, env) if checked else {"status": "ok"}
+        found[name] = _verdict(python, job, folder, env) if checked else {"status": "ok"}
         if found[name]["status"] == "ok":
-            worker = Worker(job | {"mode": "time", "seconds": settings.seconds}, folder, env)
+            job |= {"mode": "time", "seconds": settings.seconds}
+            worker = Worker(python, job, folder, env)
             found[name] |= worker.read()
             if found[name]["status"] == "ok":
                 workers[name] = worker
             else:
                 worker.end()
         say(f"  {name}: {told(found[name])}")
-    floors = _floor_workers(workload, settings.device, folder)
+    floors = _floor_workers(workload, settings, folder)
     times, pieces = _interleave(workers, floors, settings.rounds, found)
     for worker in (*workers.values(), *floors.values()):
         worker.end()
@@ -149,9 +155,9 @@ def told(entry: dict[str, Any]) -> str:
     return f"{error}first call {entry['first_s']:.2f} s, {entry['steps']} steps a round"
 
 
-def _verdict(job: dict[str, Any], folder: Path, env: dict[str, str]) -> dict[str, Any]:
+def _verdict(python: str, job: dict[str, Any], folder: Path, env: dict[str, str]) -> dict[str, Any]:
     """The check, in a process of its own."""
-    worker = Worker(job | {"mode": "check"}, folder, env)
+    worker = Worker(python, job | {"mode": "check"}, folder, env)
     answer = worker.read()
     worker.end()
     if answer["status"] == "ok" and not answer["share"] <= 1:
@@ -160,14 +166,16 @@ def _verdict(job: dict[str, Any], folder: Path, env: dict[str, str]) -> dict[str
     return answer
 
 
-def _floor_workers(workload: Workload, device: str, folder: Path) -> dict[str, Worker]:
+def _floor_workers(workload: Workload, settings: Settings, folder: Path) -> dict[str, Worker]:
     workers = {}
     for backend, package in floor.NEEDS.items():
         participant = Participant(backend, "", (package,), "")
-        if participant.missing() or (device == "gpu" and backend == "numpy"):
+        python = participant.python(settings.other)
+        single = settings.device == "cpu" and workload.dtype == "float32"
+        if python is None or (backend == "numpy" and not single):
             continue
         job = {"mode": "floor", "workload": workloads.to_json(workload), "participant": backend}
-        worker = Worker(job, folder, environment_of(participant, device))
+        worker = Worker(python, job, folder, environment_of(participant, settings.device))
         if worker.read()["status"] == "ok":
             workers[backend] = worker
         else:

@@ -26,7 +26,7 @@ def whole_processes(
         for name in rotated(names, number):
             cache = folder / "caches" / f"{workload.name}-{name}-{number}".replace(" ", "-")
             for state in ("cold", "warm") if known[name].cache else ("cold",):
-                figures = _once(workload, known[name], settings.device, folder, cache)
+                figures = _once(workload, known[name], settings, folder, cache)
                 if figures is not None:
                     spent.setdefault((name, state), []).append(figures)
     for (name, state), figures in spent.items():
@@ -36,7 +36,7 @@ def whole_processes(
 
 
 def _once(
-    workload: Workload, participant: Participant, device: str, folder: Path, cache: Path
+    workload: Workload, participant: Participant, settings: Settings, folder: Path, cache: Path
 ) -> tuple[float, float] | None:
     """Seconds from the start of a process to its end, and its largest resident set; None if it
     failed.
@@ -56,9 +56,11 @@ def _once(
         "mode": "once", "workload": workloads.to_json(workload), "participant": participant.name,
         "enable_cache": participant.cache == "jaxnet",
     }  # fmt: skip
-    env = environment_of(participant, device) | caches[participant.cache]
+    env = environment_of(participant, settings.device) | caches[participant.cache]
+    python = participant.python(settings.other)
+    assert python
     began = time.perf_counter()
-    worker = Worker(job, folder, env)
+    worker = Worker(python, job, folder, env)
     answer = worker.read()
     worker.end()
     seconds = time.perf_counter() - began

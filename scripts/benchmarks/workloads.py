@@ -19,6 +19,7 @@ class Workload:
     rows: of the table. batch: rows of a step, None for all of them. once_steps: of a whole process.
     check_steps: whose losses and parameters are compared with float64. members: networks trained,
     each with its own initial weights and learning rate; 0 for the one network of a usual run.
+    dtype: of the products; in bfloat16 all else stays float32, as each library does it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Workload:
     loss: str = "cross_entropy"
     digits: bool = False
     members: int = 0
+    dtype: str = "float32"
     seed: int = field(default=0)
 
     @property
@@ -153,6 +155,18 @@ WORKLOADS = {
             learning_rate=1e-3,
             once_steps=16,
             check_steps=2,
+        ),
+        Workload(
+            name="large-batch-bfloat16",
+            title="16,384 x 1024, 1024-1024-1024-10, batch 4,096, Adam, products in bfloat16",
+            sizes=(1024, 1024, 1024, 10),
+            rows=16_384,
+            batch=4096,
+            optimizer="adam",
+            learning_rate=1e-3,
+            once_steps=16,
+            check_steps=2,
+            dtype="bfloat16",
         ),
         Workload(
             name="sweep",

@@ -17,7 +17,7 @@ from jaxnet import numpy_net
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from benchmarks import check, commands, floor, report, rounds, workloads  # noqa: E402
+from benchmarks import check, commands, floor, participant, report, rounds, workloads  # noqa: E402
 from benchmarks.levers import LEVERS  # noqa: E402
 from benchmarks.peers import PEERS  # noqa: E402
 
@@ -52,6 +52,13 @@ WRONG = {
 def test_the_check_rejects_a_planted_fault(fault):
     case = case_of(DIGITS)
     assert check.judge(case, *check.reference(WRONG[fault](case), "float32")).share > 1
+
+
+@pytest.mark.parametrize(("rate", "right"), [(1, True), (1.3, True), (0.5, False), (2, False)])
+def test_the_check_of_bfloat16_rejects_half_of_a_learning_rate(rate, right):
+    case = case_of(DIGITS, dtype="bfloat16")
+    changed = case._replace(learning_rate=rate * case.learning_rate)
+    assert (check.judge(case, *check.reference(changed, "float32")).share <= 1) == right
 
 
 def test_the_check_rejects_what_is_not_a_number_and_other_shapes():
@@ -100,10 +107,10 @@ def test_ratios_are_taken_within_a_round():
 def test_every_participant_is_described_and_of_one_table():
     assert not set(PEERS) & set(LEVERS)
     assert all(lever.verdict for lever in LEVERS.values())
-    for participant in (PEERS | LEVERS).values():
-        path = SCRIPTS / "benchmarks" / (participant.module.split(":")[0] + ".py")
-        assert f"def {participant.module.split(':')[1]}(" in path.read_text()
-        assert participant.note
+    for peer in (PEERS | LEVERS).values():
+        path = SCRIPTS / "benchmarks" / (peer.module.split(":")[0] + ".py")
+        assert f"def {peer.module.split(':')[1]}(" in path.read_text()
+        assert peer.note
 
 
 def bench(*arguments):
@@ -159,8 +166,8 @@ def script():
 
 def test_what_was_measured_before_is_kept_unless_it_is_measured_again(tmp_path, monkeypatch):
     made = script()
-    monkeypatch.setattr(made.sys, "argv", ["bench.py", "--rounds", "1"])
-    options = argparse.Namespace(device="cpu", out=tmp_path, quick=False)
+    monkeypatch.setattr(made.sys, "argv", ["bench.py", "--rounds", "1", "--other", sys.executable])
+    options = argparse.Namespace(device="cpu", other=sys.executable, out=tmp_path, quick=False)
 
     def measure(name, us):
         result = made.begin(options)
@@ -175,9 +182,22 @@ def test_what_was_measured_before_is_kept_unless_it_is_measured_again(tmp_path, 
         ("digits", 2), ("wide", 3),
     ]  # fmt: skip
     assert result == json.loads((tmp_path / "benchmarks.json").read_text())
-    assert result["commands"] == ["python scripts/bench.py --rounds 1"] * 3
-    monkeypatch.setattr(made.machine, "describe", lambda device: {"processor": "another"})
+    command = (
+        "python scripts/bench.py --rounds 1 --other other/bin/python"  # no path of this machine
+    )
+    assert result["commands"] == [command] * 3
+    monkeypatch.setattr(made.machine, "describe", lambda device, other: {"processor": "another"})
     assert not made.begin(options)["workloads"]
+
+
+def test_what_this_python_has_not_is_found_in_another(tmp_path):
+    other, packages = tmp_path / "python", ("a_peer",)
+    (tmp_path / "a_peer.py").touch()
+    other.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    assert participant.interpreter(("numpy",), str(other)) == sys.executable
+    assert participant.interpreter(packages, str(other)) == str(other)
+    assert participant.interpreter(packages, "") is None
 
 
 def test_a_command_is_shown_over_each_peer_by_the_median_of_its_turns():
