@@ -9,6 +9,7 @@ import gc
 import inspect
 import io
 import logging
+import os
 import re
 import signal
 import sys
@@ -58,10 +59,20 @@ CONFIG = (
 
 def run() -> int:
     """Run the command line in a process of its own: `main`, with its signals and its output."""
-    _collect_less_garbage()
+    ended: list[int] = []
+    atexit.register(_exit_at_once, ended)  # first, so that it is called last
+    gc.set_threshold(50_000, 20, 100)  # imports make next to no garbage
     output.guard()
     raise_on_signals()
-    return output.exit_code(main())
+    ended.append(output.exit_code(main()))
+    return ended[0]
+
+
+def _exit_at_once(ended: list[int]) -> None:
+    """End the process of a command that has ended; Python would free each object first."""
+    if ended:
+        sys.stderr.flush()
+        os._exit(ended[0])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,15 +108,8 @@ def _help(argv: list[str]) -> int:
 def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
     try:
         parsed = _parse(command, argv, options)
-        if getattr(parsed, "cache", False):
-            from jaxnet.engine import compile_cache
-
-            compile_cache.enable()
-        escaping: Any = output.Escaping(sys.stdout)
-        with contextlib.redirect_stdout(escaping):
-            code = parsed()
-        sys.stdout.flush()
-        return code
+        with getattr(parsed, "beside", contextlib.nullcontext)():
+            return _call(parsed)
     except OSError as error:
         text = error.strerror if error.errno and error.filename is None else None
         return _fail(2, text or str(error), options)
@@ -119,6 +123,18 @@ def _run(command: type, argv: list[str], options: dict[str, str]) -> int:
         number = getattr(stop, "signum", signal.SIGINT)
         text = "" if is_silent(stop) else str(stop) or "interrupted"
         return _fail(128 + number, text, options)
+
+
+def _call(command: Any) -> int:
+    if getattr(command, "cache", False):
+        from jaxnet.engine import compile_cache
+
+        compile_cache.enable()
+    escaping: Any = output.Escaping(sys.stdout)
+    with contextlib.redirect_stdout(escaping):
+        code = command()
+    sys.stdout.flush()
+    return code
 
 
 def _parse(command: type, argv: list[str], options: dict[str, str]) -> Any:
@@ -194,9 +210,3 @@ def _set_output(options: dict[str, str]) -> None:
     handler, log = logging.Handler(), logging.getLogger("jaxnet")
     handler.emit = lambda record: _say(record.getMessage(), options)
     log.propagate, log.handlers = False, [handler]
-
-
-def _collect_less_garbage() -> None:
-    """Save half a second: imports make next to none, and the exit needs no search for it."""
-    gc.set_threshold(50_000, 20, 100)
-    atexit.register(gc.freeze)

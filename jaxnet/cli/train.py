@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jaxnet.cli import text
 from jaxnet.cli.options import TrainingCommand
 from jaxnet.cli.processes import ProcessOptions, join
+from jaxnet.runs import drawing
 from jaxnet.runs.config import Config
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class Train(TrainingCommand):
     """The folder of a run to resume, to the same bits as if it had never stopped. It keeps its
     options; only the epochs, learning rate, schedule, patience, devices, memory and checkpoints
     may be given anew."""
+
+    def beside(self) -> contextlib.AbstractContextManager:
+        """What goes on beside this command, imports included."""
+        return drawing.beside() if self.processes == ProcessOptions() else contextlib.nullcontext()
 
     @property
     def options_from(self) -> Path | None:

@@ -32,6 +32,7 @@ LABELS = {
     "val_rmse": "root mean squared error (target's units)",
 }
 METRICS = ("val_accuracy", "val_rmse")
+TITLE = 95  # letters to a line
 ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "frameon": False}
 
 
@@ -43,8 +44,11 @@ def learning_curves(
     metrics: the lines of `metrics.jsonl`, at least one. A loss that spans more than a factor of ten
     gets a log scale.
     """
-    figure = _figure(10, 4, title)
-    left, right = figure.subplots(1, 2)
+    # places that suit any numbers: to find the best takes matplotlib as long as to draw
+    figure = _figure(10, 4, title, layout=None)
+    top = 0.8 if len(title) > TITLE else 0.85
+    places = {"left": 0.1, "right": 0.985, "bottom": 0.13, "top": top, "wspace": 0.31}
+    left, right = figure.subplots(1, 2, gridspec_kw=places)
     epochs = [line["epoch"] for line in metrics]
     train = [line["train_loss"] for line in metrics]
     losses = [line["val_loss"] for line in metrics]
@@ -135,11 +139,11 @@ def _readable(value: float, place: float | None = None) -> str:
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
-def _figure(width: float, height: float, title: str = "") -> Figure:
+def _figure(width: float, height: float, title: str = "", layout: Any = "constrained") -> Figure:
     """Return a figure of that size in inches, with a title of at most two lines."""
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=120, layout=layout)
     if title:
-        text = "\n".join(textwrap.wrap(_drawable(title), 95, max_lines=2, placeholder=" ..."))
+        text = "\n".join(textwrap.wrap(_drawable(title), TITLE, max_lines=2, placeholder=" ..."))
         figure.suptitle(text, parse_math=False)  # a column may be called $x$
     return figure
 

@@ -6,10 +6,8 @@ All processes of the run call the same; process 0 alone reads and writes the run
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import signal
-import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +18,7 @@ from jaxnet import files
 from jaxnet.engine import checkpoint, compile_cache, processes
 from jaxnet.engine.mesh import Placement
 from jaxnet.engine.signals import Stopped, catch_signals
-from jaxnet.runs import loop, state, tensorboard
+from jaxnet.runs import drawing, loop, state, tensorboard
 from jaxnet.runs.config import Config
 from jaxnet.runs.dataset import Dataset
 from jaxnet.runs.folder import CHECKPOINTS, CONFIG, CURVES, REPORT, append_metrics
@@ -74,7 +72,6 @@ def train(
         now = state.begin(trainer.params, trainer.optimizer)
         with processes.raise_together():
             if main:
-                threading.Thread(target=_import_plots, daemon=True).start()
                 now, record = _restore(folder, record, config, dataset, placement, now)
                 writer = stack.enter_context(checkpoint.Writer(folder / CHECKPOINTS, config.keep))
                 state.write_model(folder, trainer.weights, now)
@@ -185,6 +182,8 @@ def _finish(folder: Path, dataset: Dataset, trainer: Trainer, now: RunState, rea
     fitted: dict[str, Any] = {}
     metrics, calibration = {}, {}
     if processes.is_main():
+        if now.lines:
+            drawing.ask(*_curves(folder, now.lines, dataset))
         fitted |= fit_calibration(model, dataset.validation.blocks())
         state.write_model(folder, trainer.weights, now, fitted)
         model = replace(model, **fitted)
@@ -224,14 +223,10 @@ def _on_line(stack: contextlib.ExitStack, folder: Path, config: Config, now: Run
     return on_line
 
 
-def _import_plots() -> None:
-    """Import matplotlib, which takes long, while the run compiles and trains."""
-    with contextlib.suppress(Exception):  # `_plot` tells of it
-        importlib.import_module("jaxnet.runs.plots")
-
-
 def _plot(folder: Path, lines: list[dict[str, Any]], dataset: Dataset) -> None:
-    from jaxnet.runs import plots
+    drawing.learning_curves(*_curves(folder, lines, dataset))
 
+
+def _curves(folder: Path, lines: list[dict[str, Any]], dataset: Dataset) -> tuple[Any, ...]:
     title = f"{folder.name}: {dataset.task} of {dataset.encoding.target.name!r}"
-    plots.learning_curves(lines, dataset.spec.loss, title, folder / CURVES)
+    return lines, dataset.spec.loss, title, str(folder / CURVES)
