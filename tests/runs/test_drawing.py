@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.image import imread
@@ -34,7 +35,7 @@ def not_here(monkeypatch):
 @pytest.mark.parametrize("asked", [True, False])
 def test_the_process_draws_what_this_one_would(tmp_path, monkeypatch, asked):
     with drawing.beside():
-        process = drawing._beside
+        process: Any = drawing._beside
         if asked:
             drawing.ask(LINES, "cross_entropy", "a title", str(tmp_path / "a.png"))
         draw(tmp_path / "a.png")
@@ -50,7 +51,7 @@ def test_without_the_process_it_is_drawn_here(tmp_path, monkeypatch, fault):
     if fault == "no interpreter":
         monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with drawing.beside():
-        process = drawing._beside
+        process: Any = drawing._beside
         if fault == "killed":
             process.kill()
             process.wait()
@@ -67,7 +68,7 @@ def test_a_place_that_cannot_be_written_is_an_error_as_it_is_here(tmp_path):
 
 def test_a_block_that_draws_nothing_ends_the_process():
     with drawing.beside():
-        process = drawing._beside
+        process: Any = drawing._beside
     assert process.returncode == -signal.SIGKILL
 
 
