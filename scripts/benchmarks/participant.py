@@ -48,8 +48,9 @@ class Participant:
     installed. note: what it does, for the page. sweep: it trains sweeps, and nothing else. cache:
     who keeps its compiled programs on disk, "jax", "jaxnet", "torch" or "". environment: variables
     that its process gets. adam: its form of Adam, "adam" or "adam-hat" (`check.adam_hat`). gpu: it
-    runs there; only_gpu: and only there. half: its products may be in bfloat16. own_data: it reads
-    a file of its own, and is given no table. verdict: of a lever, whether it is kept, and why.
+    runs there; only_gpu: and only there. half: its products may be in bfloat16. elsewhere: it
+    is of the other interpreter. own_data: it reads a file of its own, and is given no table.
+    verdict: of a lever, whether it is kept, and why.
     """
 
     name: str
@@ -63,12 +64,13 @@ class Participant:
     gpu: bool = True
     only_gpu: bool = False
     half: bool = False
+    elsewhere: bool = False
     own_data: bool = False
     verdict: str = ""
 
     def python(self, other: str) -> str | None:
         """The interpreter that has its packages: this one, or the other; None if neither has."""
-        return interpreter(self.needs, other)
+        return other if self.elsewhere else interpreter(self.needs, other)
 
     def build(self) -> Build:
         """The function that makes its runner; importing it imports the framework."""

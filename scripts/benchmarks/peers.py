@@ -21,6 +21,10 @@ PEERS = {
             "`train.transposed`",
         ),
         Participant(
+            "fit_scan elsewhere", "peers_jax:fit_scan", JAX, cache="jaxnet", elsewhere=True,
+            note="the same in the other Python, with its JAX",
+        ),
+        Participant(
             "train", "peers_run:train", JAX, cache="jaxnet", own_data=True,
             half=True,
             note="jaxnet: `runs.train(Config(...))` on a file, with progress, metrics, evaluation; "
@@ -112,4 +116,4 @@ PEERS = {
     )
 }  # fmt: skip
 REFERENCES = {False: "scan", True: "vmap"}  # of a usual workload, of a sweep
-JAXNET = {"fit_scan", "train", "train-gram", "gram", "jaxnet.sweep"}
+JAXNET = {"fit_scan", "fit_scan elsewhere", "train", "train-gram", "gram", "jaxnet.sweep"}

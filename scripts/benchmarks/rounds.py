@@ -88,16 +88,18 @@ def environment_of(participant: Participant, device: str) -> dict[str, str]:
     return places | participant.environment
 
 
-def choose(workload: Workload, names: list[str], device: str) -> dict[str, Participant]:
+def choose(workload: Workload, names: list[str], settings: Settings) -> dict[str, Participant]:
     """Those of the names that are for workloads of this kind and this device."""
+    gpu, half = settings.device == "gpu", workload.dtype == "bfloat16"
     known = PEERS | LEVERS
     chosen = {name: known[name] for name in names}
     return {
         name: p
         for name, p in chosen.items()
         if p.sweep == bool(workload.members)
-        and (p.gpu if device == "gpu" else not p.only_gpu)
-        and (p.half or workload.dtype == "float32")
+        and (p.gpu if gpu else not p.only_gpu)
+        and (p.half or not half)
+        and (settings.other or not p.elsewhere)
     }
 
 
@@ -118,7 +120,7 @@ def measure(
     names = list(dict.fromkeys([reference, *names]))
     found: dict[str, Any] = {}
     workers: dict[str, Worker] = {}
-    for name, participant in choose(workload, names, settings.device).items():
+    for name, participant in choose(workload, names, settings).items():
         found[name] = {"status": "absent", "reason": ", ".join(participant.needs)}
         python = participant.python(settings.other)
         if python is None:
