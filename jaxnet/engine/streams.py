@@ -5,8 +5,7 @@ The same training as `epochs.run`, which needs all rows on the device, to the sa
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from jaxnet.engine.epochs import (
     judge,
     make_steps,
 )
+from jaxnet.tables.rows import ahead
 from jaxnet.train import Step, TrainState
 
 BYTES = 2**24  # of a slab: the batches of some steps
@@ -133,17 +133,10 @@ def _make(step, state, batches, start, stop, capacity):
 
 def _evaluate(stream: Stream, params: Any) -> dict[str, np.ndarray]:
     """The sums over all validation rows, in float64; "loss" is their mean."""
-    sums = (jax.device_get(stream.sums(params, block)) for block in _ahead(stream.blocks))
+    jobs = map(_in_thread, stream.blocks)
+    sums = (jax.device_get(stream.sums(params, block)) for block in ahead(jobs))
     total = jax.tree.map(lambda *leaves: sum(leaf.astype(float) for leaf in leaves), *sums)
     return total | {"loss": total["loss"] / total.pop("count", stream.num_rows)}
-
-
-def _ahead(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
-    """Yield what the jobs return, each begun while the result before it is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        begun = (pool.submit(_in_thread(job)) for job in jobs)
-        for one, _ in itertools.pairwise(itertools.chain(begun, [Future()])):
-            yield one.result()  # while the other of the pair is at work
 
 
 def _in_thread(job: Callable[[], Any]) -> Callable[[], Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -68,11 +72,20 @@ class StoredRows:
 
     def blocks(self) -> Iterator[Batch]:
         """As `ArrayRows.blocks`, BLOCK rows at a time."""
-        for start in range(0, len(self), BLOCK):
-            yield self.batch(np.arange(start, min(start + BLOCK, len(self))))
+        starts, stop = range(0, len(self), BLOCK), len(self)
+        blocks = (np.arange(start, min(start + BLOCK, stop)) for start in starts)
+        yield from ahead(partial(self.batch, block) for block in blocks)
 
 
 Rows = ArrayRows | StoredRows  # nothing needs to ask which
+
+
+def ahead(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
+    """Yield what the jobs return, each begun while the result before it is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        begun = map(pool.submit, jobs)
+        for one, _ in itertools.pairwise(itertools.chain(begun, [Future()])):
+            yield one.result()  # while the other of the pair is at work
 
 
 def rows_of(
