@@ -18,7 +18,8 @@ from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table
 from jaxnet.tables.weights import EQUAL, Weighting
 
-BLOCK = 8192  # rows that are encoded at once
+BLOCK, FEWEST = 8192, 1024  # rows that are encoded at once, at most and at least
+ENCODED = 2**16  # of a column, as it is encoded: those of all stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +127,9 @@ def encode(
     if encoding.target.categories:
         y = aligned((len(rows),), np.int32)
     order = np.argsort(rows, kind="stable")  # so that the disk is read in one direction
-    for start in range(0, len(rows), BLOCK):
-        here = order[start : start + BLOCK]
+    size = min(BLOCK, max(FEWEST, ENCODED * len(encoding.features) // encoding.width))
+    for start in range(0, len(rows), size):
+        here = order[start : start + size]
         some = table.take(rows[here])
         try:
             x[here] = encode_features(some, encoding, dtype, unseen)
