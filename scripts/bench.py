@@ -20,12 +20,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import commands, machine, picture, report, rounds, scaling, whole
+from benchmarks import commands, disk, machine, picture, report, rounds, scaling, whole
 from benchmarks.levers import LEVERS
 from benchmarks.peers import PEERS
 from benchmarks.workloads import WORKLOADS, quick
 
-PARTS = ("commands", "peers", "levers", "scaling")
+PARTS = ("commands", "peers", "levers", "scaling", "disk")
 JSON = "benchmarks.json"
 QUICK_VALUES = {"batch": (4, 16), "width": (8, 16), "depth": (1, 2), "rows": (128, 256)}
 
@@ -96,6 +96,11 @@ def run(options: argparse.Namespace) -> dict:
             values = QUICK_VALUES if options.quick else scaling.VALUES
             result["scaling"] = scaling.curves(short, folder, say, values)
             save(result, options.out)
+        if "disk" in options.parts:
+            say("disk")
+            times = settings.processes or 1
+            result["disk"] = disk.measure(times, folder, say, quick=options.quick)
+            save(result, options.out)
         errors = folder / "errors.txt"
         if any(
             e["status"] == "failed" for w in result["workloads"] for e in w["participants"].values()
@@ -115,7 +120,7 @@ def begin(options: argparse.Namespace) -> dict:
             return result
     return {
         "commands": [command], "machine": here, "quick": options.quick,
-        "workloads": [], "levers": [], "scaling": [], "starts": [],
+        "workloads": [], "levers": [], "scaling": [], "starts": [], "disk": {},
     }  # fmt: skip
 
 

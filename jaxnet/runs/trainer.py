@@ -191,11 +191,10 @@ def _from_disk(config: Config, dataset: Dataset, step: Step, placement: Placemen
     step_bytes = len(range(dataset.batch_size)[local]) * dataset.spec.sizes[0]
     step_bytes *= np.dtype(config.param_dtype).itemsize
     block_sums = evaluation.block_sums(_evaluated(dataset), placement)
+    slab, put = max(1, streams.BYTES // step_bytes), partial(placement.rows, axis=1)
     stream = streams.Stream(
         Partial(step),
-        batches,
-        partial(placement.rows, axis=1),
-        max(1, streams.BYTES // step_bytes),
+        streams.Slabs(batches, put, slab, dataset.num_steps(config)),
         block_sums,
         [partial(placement.read, validation.batch, block) for block in blocks],
         len(validation),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +18,8 @@ from jaxnet.tables.store import Store
 from jaxnet.tables.table import Table
 from jaxnet.tables.weights import EQUAL, Weighting
 
-BLOCK = 8192  # rows that are encoded at once
+BLOCK, FEWEST = 8192, 1024  # rows that are encoded at once, at most and at least
+ENCODED = 2**16  # of a column, as it is encoded: those of all stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +73,20 @@ class StoredRows:
 
     def blocks(self) -> Iterator[Batch]:
         """As `ArrayRows.blocks`, BLOCK rows at a time."""
-        for start in range(0, len(self), BLOCK):
-            yield self.batch(np.arange(start, min(start + BLOCK, len(self))))
+        starts, stop = range(0, len(self), BLOCK), len(self)
+        blocks = (np.arange(start, min(start + BLOCK, stop)) for start in starts)
+        yield from ahead(partial(self.batch, block) for block in blocks)
 
 
 Rows = ArrayRows | StoredRows  # nothing needs to ask which
+
+
+def ahead(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
+    """Yield what the jobs return, each begun while the result before it is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        begun = map(pool.submit, jobs)
+        for one, _ in itertools.pairwise(itertools.chain(begun, [Future()])):
+            yield one.result()  # while the other of the pair is at work
 
 
 def rows_of(
@@ -113,8 +127,9 @@ def encode(
     if encoding.target.categories:
         y = aligned((len(rows),), np.int32)
     order = np.argsort(rows, kind="stable")  # so that the disk is read in one direction
-    for start in range(0, len(rows), BLOCK):
-        here = order[start : start + BLOCK]
+    size = min(BLOCK, max(FEWEST, ENCODED * len(encoding.features) // encoding.width))
+    for start in range(0, len(rows), size):
+        here = order[start : start + size]
         some = table.take(rows[here])
         try:
             x[here] = encode_features(some, encoding, dtype, unseen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import commands
+from . import commands, disk
 from .levers import LEVERS
 from .peers import JAXNET, PEERS
 
@@ -130,6 +130,8 @@ def page(result: Result) -> str:
             "128-256-256-10, Adam, batches of 128 of 16,384 rows; one size changed at a time.",
             "![Time per step against batch, width, depth and rows](scaling.png)",
         ]
+    if result.get("disk"):
+        parts += ["## Tables on disk", *disk.text(result["disk"])]
     parts += ["## Who takes part", _notes(result)]
     return "\n\n".join([*parts, *absent(result)]) + "\n"
 

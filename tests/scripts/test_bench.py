@@ -124,7 +124,7 @@ def bench(*arguments):
 def test_a_quick_run_measures_draws_and_writes(tmp_path, monkeypatch):
     done = bench(
         "--quick", "--workloads", "digits", "--peers", *PARTICIPANTS, "--rounds", "2",
-        "--seconds", "0.01", "--processes", "1", "--parts", "commands", "peers",
+        "--seconds", "0.01", "--processes", "1", "--parts", "commands", "peers", "disk",
         "--out", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -133,6 +133,10 @@ def test_a_quick_run_measures_draws_and_writes(tmp_path, monkeypatch):
     for start in json.loads(text)["starts"]:  # of the imports alone, and of whole commands
         assert all(len(seconds) == 1 for seconds in start["seconds"].values())
         assert start["seconds"].keys() >= {"jaxnet", "scikit-learn"}
+    disk = json.loads(text)["disk"]
+    for seconds in (disk["floor"], *disk["conversions"].values(), *disk["epochs"].values()):
+        assert next(iter(seconds.values())) > 0
+    assert len(disk["conversions"]) == len(disk["epochs"]) == 2
     (found,) = json.loads(text)["workloads"]
     for name in PARTICIPANTS:
         entry = found["participants"][name]
@@ -148,6 +152,7 @@ def test_a_quick_run_measures_draws_and_writes(tmp_path, monkeypatch):
 
     page = (tmp_path / "benchmarks.md").read_text()
     assert page == report.page(json.loads(text))
+    assert "## Tables on disk" in page
     (tmp_path / "benchmarks.md").unlink()
     made = script()
     monkeypatch.setattr(made.sys, "argv", ["bench.py", "--page", str(tmp_path / "benchmarks.json")])
