@@ -11,12 +11,13 @@ import errno
 import fcntl
 import glob
 import hashlib
+import itertools
 import json
 import os
 import secrets
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,13 @@ def naming_errors(path: str | Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(error.errno, f"{path}: could not be written ({reason})") from None
+
+
+def read_ahead(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
+    """Yield what the jobs return, each begun in a thread while the result before it is in use."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        begun = map(pool.submit, jobs)
+        for one, _ in itertools.pairwise(itertools.chain(begun, [Future()])):
+            yield one.result()  # while the other of the pair is at work

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnet import files
 from jaxnet.engine.epochs import (
     Best,
     Chunk,
@@ -22,7 +23,6 @@ from jaxnet.engine.epochs import (
     judge,
     make_steps,
 )
-from jaxnet.tables.rows import ahead
 from jaxnet.train import Step, TrainState
 
 BYTES = 2**24  # of a slab: the batches of some steps
@@ -134,7 +134,7 @@ def _make(step, state, batches, start, stop, capacity):
 def _evaluate(stream: Stream, params: Any) -> dict[str, np.ndarray]:
     """The sums over all validation rows, in float64; "loss" is their mean."""
     jobs = map(_in_thread, stream.blocks)
-    sums = (jax.device_get(stream.sums(params, block)) for block in ahead(jobs))
+    sums = (jax.device_get(stream.sums(params, block)) for block in files.read_ahead(jobs))
     total = jax.tree.map(lambda *leaves: sum(leaf.astype(float) for leaf in leaves), *sums)
     return total | {"loss": total["loss"] / total.pop("count", stream.num_rows)}
 

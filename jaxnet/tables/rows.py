@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
+from jaxnet import files
 from jaxnet.spec import Batch
 from jaxnet.tables.column import Encoding
 from jaxnet.tables.encoding import aligned, encode_features, encode_target
@@ -75,18 +73,10 @@ class StoredRows:
         """As `ArrayRows.blocks`, BLOCK rows at a time."""
         starts, stop = range(0, len(self), BLOCK), len(self)
         blocks = (np.arange(start, min(start + BLOCK, stop)) for start in starts)
-        yield from ahead(partial(self.batch, block) for block in blocks)
+        yield from files.read_ahead(partial(self.batch, block) for block in blocks)
 
 
 Rows = ArrayRows | StoredRows  # nothing needs to ask which
-
-
-def ahead(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
-    """Yield what the jobs return, each begun while the result before it is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        begun = map(pool.submit, jobs)
-        for one, _ in itertools.pairwise(itertools.chain(begun, [Future()])):
-            yield one.result()  # while the other of the pair is at work
 
 
 def rows_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import statistics
 import time
@@ -47,7 +46,8 @@ batches that are in memory; in an epoch the next batches are read while it compu
 def measure(times: int, folder: Path, say: Say, *, quick: bool = False) -> dict[str, Any]:
     """Return the seconds of the floor, of conversions and of epochs: medians of so many."""
     rows, batch = (20_000, 256) if quick else (2_000_000, BATCH)
-    paths, found = _write(folder, rows), {"rows": rows, "times": times}
+    found: dict[str, Any] = {"rows": rows, "times": times}
+    paths = _write(folder, rows)
     found["conversions"] = {p.suffix[1:]: _medians(_conversion, times, p) for p in paths}
     found["bytes"] = (store.folder_of(paths[0]) / NUMBERS).stat().st_size
     found["epochs"] = {}
@@ -55,7 +55,7 @@ def measure(times: int, folder: Path, say: Say, *, quick: bool = False) -> dict[
         say(f"  {name}")
         options = {"batch_size": batch} | options
         config = runs.Config(data=str(paths[0]), target="y", on_disk="on", epochs=1, **options)
-        made = dataset.prepare(config)
+        made: Any = dataset.prepare(config)
         if "floor" not in found:
             found["floor"] = _floor(made)
             found |= {"train": len(made.train), "validation": len(made.validation)}
@@ -144,7 +144,7 @@ def _epoch(config: runs.Config, made: dataset.Dataset) -> Callable[[], Any]:
     return train
 
 
-def _parts(made: dataset.Dataset, whole: Callable, computing: Callable) -> dict[str, float]:
+def _parts(made: Any, whole: Callable, computing: Callable) -> dict[str, float]:
     train, size = made.train, streams.BYTES // (4 * made.batch_size * made.spec.sizes[0])
     slabs = _positions(made, max(1, size))
     ordered = [np.sort(train.rows[s.ravel()]) for s in slabs]
