@@ -30,11 +30,11 @@ SCRIPTS = {  # participant: its script and the module that it imports
 EXPLAINED = """\
 `jaxnet train`, and the script of each peer that does as much (`scripts/benchmarks/script_*.py`): it
 reads the CSV file, splits and scales it, trains the same network (a hidden layer of 128, Adam,
-batches of 32) for as many epochs, measures it and saves it. jaxnet draws the curves too, and keeps
-a checkpoint. Seconds of a process from its start to its end; in brackets jaxnet's over the peer's,
-the median of the turns. Below 1 jaxnet is faster. The first two rows are Python with the imports
-alone: of jaxnet JAX and optax; and with those of matplotlib that draw, which `jaxnet train` needs
-and the scripts do not. On few rows that, and the drawing, is why a script may be ahead. """
+batches of 32) for as many epochs, measures it and saves it. jaxnet draws the curves too, in a
+process beside it, and keeps a checkpoint. Seconds of a process from its start to its end; in
+brackets jaxnet's over the peer's, the median of the turns. Below 1 jaxnet is faster. The first two
+rows are Python with the imports alone, of jaxnet JAX and optax, and with those of matplotlib that
+draw: on few rows they are most of it. """
 NETWORK = ["--hidden", "128", "--batch-size", "32", "--schedule", "constant", "--patience", "10000"]
 
 

@@ -10,7 +10,7 @@ JAX = ("jax", "optax")
 def _xla(name: str, flags: str, note: str, verdict: str) -> Participant:
     return Participant(
         name, "peers_jax:scan", JAX, note=note, cache="jax", environment={"XLA_FLAGS": flags},
-        verdict=verdict,
+        half=True, verdict=verdict,
     )  # fmt: skip
 
 
@@ -54,6 +54,13 @@ LEVERS: dict[str, Participant] = {
             "lever: no YNNPACK", "--xla_cpu_experimental_ynn_fusion_type=",
             "XLA: products by Eigen rather than YNNPACK",
             "not kept: slower here",
+        ),
+        _xla(
+            "lever: oneDNN",
+            "--xla_cpu_experimental_onednn_custom_call=true "
+            "--xla_cpu_experimental_ynn_fusion_type=",
+            "XLA: products by oneDNN rather than YNNPACK",
+            "kept for bfloat16 on CPUs: `epochs.compiler_options`",
         ),
         _xla(
             "lever: fast math", "--xla_cpu_enable_fast_math=true", "XLA: fast math",

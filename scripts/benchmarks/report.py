@@ -147,7 +147,7 @@ def _measured_on(result: Result) -> str:
     memory = f"{machine['cores']} cores, {machine['memory_gb']} GB"
     return (
         f"Measured on {machine['processor']}, {memory}.{device} {machine['system']}; Python "
-        f"{machine['python']}; {libraries}. float32."
+        f"{machine['python']}; {libraries}. float32, where no other is named."
     )
 
 
