@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -18,7 +19,7 @@ LIBRARIES = (
 
 def describe(device: str, other: str) -> dict[str, Any]:
     """The processor, its cores, memory and caches, the system, and the libraries, those of another
-    interpreter too; no names.
+    interpreter too, with its JAX; no names.
     """
     return {
         "processor": _processor(),
@@ -30,6 +31,7 @@ def describe(device: str, other: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release().split('-')[0]}, {platform.machine()}",
         "python": platform.python_version(),
         "libraries": _elsewhere(other) | _versions(),
+        "elsewhere": _elsewhere(other).get("jax", ""),
     }
 
 
@@ -41,6 +43,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _elsewhere(python: str) -> dict[str, str]:
     """The libraries of another interpreter, each with its version of Python."""
     if not python:

@@ -25,8 +25,8 @@ its time is not shown.
   `train` a run of one epoch, all files written, the picture among them.
 - **memory**: the largest resident set of a whole process with an empty cache of programs, and with
   a filled one; of the timed process where no whole process was made.
-- **whole process**: a fresh process that imports, reads the data, trains and ends; with an empty
-  cache of compiled programs, and with one filled by the same program.
+- **whole process**, where one was made: a fresh process that imports, reads the data, trains and
+  ends; with an empty cache of compiled programs, and with one filled by the same program.
 - **error**: the largest, as a share of its limit: 16 times the error of NumPy in float32, at least
   2e-4 of how far the value moved, and what units at the kink of the ReLU may do.
 """
@@ -37,9 +37,11 @@ HEAD = (
 
 
 def rows(found: Result) -> list[list[str]]:
-    """A row of cells for each participant of a workload, the absent ones left out."""
+    """HEAD, and a row of cells for each participant of a workload, without the absent ones and
+    columns that nobody has.
+    """
     floor = found["floor"]["us"]
-    cells = []
+    cells = [list(HEAD)]
     for name, entry in found["participants"].items():
         if entry["status"] == "ok":
             cells.append(_row(name, entry, floor))
@@ -48,7 +50,8 @@ def rows(found: Result) -> list[list[str]]:
         elif entry["status"] != "absent":
             reason = entry["reason"] if entry["status"] == "inapplicable" else "failed"
             cells.append([name, *["-"] * 7, reason])
-    return cells
+    shown = [i for i in range(len(HEAD)) if any(row[i] != "-" for row in cells[1:])]
+    return [[row[i] for i in shown] for row in cells]
 
 
 def _row(name: str, entry: Result, floor: float) -> list[str]:
@@ -93,8 +96,8 @@ def table(result: Result) -> str:
     lines = []
     for found in result["workloads"]:
         lines += ["", found["workload"]["title"], f"floor: {floor_line(found['floor'])}"]
-        cells = [list(HEAD), *rows(found)]
-        wide = [max(len(row[i]) for row in cells) for i in range(len(HEAD) - 1)] + [0]
+        cells = rows(found)
+        wide = [max(len(row[i]) for row in cells) for i in range(len(cells[0]) - 1)] + [0]
         lines += ["  ".join(c.ljust(w) for c, w in zip(row, wide, strict=True)) for row in cells]
     return "\n".join([*lines, "", *absent(result)])
 
@@ -145,21 +148,23 @@ def _measured_on(result: Result) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     device = "" if machine["device"] == "cpu" else f" GPU: {machine['device']}."
     memory = f"{machine['cores']} cores, {machine['memory_gb']} GB"
+    other = machine["elsewhere"] and f" The other Python has jax {machine['elsewhere']}."
     return (
         f"Measured on {machine['processor']}, {memory}.{device} {machine['system']}; Python "
-        f"{machine['python']}; {libraries}. float32, where no other is named."
+        f"{machine['python']}; {libraries}. float32, where no other is named.{other}"
     )
 
 
 def _section(found: Result) -> str:
+    head, *cells = ["| " + " | ".join(row) + " |" for row in rows(found)]
     lines = [
         f"### {found['workload']['name']}",
         "",
         f"{found['workload']['title']}. Floor: {floor_line(found['floor'])}.",
         "",
-        "| " + " | ".join(HEAD) + " |",
-        "|---" * len(HEAD) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows(found)),
+        head,
+        "|---" * len(rows(found)[0]) + "|",
+        *cells,
     ]
     steps = [e["once"]["steps"] for e in found["participants"].values() if "once" in e]
     whole = f"; a whole process makes {steps[0]:,} steps" if steps else ""
