@@ -27,6 +27,7 @@ from jaxnet.tables.rows import BLOCK
 from .rounds import Say
 
 COLUMNS, CLASSES, BATCH = 20, 4, 4096
+NAMES = {".parquet": "Parquet", ".csv": "CSV"}
 NETWORKS: dict[str, dict[str, Any]] = {
     f"hidden 32, no bins, batches of {BATCH:,}": {"hidden": (32,), "numbers": "standard"},
     "the defaults, batches of 32": {"batch_size": 32},
@@ -48,7 +49,7 @@ def measure(times: int, folder: Path, say: Say, *, quick: bool = False) -> dict[
     rows, batch = (20_000, 256) if quick else (2_000_000, BATCH)
     found: dict[str, Any] = {"rows": rows, "times": times}
     paths = _write(folder, rows)
-    found["conversions"] = {p.suffix[1:]: _medians(_conversion, times, p) for p in paths}
+    found["conversions"] = {NAMES[p.suffix]: _medians(_conversion, times, p) for p in paths}
     found["bytes"] = (store.folder_of(paths[0]) / NUMBERS).stat().st_size
     found["epochs"] = {}
     for name, options in NETWORKS.items():
@@ -164,7 +165,9 @@ def text(found: dict[str, Any]) -> list[str]:
     about = EXPLAINED.format(**found, columns=COLUMNS, megabytes=found["bytes"] / 1e6)
     rows = {"in order": found["rows"], "by batches": found["train"]}
     lines = ["| | rows a second | over the floor | seconds | of which |", "|---" * 5 + "|"]
-    for floor, entries in (("in order", found["conversions"]), ("by batches", found["epochs"])):
+    conversions = {f"{name}, converted": v for name, v in found["conversions"].items()}
+    epochs = {f"an epoch: {name}": v for name, v in found["epochs"].items()}
+    for floor, entries in (("in order", conversions), ("by batches", epochs)):
         least, number = found["floor"][floor], rows[floor]
         for name, parts in ({f"NumPy, {floor}": {"seconds": least}} | entries).items():
             seconds, *_ = parts.values()

@@ -130,7 +130,9 @@ def page(result: Result) -> str:
     if result.get("scaling"):
         parts += [
             "## Scaling",
-            "128-256-256-10, Adam, batches of 128 of 16,384 rows; one size changed at a time.",
+            "128-256-256-10, Adam, batches of 128 of 16,384 rows; one size changed at a time. "
+            "jaxnet is `fit_scan`. Where PyTorch is ahead, it is by its products: its are oneDNN's "
+            "and MKL's, XLA's YNNPACK's, and the processor decides which are faster (Levers).",
             "![Time per step against batch, width, depth and rows](scaling.png)",
         ]
     if result.get("disk"):
