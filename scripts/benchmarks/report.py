@@ -30,6 +30,10 @@ its time is not shown.
 - **error**: the largest, as a share of its limit: 16 times the error of NumPy in float32, at least
   2e-4 of how far the value moved, and what units at the kink of the ReLU may do.
 """
+SCALING = """\
+128-256-256-10, Adam, batches of 128 of 16,384 rows; one size changed at a time. jaxnet is
+`fit_scan`. Where PyTorch is ahead, it is by its products: its are oneDNN's and MKL's, XLA's
+YNNPACK's, and the processor decides which are faster (Levers)."""
 HEAD = (
     "participant", "us a step", "over the reference", "over the floor", "first call",
     "memory", "whole process, cold", "cached", "error",
@@ -130,9 +134,7 @@ def page(result: Result) -> str:
     if result.get("scaling"):
         parts += [
             "## Scaling",
-            "128-256-256-10, Adam, batches of 128 of 16,384 rows; one size changed at a time. "
-            "jaxnet is `fit_scan`. Where PyTorch is ahead, it is by its products: its are oneDNN's "
-            "and MKL's, XLA's YNNPACK's, and the processor decides which are faster (Levers).",
+            SCALING,
             "![Time per step against batch, width, depth and rows](scaling.png)",
         ]
     if result.get("disk"):
