@@ -33,7 +33,7 @@ its time is not shown.
 SCALING = """\
 128-256-256-10, Adam, batches of 128 of 16,384 rows; one size changed at a time. jaxnet is
 `fit_scan`. Where PyTorch is ahead, it is by its products: its are oneDNN's and MKL's, XLA's
-YNNPACK's, and the processor decides which are faster (Levers)."""
+YNNPACK's, and the processor decides which are faster."""
 HEAD = (
     "participant", "us a step", "over the reference", "over the floor", "first call",
     "memory", "whole process, cold", "cached", "error",
@@ -215,7 +215,8 @@ def _levers(found: list[Result]) -> str:
     lines = [
         "## Levers",
         "",
-        "Variants of the reference scan, each with one change; its time over the reference's.",
+        "Variants of the reference scan, each with one change; its time over the reference's. "
+        + found[0].get("on", ""),
         "",
         "| lever | " + " | ".join(names) + " | |",
         "|---" * (len(names) + 2) + "|",
