@@ -77,13 +77,13 @@ def _draw_grids(
     width = max(4.5, 1.5 + 0.75 * len(columns)) * len(names) + 1
     figure = _figure(width, max(4.2, 1.8 + 0.45 * len(rows)), title)
     every, norm = figure.subplots(1, len(names), squeeze=False)[0], _norm(grids)
-    for axes, last, grid in zip(every, names, grids, strict=True):
-        image = _draw_grid(axes, grid, norm)
+    images = [_draw_grid(axes, grid, norm) for axes, grid in zip(every, grids, strict=True)]
+    for axes, last in zip(every, names, strict=True):
         axes.set_xticks(range(len(columns)), [_value(v) for v in columns], rotation=45)
         axes.set_yticks(range(len(rows)), [_value(v) for v in rows])
         axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
         axes.set_title("".join(f"{panels[0][0]} {_value(v)}" for v in last), fontsize="medium")
-    bar = figure.colorbar(image, ax=list(every))
+    bar = figure.colorbar(images[-1], ax=list(every))
     bar.set_label(label, fontsize="small")
     _write_plain(bar.ax.yaxis, few=True)
     return figure

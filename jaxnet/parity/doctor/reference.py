@@ -44,7 +44,8 @@ def exact(program: Program, args: Any) -> Leaves:
     found = []
     for spec, params, batch in _networks(program, args):
         value, grads = _value_and_grad(spec, params, batch)
-        found.append({("loss", "loss"): value} | {("gradient", k): g for k, g in grads.items()})
+        gradients = {("gradient", name): grad for name, grad in grads.items()}
+        found.append({("loss", "loss"): np.asarray(value)} | gradients)
     return _as_given(program, found)
 
 
