@@ -78,20 +78,8 @@ def run(options: argparse.Namespace) -> dict:
                 times, folder, say, other=options.other, quick=options.quick
             )
             save(result, options.out)
-        for workload in [WORKLOADS[name] for name in options.workloads]:
-            workload = quick(workload) if options.quick else workload
-            say(workload.title)
-            if "peers" in options.parts:
-                found = rounds.measure(workload, options.peers, settings, folder, say)
-                if settings.processes:
-                    whole.whole_processes(workload, found, settings, folder, say)
-                put(result["workloads"], found)
-            if "levers" in options.parts and not workload.members:
-                say("  levers")
-                put(result["levers"], rounds.measure(workload, [*LEVERS], short, folder, say))
-            for path in folder.glob(f"{workload.name}*.npz"):
-                path.unlink()
-            save(result, options.out)
+        if {"peers", "levers"} & {*options.parts}:
+            steps(options, settings, short, folder, result)
         if "scaling" in options.parts:
             values = QUICK_VALUES if options.quick else scaling.VALUES
             result["scaling"] = scaling.curves(short, folder, say, values)
@@ -109,8 +97,36 @@ def run(options: argparse.Namespace) -> dict:
     return result
 
 
+def steps(
+    options: argparse.Namespace,
+    settings: rounds.Settings,
+    short: rounds.Settings,
+    folder: Path,
+    result: dict,
+) -> None:
+    """Measure the workloads' peers, by the settings, and their levers, by the short ones."""
+    for workload in [WORKLOADS[name] for name in options.workloads]:
+        workload = quick(workload) if options.quick else workload
+        say(workload.title)
+        if "peers" in options.parts:
+            found = rounds.measure(workload, options.peers, settings, folder, say)
+            if settings.processes:
+                whole.whole_processes(workload, found, settings, folder, say)
+            put(result["workloads"], found)
+        if "levers" in options.parts and not workload.members:
+            say("  levers")
+            found = rounds.measure(workload, [*LEVERS], short, folder, say)
+            put(result["levers"], found | {"machine": result["machine"]})
+        for path in folder.glob(f"{workload.name}*.npz"):
+            path.unlink()
+        save(result, options.out)
+
+
 def begin(options: argparse.Namespace) -> dict:
-    """The result so far: what is in the folder already, if it is of this machine and device."""
+    """The result so far: what is in the folder already, if it is of this machine and device; of
+    another machine the levers, which say what was decided there.
+    """
+    levers = []
     command = "python " + shlex.join(["scripts/bench.py", *_without_paths(sys.argv[1:])])
     here, path = machine.describe(options.device, options.other), options.out / JSON
     if path.exists():
@@ -118,9 +134,10 @@ def begin(options: argparse.Namespace) -> dict:
         if result["machine"] == here and result["quick"] == options.quick:
             result["commands"].append(command)
             return result
+        levers = [] if options.quick else result["levers"]
     return {
         "commands": [command], "machine": here, "quick": options.quick,
-        "workloads": [], "levers": [], "scaling": [], "starts": [], "disk": {},
+        "workloads": [], "levers": levers, "scaling": [], "starts": [], "disk": {},
     }  # fmt: skip
 
 

@@ -119,7 +119,10 @@ def print_dataset(dataset: Dataset, config: Config) -> None:
             "overrides)"
         )
     if trainer.bfloat16_pays(config, dataset):
-        print("--dtype bfloat16 would take about half the time here, or less: products of 8 bits")
+        print(
+            "--dtype bfloat16 would take about half the time on this processor, or less; its "
+            "products keep 8 bits of each number"
+        )
 
 
 def _mesh_text(mesh: Mesh, rows: int) -> str:

@@ -44,7 +44,7 @@ def learning_curves(
     metrics: the lines of `metrics.jsonl`, at least one. A loss that spans more than a factor of ten
     gets a log scale.
     """
-    # places that suit any numbers: to find the best takes matplotlib as long as to draw
+    # fixed places, with room for long numbers: matplotlib's layout takes as long as the drawing
     figure = _figure(10, 4, title, layout=None)
     top = 0.8 if len(title) > TITLE else 0.85
     places = {"left": 0.1, "right": 0.985, "bottom": 0.13, "top": top, "wspace": 0.31}

@@ -68,8 +68,8 @@ def loss_of(config: Config, spec: Spec, label_smoothing: Any) -> Callable[[Any, 
 
 
 def _rounded(params: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Round the weights to bfloat16, as their products do: before they are transposed, XLA makes
-    their gradients (out, in) too, without a copy.
+    """Round the weights to bfloat16 before they are transposed. The products round them anyway;
+    rounded here, XLA makes the gradients (out, in) at once and transposes no copy of them.
     """
     return {
         n: p.astype("bfloat16").astype(p.dtype) if n.startswith("w") else p

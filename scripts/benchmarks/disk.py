@@ -34,14 +34,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 EXPLAINED = """\
 {rows:,} rows of {columns} numbers in float32 and a class, in Parquet and in CSV; all files are in
-the system's cache. The floor is NumPy with the {megabytes:,.0f} MB that jaxnet keeps of the first
-(of CSV it keeps float64, twice as much): read in order, or through a memory map by the batches of
-the first network. A conversion finds the kinds of the columns, for which it reads all text once;
-reads the table; and writes it, with digests of both files. An epoch is of {train:,} rows, compiled
-and warm, and ends with an evaluation of {validation:,} more. Its parts, each alone: gathering rows
-from the file, encoding them as inputs, both for the rows of the evaluation, and computing on
-batches that are in memory; in an epoch the next batches are read while it computes. The median of
-{times}; of the floor the least."""
+the system's cache. The floor is NumPy with the {megabytes:,.0f} MB that jaxnet keeps of the Parquet
+file (of the CSV file it keeps float64, twice as much): read in order, or through a memory map by
+the batches of the first network. A conversion finds the kinds of the columns, for which it reads
+all text once; reads the table; and writes it, with digests of both files. An epoch is of {train:,}
+rows, compiled and warm, and ends with an evaluation of {validation:,} more. Its parts, each alone:
+gathering rows from the file; encoding them as inputs; both for the rows of the evaluation; and
+computing on batches that are in memory. In an epoch the next batches are read while it computes.
+The median of {times}; of the floor the least."""
 
 
 def measure(times: int, folder: Path, say: Say, *, quick: bool = False) -> dict[str, Any]:

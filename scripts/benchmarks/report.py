@@ -130,7 +130,7 @@ def page(result: Result) -> str:
         steps = "## Steps", EXPLAINED.rstrip(), "![Time over the reference](benchmarks.png)"
         parts += [*steps, *map(_section, result["workloads"])]
     if result.get("levers"):
-        parts.append(_levers(result["levers"]))
+        parts.append(_levers(result))
     if result.get("scaling"):
         parts += [
             "## Scaling",
@@ -209,14 +209,17 @@ def _products(found: Result) -> list[str]:
     return [*lines, f"| all | {' | '.join(sums)} |"]
 
 
-def _levers(found: list[Result]) -> str:
+def _levers(result: Result) -> str:
     """What was tried to make the reference faster: a line for each, a column for each workload."""
+    found, on = result["levers"], result["levers"][0]["machine"]
+    about = f"{on['processor']}, {on['cores']} cores, jax {on['libraries']['jax']}"
+    elsewhere = f" Measured on another machine: {about}." if on != result["machine"] else ""
     names = [w["workload"]["name"] for w in found]
     lines = [
         "## Levers",
         "",
-        "Variants of the reference scan, each with one change; its time over the reference's. "
-        + found[0].get("on", ""),
+        "Variants of the reference scan, each with one change; its time over the reference's."
+        + elsewhere,
         "",
         "| lever | " + " | ".join(names) + " | |",
         "|---" * (len(names) + 2) + "|",

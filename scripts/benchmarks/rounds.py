@@ -130,12 +130,8 @@ def measure(
         found[name] = _verdict(python, job, folder, env) if checked else {"status": "ok"}
         if found[name]["status"] == "ok":
             job |= {"mode": "time", "seconds": settings.seconds}
-            worker = Worker(python, job, folder, env)
-            found[name] |= worker.read()
-            if found[name]["status"] == "ok":
-                workers[name] = worker
-            else:
-                worker.end()
+            workers[name] = Worker(python, job, folder, env)
+            found[name] |= workers[name].read()
         say(f"  {name}: {told(found[name])}")
     floors = _floor_workers(workload, settings, folder)
     times, pieces = _interleave(workers, floors, settings.rounds, found)

@@ -93,6 +93,17 @@ TUTORIAL: dict[str, Any] = {
     "loss": "sum_squares",
     "once_steps": 500,
 }
+LARGE_BATCH = Workload(
+    name="large-batch",
+    title="16,384 x 1024, 1024-1024-1024-10, batch 4,096, Adam",
+    sizes=(1024, 1024, 1024, 10),
+    rows=16_384,
+    batch=4096,
+    optimizer="adam",
+    learning_rate=1e-3,
+    once_steps=16,
+    check_steps=2,
+)
 WORKLOADS = {
     w.name: w
     for w in (
@@ -145,27 +156,11 @@ WORKLOADS = {
             once_steps=200,
             check_steps=6,
         ),
-        Workload(
-            name="large-batch",
-            title="16,384 x 1024, 1024-1024-1024-10, batch 4,096, Adam",
-            sizes=(1024, 1024, 1024, 10),
-            rows=16_384,
-            batch=4096,
-            optimizer="adam",
-            learning_rate=1e-3,
-            once_steps=16,
-            check_steps=2,
-        ),
-        Workload(
+        LARGE_BATCH,
+        replace(
+            LARGE_BATCH,
             name="large-batch-bfloat16",
-            title="16,384 x 1024, 1024-1024-1024-10, batch 4,096, Adam, products in bfloat16",
-            sizes=(1024, 1024, 1024, 10),
-            rows=16_384,
-            batch=4096,
-            optimizer="adam",
-            learning_rate=1e-3,
-            once_steps=16,
-            check_steps=2,
+            title=f"{LARGE_BATCH.title}, products in bfloat16",
             dtype="bfloat16",
         ),
         Workload(

@@ -187,12 +187,14 @@ def test_what_was_measured_before_is_kept_unless_it_is_measured_again(tmp_path, 
         ("digits", 2), ("wide", 3),
     ]  # fmt: skip
     assert result == json.loads((tmp_path / "benchmarks.json").read_text())
-    command = (
-        "python scripts/bench.py --rounds 1 --other other/bin/python"  # no path of this machine
-    )
-    assert result["commands"] == [command] * 3
+    command = "python scripts/bench.py --rounds 1 --other other/bin/python"
+    assert result["commands"] == [command] * 3  # no path of this machine
+    made.put(result["levers"], {"workload": {"name": "wide"}})
+    made.save(result, tmp_path)
     monkeypatch.setattr(made.machine, "describe", lambda device, other: {"processor": "another"})
-    assert not made.begin(options)["workloads"]
+    again = made.begin(options)
+    assert not again["workloads"]
+    assert again["levers"] == result["levers"]  # each has the machine that it was measured on
 
 
 def test_what_this_python_has_not_is_found_in_another(tmp_path):
@@ -241,11 +243,12 @@ def measured(**ratios):
 
 def page_of(found, levers=()):
     machine = {
-        "libraries": {}, "device": "cpu", "cores": 2, "memory_gb": 1, "processor": "any",
+        "libraries": {"jax": "1"}, "device": "cpu", "cores": 2, "memory_gb": 1, "processor": "any",
         "system": "any", "python": "3", "elsewhere": "",
     }  # fmt: skip
     result = {"machine": machine, "commands": ["any"]}
-    return report.page(result | {"workloads": [found], "levers": list(levers)})
+    levers = [{"machine": machine} | lever for lever in levers]
+    return report.page(result | {"workloads": [found], "levers": levers})
 
 
 def test_the_page_profiles_a_workload_exactly_where_a_peer_is_ahead():
@@ -258,3 +261,7 @@ def test_the_page_has_a_line_for_each_lever_with_its_verdict():
     page = page_of(measured(), [found])
     for lever in LEVERS.values():
         assert f"| {lever.note} | 0.70 | {lever.verdict} |" in page
+    assert "another machine" not in page
+    there = {"processor": "ENIAC", "cores": 1, "libraries": {"jax": "0"}}
+    page = page_of(measured(), [found | {"machine": there}])
+    assert "Measured on another machine: ENIAC, 1 cores, jax 0." in page
